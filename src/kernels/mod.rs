@@ -1,0 +1,15 @@
+//! Arithmetic per instruction set; the thread pool; the scalar definition of everything.
+//!
+//! Kernels know nothing of models: a [`Matrix`] is a packed weight, [`Activations`] is its input, and
+//! [`Matrix::multiply`] picks the kernel for the instruction set in use and the number of rows. The scalar kernels
+//! are the definition; every other path is tested against them.
+
+mod activations;
+mod isa;
+mod matrix;
+mod pool;
+
+pub use activations::Activations;
+pub use isa::Isa;
+pub use matrix::Matrix;
+pub use pool::Pool;

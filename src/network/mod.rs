@@ -1,0 +1,9 @@
+//! Networks: configuration, tokenizer, decoder, attention, KV cache.
+
+mod config;
+mod decoder;
+mod tokenizer;
+
+pub use config::Config;
+pub use decoder::{Block, Decoder, KvCache, LoadOptions, Site};
+pub use tokenizer::Tokenizer;

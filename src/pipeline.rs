@@ -1,0 +1,1 @@
+//! The story of a run, from the suite file to the report.

@@ -1,0 +1,257 @@
+//! Lines of the journal.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::suite::Suite;
+
+/// One line of `journal.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+#[allow(clippy::large_enum_variant, reason = "few, short-lived, and the suite is the small one's context")]
+pub enum Event {
+    /// First line: what was asked and where it runs.
+    Started {
+        /// Version of this file's schema.
+        schema_version: u32,
+        /// Version of the program.
+        tool_version: String,
+        /// Start, seconds since 1970-01-01 UTC.
+        unix_s: f64,
+        /// The suite as resolved.
+        suite: Suite,
+        /// SHA-256 of the model's files.
+        model_sha256: String,
+        /// The machine.
+        machine: MachineRecord,
+    },
+    /// A stage of the pipeline ended.
+    Stage(Stage),
+    /// A variant's artefact is ready.
+    Built {
+        /// Variant.
+        variant: String,
+        /// The artefact.
+        artefact: Artefact,
+    },
+    /// A variant's accuracy on a task.
+    Scored {
+        /// Variant.
+        variant: String,
+        /// The score.
+        score: Score,
+    },
+    /// One slot's measurement.
+    Slot(Slot),
+    /// A variant failed: it costs its own result, never the run.
+    Failed {
+        /// Variant.
+        variant: String,
+        /// `build`, `score` or `time`.
+        stage: String,
+        /// The worker's message, or how it died.
+        reason: String,
+    },
+    /// The run took up again after an interruption.
+    Resumed {
+        /// Seconds since 1970-01-01 UTC.
+        unix_s: f64,
+    },
+    /// Something a reader of the report must know.
+    Warning {
+        /// The text.
+        text: String,
+    },
+    /// Last line.
+    Finished {
+        /// Seconds since 1970-01-01 UTC.
+        unix_s: f64,
+        /// Largest resident set of the parent, in bytes.
+        parent_peak_rss: Option<u64>,
+    },
+}
+
+/// A stage of the pipeline: fetch, build, score, time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Name.
+    pub name: String,
+    /// Wall time.
+    pub seconds: f64,
+    /// Largest resident set of its workers, in bytes.
+    pub worker_peak_rss: Option<u64>,
+}
+
+/// The machine that measured, as far as it tells; what is missing is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// CPU model.
+    pub cpu: String,
+    /// `x86_64`, `aarch64`.
+    pub arch: String,
+    /// Instruction sets usable by the kernels, best last.
+    pub instruction_sets: Vec<String>,
+    /// The one in use (`BENCH_ISA` may lower it).
+    pub isa: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Operating system and kernel.
+    pub os: String,
+    /// Host name.
+    pub host: String,
+    /// Under a hypervisor.
+    pub virtual_machine: Option<bool>,
+    /// What could disturb timing, each a sentence.
+    pub disturbances: Vec<String>,
+    /// Everything else, by name: governor, SMT, transparent huge pages, load average, caches, clock source.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// A variant on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Artefact {
+    /// Folder or file.
+    pub path: String,
+    /// Cache key: hash of model, recipe, calibration data and tool version.
+    pub key: String,
+    /// Bytes of all its files.
+    pub file_bytes: u64,
+    /// Seconds it took to make; 0 when taken from the cache.
+    pub seconds: f64,
+    /// Taken from the cache.
+    pub cached: bool,
+    /// Mean squared relative output error per quantized tensor, where the method computes it.
+    pub layer_errors: BTreeMap<String, f64>,
+    /// Bits per quantized weight, scales included.
+    pub bits_per_weight: Option<f64>,
+}
+
+/// A variant's accuracy on one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Task name.
+    pub task: String,
+    /// One per window, in the task's order, the same for every variant.
+    pub windows: Vec<WindowScore>,
+    /// Quantiles of the per-token KL divergence from the reference, in nats: p50, p90, p99, p999, max.
+    pub kl_quantiles: Option<[f64; 5]>,
+    /// Wall time, model load excluded.
+    pub seconds: f64,
+    /// Kernels that produced it.
+    pub kernels: Vec<KernelUse>,
+    /// Largest resident set of the worker, in bytes.
+    pub worker_peak_rss: Option<u64>,
+}
+
+/// Sums over one window of text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WindowScore {
+    /// Index of the document in the task's text.
+    pub document: usize,
+    /// Predicted tokens.
+    pub tokens: usize,
+    /// Sum of negative log-likelihood, nats.
+    pub nll: f64,
+    /// Tokens whose most likely prediction was right.
+    pub correct: usize,
+    /// Sum of KL(reference || variant) over tokens, nats; `None` for the reference itself.
+    pub kl: Option<f64>,
+    /// Tokens whose most likely prediction equals the reference's.
+    pub agree: Option<usize>,
+    /// Tokens that the reference predicted and the variant did not; and the other way round.
+    pub flips: Option<(usize, usize)>,
+}
+
+/// How a matrix was multiplied.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KernelUse {
+    /// `prefill` or `decode`.
+    pub phase: String,
+    /// Name of the kernel: `x86_64-w8a8-avx512vnni`.
+    pub kernel: String,
+    /// Number of matrices.
+    pub matrices: usize,
+    /// Packed bytes of these matrices, scales included.
+    pub bytes: u64,
+}
+
+/// One fresh process that timed one variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Variant.
+    pub variant: String,
+    /// The A/A control: the reference under another label.
+    pub control: bool,
+    /// Block (round), from 0.
+    pub block: usize,
+    /// Position in the block's random order, from 0.
+    pub position: usize,
+    /// Sequences at once.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Timed iterations, in order.
+    pub samples: Vec<Sample>,
+    /// Memory at the end.
+    pub memory: Memory,
+    /// Kernels that ran.
+    pub kernels: Vec<KernelUse>,
+    /// State of the machine during the slot.
+    pub covariates: Covariates,
+    /// Seconds to load and pack the weights.
+    pub load_s: f64,
+    /// Warm-up iterations.
+    pub warmup_iterations: usize,
+    /// Wall time of the whole slot as the parent saw it.
+    pub wall_s: f64,
+}
+
+/// One timed iteration.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Time to first token: prompt to first generated token, seconds.
+    pub ttft_s: f64,
+    /// From the first generated token to the last, seconds.
+    pub decode_s: f64,
+    /// Prompt tokens, over all sequences.
+    pub prompt_tokens: usize,
+    /// Generated tokens, over all sequences, the first of each included.
+    pub generated_tokens: usize,
+}
+
+/// Memory of a timing worker, read by itself just before it exits.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Packed weights, scales included, as the kernels read them.
+    pub weight_bytes: u64,
+    /// KV cache of the workload's longest sequence, all sequences.
+    pub kv_bytes: u64,
+    /// VmHWM.
+    pub peak_rss: Option<u64>,
+    /// VmRSS after warm-up.
+    pub steady_rss: Option<u64>,
+}
+
+/// State of the machine during a slot; what a machine does not tell is `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Covariates {
+    /// Share of processor time stolen by the hypervisor.
+    pub steal: Option<f64>,
+    /// Share of processor time used by others.
+    pub others_cpu: Option<f64>,
+    /// Own processor time over wall time and threads in the timed region.
+    pub own_cpu: Option<f64>,
+    /// Share of time that runnable tasks waited (pressure stall information).
+    pub cpu_pressure: Option<f64>,
+    /// Major page faults in the timed region.
+    pub major_faults: Option<u64>,
+    /// Involuntary context switches in the timed region.
+    pub involuntary_switches: Option<u64>,
+    /// Periods throttled by a quota.
+    pub throttled: Option<u64>,
+    /// Clock, from a short dependent loop before and after, in arbitrary units of speed.
+    pub clock: Option<f64>,
+}

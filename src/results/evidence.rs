@@ -1,0 +1,127 @@
+//! The journal folded into one value.
+
+use std::collections::BTreeMap;
+
+use super::event::{Artefact, Event, MachineRecord, Score, Slot, Stage};
+use crate::error::{Error, Result};
+use crate::suite::Suite;
+
+/// Whether a variant's artefact exists.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Built {
+    /// Not tried yet.
+    #[default]
+    Missing,
+    /// Ready.
+    Ready(Artefact),
+}
+
+/// What is known of one variant.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VariantEvidence {
+    /// Its artefact.
+    pub built: Built,
+    /// Scores by task.
+    pub scores: BTreeMap<String, Score>,
+    /// Slots in the order measured; controls are under the reference.
+    pub slots: Vec<Slot>,
+    /// Failures as (stage, reason).
+    pub failures: Vec<(String, String)>,
+}
+
+/// Everything a run has measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Program version that measured.
+    pub tool_version: String,
+    /// Start.
+    pub started_unix_s: f64,
+    /// End, if reached.
+    pub finished_unix_s: Option<f64>,
+    /// Suite as resolved.
+    pub suite: Suite,
+    /// SHA-256 of the model's files.
+    pub model_sha256: String,
+    /// Machine.
+    pub machine: MachineRecord,
+    /// By variant name.
+    pub variants: BTreeMap<String, VariantEvidence>,
+    /// Stages ended.
+    pub stages: Vec<Stage>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+    /// Largest resident set of the parent.
+    pub parent_peak_rss: Option<u64>,
+}
+
+impl Evidence {
+    /// Folds a journal's events.
+    ///
+    /// # Errors
+    /// When the first event is not `Started`, its schema is another, or an event names a variant that the suite lacks.
+    pub fn from_events(events: impl IntoIterator<Item = Event>) -> Result<Self> {
+        let mut events = events.into_iter();
+        let Some(Event::Started { schema_version, tool_version, unix_s, suite, model_sha256, machine }) = events.next()
+        else {
+            return Err(Error::input(
+                "journal.jsonl",
+                "the first line is not a `started` event; this is no run folder",
+            ));
+        };
+        if schema_version != super::SCHEMA_VERSION {
+            return Err(Error::NotComparable(format!(
+                "journal has schema {schema_version}, this program reads {}",
+                super::SCHEMA_VERSION
+            )));
+        }
+        let variants = suite.variants.iter().map(|v| (v.name.clone(), VariantEvidence::default())).collect();
+        let mut evidence = Evidence {
+            tool_version,
+            started_unix_s: unix_s,
+            finished_unix_s: None,
+            suite,
+            model_sha256,
+            machine,
+            variants,
+            stages: Vec::new(),
+            warnings: Vec::new(),
+            parent_peak_rss: None,
+        };
+        for event in events {
+            evidence.add(event)?;
+        }
+        Ok(evidence)
+    }
+
+    /// Adds one event.
+    ///
+    /// # Errors
+    /// As [`Evidence::from_events`].
+    pub fn add(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Started { .. } => {
+                return Err(Error::input("journal.jsonl", "a second `started` event; the journal is damaged"));
+            }
+            Event::Stage(stage) => self.stages.push(stage),
+            Event::Built { variant, artefact } => self.variant(&variant)?.built = Built::Ready(artefact),
+            Event::Scored { variant, score } => {
+                self.variant(&variant)?.scores.insert(score.task.clone(), score);
+            }
+            Event::Slot(slot) => self.variant(&slot.variant)?.slots.push(slot),
+            Event::Failed { variant, stage, reason } => self.variant(&variant)?.failures.push((stage, reason)),
+            Event::Resumed { .. } => {}
+            Event::Warning { text } => self.warnings.push(text),
+            Event::Finished { unix_s, parent_peak_rss } => {
+                self.finished_unix_s = Some(unix_s);
+                self.parent_peak_rss = parent_peak_rss;
+            }
+        }
+        Ok(())
+    }
+
+    fn variant(&mut self, name: &str) -> Result<&mut VariantEvidence> {
+        self.variants.get_mut(name).ok_or_else(|| {
+            Error::input("journal.jsonl", format!("names variant \"{name}\", which its suite does not have"))
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! What is at rest: the journal of a run, the evidence it holds, and the judged run.
+//!
+//! `journal.jsonl` is the truth: one [`Event`] a line, flushed after every slot. [`Evidence`] is the journal folded
+//! into one value; `decide` turns evidence into a [`Run`], which is written as `run.json`. Everything after the run
+//! folder reads only these.
+
+mod event;
+mod evidence;
+mod run;
+
+pub use event::{
+    Artefact, Covariates, Event, KernelUse, MachineRecord, Memory, Sample, Score, Slot, Stage, WindowScore,
+};
+pub use evidence::{Built, Evidence, VariantEvidence};
+pub use run::{
+    Answer, Answers, Direction, Estimate, Frontier, Outcome, PointEstimates, Recommendation, Run, SCHEMA_VERSION,
+    ScoreEstimates, Unit, VariantResult, Verdict,
+};

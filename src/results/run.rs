@@ -1,0 +1,278 @@
+//! The judged run, as written to `run.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Artefact, KernelUse, MachineRecord, Memory, Stage};
+use crate::suite::Suite;
+
+/// Version of `run.json` and `journal.jsonl`.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Unit of an estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Tokens per second.
+    TokensPerSecond,
+    /// Ratio (1 = equal).
+    Ratio,
+    /// Nats per token.
+    Nats,
+    /// Percentage points.
+    Points,
+    /// Percent.
+    Percent,
+    /// Share between 0 and 1.
+    Share,
+    /// Perplexity.
+    Perplexity,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Higher is better.
+    Higher,
+    /// Lower is better.
+    Lower,
+}
+
+/// Point and interval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Point.
+    pub value: f64,
+    /// Lower bound; `None` where there is too little data for an interval.
+    pub low: Option<f64>,
+    /// Upper bound.
+    pub high: Option<f64>,
+    /// Two-sided confidence of the interval.
+    pub confidence: f64,
+    /// Unit of all three.
+    pub unit: Unit,
+    /// Which way is better.
+    pub direction: Direction,
+    /// Independent units behind it (blocks, documents).
+    pub n: usize,
+    /// How it was made: `student-t of paired log ratios over blocks`.
+    pub method: String,
+}
+
+/// A variant's accuracy on a task, against the reference on the same windows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoreEstimates {
+    /// Perplexity.
+    pub perplexity: f64,
+    /// Sum of negative log-likelihood, nats.
+    pub nll: f64,
+    /// Predicted tokens.
+    pub tokens: usize,
+    /// Increase of perplexity over the reference, percent, with a cluster-robust interval over documents.
+    pub perplexity_increase: Option<Estimate>,
+    /// Mean log-likelihood per token minus the reference's, nats (negative is worse).
+    pub log_likelihood_difference: Option<Estimate>,
+    /// Share of tokens predicted right.
+    pub token_accuracy: f64,
+    /// Difference of token accuracy from the reference, points.
+    pub token_accuracy_difference: Option<Estimate>,
+    /// Mean KL(reference || variant) per token.
+    pub kl: Option<Estimate>,
+    /// Quantiles of per-token KL: p50, p90, p99, p999, max.
+    pub kl_quantiles: Option<[f64; 5]>,
+    /// Share of tokens whose most likely prediction equals the reference's.
+    pub agreement: Option<f64>,
+    /// Tokens lost and won against the reference.
+    pub flips: Option<(usize, usize)>,
+}
+
+/// Speed at one point of the workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointEstimates {
+    /// Sequences at once.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Slots measured.
+    pub slots: usize,
+    /// Time to first token.
+    pub ttft: Estimate,
+    /// Time per output token after the first.
+    pub tpot: Estimate,
+    /// Prompt tokens per second.
+    pub prefill_rate: Estimate,
+    /// Generated tokens per second after the first.
+    pub decode_rate: Estimate,
+    /// Speedups over the reference, Student-t on paired log ratios, by metric: `prefill`, `decode`, `total`.
+    pub speedup: BTreeMap<String, Estimate>,
+    /// The same by Hodges-Lehmann with the exact signed-rank interval.
+    pub speedup_hodges_lehmann: BTreeMap<String, Estimate>,
+}
+
+/// Answer to one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// Proven.
+    Yes,
+    /// Disproven.
+    No,
+    /// Neither; also where data is missing.
+    Unknown,
+}
+
+/// Answers to the rule's questions; `None` where the suite sets no threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    /// Drop of accuracy at most dAcc_max.
+    pub accuracy: Answer,
+    /// Speedup at least S_min.
+    pub speed: Option<Answer>,
+    /// Memory at most M_max.
+    pub memory: Option<Answer>,
+}
+
+/// Outcome of the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The rule is proven to hold.
+    Accept,
+    /// The rule is proven not to hold.
+    Reject,
+    /// Neither.
+    Inconclusive,
+}
+
+/// Outcome with its reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Outcome.
+    pub outcome: Outcome,
+    /// The answers behind it; `None` when the variant failed.
+    pub answers: Option<Answers>,
+    /// One sentence with the numbers that decided.
+    pub reason: String,
+}
+
+/// Place on the Pareto frontier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "place")]
+pub enum Frontier {
+    /// No variant is at least as good everywhere and better somewhere.
+    On,
+    /// Dominated beyond noise.
+    Dominated {
+        /// By which.
+        by: Vec<String>,
+    },
+    /// Dominated by the points, but not beyond the intervals.
+    DominatedWithinNoise {
+        /// By which.
+        by: Vec<String>,
+    },
+    /// A number is missing.
+    Unknown,
+}
+
+/// Everything about one variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VariantResult {
+    /// Name.
+    pub name: String,
+    /// The variant that others are compared with.
+    pub reference: bool,
+    /// Recipe in words.
+    pub recipe: String,
+    /// The artefact, where it was built.
+    pub artefact: Option<Artefact>,
+    /// Estimates by task.
+    pub scores: BTreeMap<String, ScoreEstimates>,
+    /// Estimates by point of the workload.
+    pub points: Vec<PointEstimates>,
+    /// Largest over slots.
+    pub memory: Option<Memory>,
+    /// Kernels that ran in the timed region.
+    pub kernels: Vec<KernelUse>,
+    /// Verdict; `None` for the reference.
+    pub verdict: Option<Verdict>,
+    /// Place on the Pareto frontier.
+    pub frontier: Frontier,
+    /// Failures as `stage: reason`.
+    pub failures: Vec<String>,
+}
+
+/// Which variant to ship.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recommendation {
+    /// The variant; `None` when nothing is proven to meet the rule.
+    pub variant: Option<String>,
+    /// One or two sentences: the reason, or what stands in the way.
+    pub reason: String,
+}
+
+/// A judged run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of the program that measured.
+    pub tool_version: String,
+    /// Start, seconds since 1970-01-01 UTC.
+    pub started_unix_s: f64,
+    /// End; `None` for an interrupted run.
+    pub finished_unix_s: Option<f64>,
+    /// Suite as resolved.
+    pub suite: Suite,
+    /// SHA-256 of the model's files.
+    pub model_sha256: String,
+    /// Machine.
+    pub machine: MachineRecord,
+    /// Variants in the suite's order.
+    pub variants: Vec<VariantResult>,
+    /// Speed ratio of the A/A control by point `b1t2` and metric; must contain 1.
+    pub control: BTreeMap<String, Estimate>,
+    /// Blocks measured.
+    pub blocks: usize,
+    /// Recommendation.
+    pub recommendation: Recommendation,
+    /// Stages with their wall time.
+    pub stages: Vec<Stage>,
+    /// Largest resident set of the parent.
+    pub parent_peak_rss: Option<u64>,
+    /// What a reader must know.
+    pub warnings: Vec<String>,
+}
+
+impl Run {
+    /// Result of the reference.
+    pub fn reference(&self) -> Option<&VariantResult> {
+        self.variants.iter().find(|v| v.reference)
+    }
+
+    /// Exit code: 0 when a variant is recommended, 3 when inconclusive verdicts stand in the way, 1 when every
+    /// candidate is rejected, 5 when nothing could be measured.
+    pub fn exit_code(&self) -> u8 {
+        if self.recommendation.variant.is_some() {
+            return 0;
+        }
+        let outcomes: Vec<Outcome> = self
+            .variants
+            .iter()
+            .filter_map(|v| v.verdict.as_ref())
+            .filter(|v| v.answers.is_some())
+            .map(|v| v.outcome)
+            .collect();
+        if outcomes.is_empty() {
+            5
+        } else if outcomes.iter().all(|o| *o == Outcome::Reject) {
+            1
+        } else {
+            3
+        }
+    }
+}

