@@ -1,6 +1,8 @@
 //! The machine: fingerprint, instruction sets, what could disturb timing, state during a slot.
 
-use crate::results::MachineRecord;
+mod record;
+
+pub use record::{Covariates, MachineRecord};
 
 /// Reads what this machine tells about itself.
 pub fn describe() -> MachineRecord {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::event::{Artefact, Event, MachineRecord, Score, Slot, Stage};
+use super::event::{Artefact, Event, Score, Slot, Stage};
 use crate::error::{Error, Result};
+use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
 /// Whether a variant's artefact exists.

@@ -8,9 +8,7 @@ mod event;
 mod evidence;
 mod run;
 
-pub use event::{
-    Artefact, Covariates, Event, KernelUse, MachineRecord, Memory, Sample, Score, Slot, Stage, WindowScore,
-};
+pub use event::{Artefact, Event, KernelUse, Memory, Sample, Score, Slot, Stage, WindowScore};
 pub use evidence::{Built, Evidence, VariantEvidence};
 pub use run::{
     Answer, Answers, Direction, Estimate, Frontier, Outcome, PointEstimates, Recommendation, Run, SCHEMA_VERSION,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Artefact, KernelUse, MachineRecord, Memory, Stage};
+use super::event::{Artefact, KernelUse, Memory, Stage};
+use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
 /// Version of `run.json` and `journal.jsonl`.
