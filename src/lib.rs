@@ -8,23 +8,23 @@
 //! [`pipeline`] tells this story from top to bottom. Modules are listed from the top layer to the bottom one; imports
 //! go down only (`tests/layering.rs` holds the table).
 
-pub mod assets;
-pub mod checkpoint;
 pub mod cli;
-pub mod decide;
-pub mod error;
-pub mod kernels;
-pub mod machine;
-pub mod measure;
-pub mod network;
 pub mod pipeline;
-pub mod quantize;
 pub mod report;
-pub mod results;
-pub mod stats;
-pub mod suite;
+pub mod decide;
+pub mod measure;
+pub mod worker;
 pub mod tasks;
+pub mod variant;
+pub mod quantize;
+pub mod network;
+pub mod checkpoint;
+pub mod assets;
+pub mod results;
+pub mod suite;
+pub mod machine;
+pub mod kernels;
+pub mod stats;
 pub mod tensor;
 pub mod units;
-pub mod variant;
-pub mod worker;
+pub mod error;

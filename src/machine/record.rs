@@ -1,0 +1,53 @@
+//! What is kept of the machine: its description once a run, its state once a slot.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The machine that measured, as far as it tells; what is missing is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// CPU model.
+    pub cpu: String,
+    /// `x86_64`, `aarch64`.
+    pub arch: String,
+    /// Instruction sets usable by the kernels, best last.
+    pub instruction_sets: Vec<String>,
+    /// The one in use (`BENCH_ISA` may lower it).
+    pub isa: String,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Operating system and kernel.
+    pub os: String,
+    /// Host name.
+    pub host: String,
+    /// Under a hypervisor.
+    pub virtual_machine: Option<bool>,
+    /// What could disturb timing, each a sentence.
+    pub disturbances: Vec<String>,
+    /// Everything else, by name: governor, SMT, transparent huge pages, load average, caches, clock source.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// State of the machine during a slot; what a machine does not tell is `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Covariates {
+    /// Share of processor time stolen by the hypervisor.
+    pub steal: Option<f64>,
+    /// Share of processor time used by others.
+    pub others_cpu: Option<f64>,
+    /// Own processor time over wall time and threads in the timed region.
+    pub own_cpu: Option<f64>,
+    /// Share of time that runnable tasks waited (pressure stall information).
+    pub cpu_pressure: Option<f64>,
+    /// Major page faults in the timed region.
+    pub major_faults: Option<u64>,
+    /// Involuntary context switches in the timed region.
+    pub involuntary_switches: Option<u64>,
+    /// Periods throttled by a quota.
+    pub throttled: Option<u64>,
+    /// Clock, from a short dependent loop before and after, in arbitrary units of speed.
+    pub clock: Option<f64>,
+}

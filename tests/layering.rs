@@ -1,0 +1,149 @@
+//! The layers of DESIGN: imports go down only, and `unsafe` lives where it is allowed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms from the top layer to the bottom one, as `src/lib.rs` lists them.
+const LAYERS: [&str; 20] = [
+    "cli",
+    "pipeline",
+    "report",
+    "decide",
+    "measure",
+    "worker",
+    "tasks",
+    "variant",
+    "quantize",
+    "network",
+    "checkpoint",
+    "assets",
+    "results",
+    "suite",
+    "machine",
+    "kernels",
+    "stats",
+    "tensor",
+    "units",
+    "error",
+];
+
+/// Rooms whose files may hold `unsafe`: kernels, the mapped-file reader, and the calls into the C library.
+const UNSAFE_ROOMS: [&str; 3] = ["kernels", "checkpoint", "machine"];
+
+/// Rooms that judge or show stored results; they must not be able to reach a kernel or a model.
+const READERS: [&str; 2] = ["report", "decide"];
+
+fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source_files(&path, files);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The room of a file: `src/network/decoder.rs` and `src/network.rs` belong to `network`.
+fn room(path: &Path, src: &Path) -> String {
+    let first = path.strip_prefix(src).unwrap().components().next().unwrap();
+    first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_string()
+}
+
+/// Code without line comments, so that prose and documentation links do not count.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// Rooms that the code names as `crate::room` (also inside `use crate::{a, b}`).
+fn imports(code: &str) -> Vec<String> {
+    let mut rooms = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut item = String::new();
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => rooms.push(std::mem::take(&mut item)),
+                    _ if depth == 0 => item.push(c),
+                    _ => {}
+                }
+            }
+            rooms.push(item);
+        } else {
+            rooms.push(rest.to_string());
+        }
+    }
+    let name = |text: String| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    rooms.into_iter().map(name).filter(|r| !r.is_empty()).collect()
+}
+
+fn layer(room: &str) -> Option<usize> {
+    LAYERS.iter().position(|l| *l == room)
+}
+
+fn all_sources() -> (PathBuf, Vec<PathBuf>) {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    source_files(&src, &mut files);
+    assert!(files.len() > LAYERS.len(), "found only {} files in {}", files.len(), src.display());
+    (src, files)
+}
+
+#[test]
+fn every_room_has_a_layer_and_the_front_page_lists_them_in_order() {
+    let (src, files) = all_sources();
+    for file in &files {
+        let room = room(file, &src);
+        assert!(room == "lib" || room == "main" || layer(&room).is_some(), "{} is in no layer", file.display());
+    }
+    let front = fs::read_to_string(src.join("lib.rs")).unwrap();
+    let listed: Vec<&str> = front.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(listed, LAYERS);
+}
+
+#[test]
+fn imports_go_down_only() {
+    let (src, files) = all_sources();
+    let mut wrong = Vec::new();
+    for file in files {
+        let from = room(&file, &src);
+        let Some(from_layer) = layer(&from) else { continue };
+        for to in imports(&code(&file)) {
+            if let Some(to_layer) = layer(&to)
+                && to_layer < from_layer
+            {
+                wrong.push(format!("{} ({from}) imports {to}", file.display()));
+            }
+            if READERS.contains(&from.as_str())
+                && ["kernels", "network", "checkpoint", "variant"].contains(&to.as_str())
+            {
+                wrong.push(format!("{} ({from}) must not know {to}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that go up:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let (src, files) = all_sources();
+    let wrong: Vec<String> = files
+        .iter()
+        .filter(|f| !UNSAFE_ROOMS.contains(&room(f, &src).as_str()))
+        .filter(|f| code(f).split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe"))
+        .map(|f| f.display().to_string())
+        .collect();
+    assert!(wrong.is_empty(), "unsafe outside {UNSAFE_ROOMS:?}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_import_reader_sees_what_it_should() {
+    let text = "use crate::{error::Error, suite::{Suite, Task}, stats}; let x = crate::kernels::Isa::active();";
+    assert_eq!(imports(text), ["error", "suite", "stats", "kernels"]);
+}
