@@ -1,1 +1,48 @@
-//! Estimates, intervals, tests: pure functions over numbers, each with its source and known answers.
+//! Estimates and intervals: pure functions over numbers, each with its source and known answers.
+//!
+//! Every function returns `None` instead of a guess: for no data, for NaN or infinite data, and (in
+//! [`Interval::bounds`]) where the data is too little for the confidence that was asked for. There is no bootstrap:
+//! at the sizes of a benchmark (5 to 30 blocks) its percentile interval covers 83 to 93 % instead of 95 %, as the
+//! negative control in this module's tests shows.
+
+mod mean;
+mod order;
+mod ratio;
+mod signed_rank;
+mod student;
+
+pub use mean::{mean, mean_interval};
+pub use order::{median, median_interval, quantile};
+pub use ratio::{Cluster, Ratio, ratio_interval};
+pub use signed_rank::hodges_lehmann;
+pub use student::t_quantile;
+
+/// A point with a two-sided interval around it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// Point estimate.
+    pub value: f64,
+    /// Lower and upper bound; `None` where there is too little data for the confidence.
+    pub bounds: Option<(f64, f64)>,
+    /// Independent units behind it.
+    pub n: usize,
+}
+
+impl Interval {
+    /// The interval under an increasing function: `f(value)`, `f(low)`, `f(high)`.
+    pub fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Interval { value: f(self.value), bounds: self.bounds.map(|(low, high)| (f(low), f(high))), n: self.n }
+    }
+
+    /// The interval of the negated quantity: bounds change places.
+    pub fn negated(self) -> Self {
+        Interval { value: -self.value, bounds: self.bounds.map(|(low, high)| (-high, -low)), n: self.n }
+    }
+}
+
+fn all_finite(values: &[f64]) -> bool {
+    !values.is_empty() && values.iter().all(|v| v.is_finite())
+}
+
+#[cfg(test)]
+mod simulations;
