@@ -4,6 +4,7 @@
 //! into one value; `decide` turns evidence into a [`Run`], which is written as `run.json`. Everything after the run
 //! folder reads only these.
 
+mod display;
 mod event;
 mod evidence;
 mod run;

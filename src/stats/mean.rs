@@ -28,8 +28,7 @@ mod tests {
     use super::*;
 
     /// Log speedups of ten blocks, used by several known answers; `tools/golden/statistics.py`.
-    pub(crate) const LOG_RATIOS: [f64; 10] =
-        [0.031, 0.018, 0.044, 0.026, 0.009, 0.037, 0.022, 0.051, 0.015, 0.029];
+    pub(crate) const LOG_RATIOS: [f64; 10] = [0.031, 0.018, 0.044, 0.026, 0.009, 0.037, 0.022, 0.051, 0.015, 0.029];
 
     #[test]
     fn interval_agrees_with_scipy() {

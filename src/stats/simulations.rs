@@ -85,9 +85,8 @@ fn windows(rng: &mut StdRng, documents: usize, per_document: usize) -> Vec<Clust
 #[test]
 fn documents_as_clusters_cover() {
     for documents in [5, 10, 30] {
-        let got = coverage(5, |rng| {
-            ratio_interval(&windows(rng, documents, 20), 0.95).unwrap().interval.bounds.unwrap()
-        });
+        let got =
+            coverage(5, |rng| ratio_interval(&windows(rng, documents, 20), 0.95).unwrap().interval.bounds.unwrap());
         assert!((0.935..0.965).contains(&got), "{documents} documents: {got}");
     }
 }

@@ -4,6 +4,7 @@
 //! lists all faults at once, each with file and line. The resolved suite is stored in the run folder, so everything
 //! after a run knows what was asked without the file.
 
+mod describe;
 mod schema;
 
 pub use schema::{

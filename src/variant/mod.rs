@@ -47,12 +47,6 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     todo!("variant")
 }
 
-/// The recipe in words: `GPTQ, 4 bits symmetric, groups of 64, weight-only; lm_head 8 bits per channel`.
-pub fn describe(recipe: &Recipe) -> String {
-    let _ = recipe;
-    todo!("variant")
-}
-
 /// Folder of an artefact in the cache; it exists only when complete.
 pub fn cached(key: &str) -> PathBuf {
     let _ = key;

@@ -1,0 +1,90 @@
+//! A recipe in words, for tables and reports.
+
+use std::fmt;
+
+use super::schema::{Method, Recipe, WeightScheme};
+use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+
+impl fmt::Display for Recipe {
+    /// `GPTQ, 4 bits symmetric, groups of 64, weight-only; lm_head 8 bits symmetric, per channel`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Recipe::Cast { dtype } => write!(f, "cast to {}", name(*dtype)),
+            Recipe::Quantize(method) => quantize(method, f),
+            Recipe::Import { source, activations } if source == "model" => {
+                write!(f, "the model as published, {}", inputs(*activations))
+            }
+            Recipe::Import { source, activations } => write!(f, "import of {source}, {}", inputs(*activations)),
+        }
+    }
+}
+
+impl fmt::Display for WeightScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
+        write!(f, "{} bits {symmetry}, ", self.bits)?;
+        match (self.granularity, self.group_size) {
+            (Granularity::Tensor, _) => f.write_str("per tensor"),
+            (Granularity::Group, Some(size)) => write!(f, "groups of {size}"),
+            (Granularity::Channel, _) | (Granularity::Group, None) => f.write_str("per channel"),
+        }
+    }
+}
+
+fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{}, {}, {}", method.method.to_uppercase(), method.weights, inputs(method.activations))?;
+    for rule in &method.overrides {
+        match rule.weights {
+            Some(scheme) => write!(f, "; {} {scheme}", rule.tensors)?,
+            None => write!(f, "; {} {}", rule.tensors, name(method.dense))?,
+        }
+        if let Some(activations) = rule.activations {
+            write!(f, ", {}", inputs(activations))?;
+        }
+    }
+    Ok(())
+}
+
+fn inputs(activations: ActivationScheme) -> &'static str {
+    match activations {
+        ActivationScheme::None => "weight-only",
+        ActivationScheme::DynamicToken => "8-bit inputs per token",
+    }
+}
+
+fn name(dtype: DenseFormat) -> &'static str {
+    match dtype {
+        DenseFormat::F32 => "f32",
+        DenseFormat::F16 => "f16",
+        DenseFormat::Bf16 => "bf16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::Override;
+
+    #[test]
+    fn recipes_read_well() {
+        let channel = WeightScheme { bits: 8, granularity: Granularity::Channel, group_size: None, symmetric: true };
+        let group = WeightScheme { bits: 4, granularity: Granularity::Group, group_size: Some(64), symmetric: false };
+        let gptq = Recipe::Quantize(Method {
+            method: "gptq".into(),
+            weights: group,
+            activations: ActivationScheme::DynamicToken,
+            overrides: vec![
+                Override { tensors: "lm_head".into(), weights: Some(channel), activations: None },
+                Override { tensors: "*.0.*".into(), weights: None, activations: None },
+            ],
+            dense: DenseFormat::F16,
+        });
+        assert_eq!(
+            gptq.to_string(),
+            "GPTQ, 4 bits asymmetric, groups of 64, 8-bit inputs per token; lm_head 8 bits symmetric, per channel; *.0.* f16"
+        );
+        assert_eq!(Recipe::Cast { dtype: DenseFormat::F16 }.to_string(), "cast to f16");
+        let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::None };
+        assert_eq!(import.to_string(), "the model as published, weight-only");
+    }
+}
