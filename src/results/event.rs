@@ -29,6 +29,11 @@ pub enum Event {
     },
     /// A stage of the pipeline ended.
     Stage(Stage),
+    /// How many blocks will be timed, fixed before any result was looked at.
+    Planned {
+        /// Blocks.
+        blocks: usize,
+    },
     /// A variant's artefact is ready.
     Built {
         /// Variant.
@@ -73,7 +78,7 @@ pub enum Event {
     },
 }
 
-/// A stage of the pipeline: fetch, build, score, time.
+/// A stage of the pipeline: `fetch`, `prepare`, `build`, `score`, `time`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// Name.

@@ -47,8 +47,10 @@ pub struct Evidence {
     pub machine: MachineRecord,
     /// By variant name.
     pub variants: BTreeMap<String, VariantEvidence>,
-    /// Stages ended.
+    /// Stages ended; the parts of a resumed run are added up.
     pub stages: Vec<Stage>,
+    /// Blocks that were planned; `None` before the plan was made.
+    pub planned_blocks: Option<usize>,
     /// Warnings.
     pub warnings: Vec<String>,
     /// Largest resident set of the parent.
@@ -85,6 +87,7 @@ impl Evidence {
             machine,
             variants,
             stages: Vec::new(),
+            planned_blocks: None,
             warnings: Vec::new(),
             parent_peak_rss: None,
         };
@@ -103,7 +106,8 @@ impl Evidence {
             Event::Started { .. } => {
                 return Err(Error::input("journal.jsonl", "a second `started` event; the journal is damaged"));
             }
-            Event::Stage(stage) => self.stages.push(stage),
+            Event::Stage(stage) => self.add_stage(stage),
+            Event::Planned { blocks } => self.planned_blocks = Some(blocks),
             Event::Built { variant, artefact } => self.variant(&variant)?.built = Built::Ready(artefact),
             Event::Scored { variant, score } => {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
@@ -118,6 +122,16 @@ impl Evidence {
             }
         }
         Ok(())
+    }
+
+    fn add_stage(&mut self, stage: Stage) {
+        match self.stages.iter_mut().find(|s| s.name == stage.name) {
+            None => self.stages.push(stage),
+            Some(earlier) => {
+                earlier.seconds += stage.seconds;
+                earlier.worker_peak_rss = earlier.worker_peak_rss.max(stage.worker_peak_rss);
+            }
+        }
     }
 
     fn variant(&mut self, name: &str) -> Result<&mut VariantEvidence> {

@@ -7,11 +7,19 @@
 mod display;
 mod event;
 mod evidence;
+mod folder;
+mod journal;
 mod run;
+mod tables;
+mod whole;
 
 pub use event::{Artefact, Event, KernelUse, Memory, Sample, Score, Slot, Stage, WindowScore};
 pub use evidence::{Built, Evidence, VariantEvidence};
+pub use folder::{RunFolder, utc};
+pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use run::{
     Answer, Answers, Direction, Estimate, Frontier, Outcome, PointEstimates, Recommendation, Run, SCHEMA_VERSION,
     ScoreEstimates, Unit, VariantResult, Verdict,
 };
+pub use tables::{samples_csv, scores_csv};
+pub use whole::{create_folder, write_whole};

@@ -1,0 +1,183 @@
+//! What parent and child say to each other: one JSON line with a job down, JSON lines with messages up.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Covariates;
+use crate::results::{Artefact, KernelUse, Memory, Sample};
+use crate::suite::{Recipe, Suite};
+
+/// What a worker is asked to do: the one line on its standard input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "job")]
+#[allow(clippy::large_enum_variant, reason = "one job per process")]
+pub enum Job {
+    /// Reads and tokenizes the suite's texts; answers [`Prepared`].
+    Prepare(PrepareJob),
+    /// Makes a variant's artefact; answers [`BuildOutcome`].
+    Build(BuildJob),
+    /// Scores a variant on a task; answers a [`crate::results::Score`].
+    Score(ScoreJob),
+    /// Times a variant; answers a [`Timing`].
+    Time(TimeJob),
+}
+
+/// A line on a worker's standard output: `{"progress":{"done":3,"total":30}}`, and last `{"result":...}` or
+/// `{"error":"..."}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// Work done so far, in units of the job (tensors, windows, texts).
+    Progress {
+        /// Units done.
+        done: usize,
+        /// Units in all.
+        total: usize,
+    },
+    /// The job's answer.
+    Result(serde_json::Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// Texts to token files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrepareJob {
+    /// The suite.
+    pub suite: Suite,
+    /// Folder that relative sources start from.
+    pub base: PathBuf,
+    /// The model's file or folder, for its tokenizer.
+    pub model: PathBuf,
+    /// Folder for the token files; names in `tasks`.
+    pub data: PathBuf,
+}
+
+/// What was prepared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// What a reader of the report must know.
+    pub warnings: Vec<String>,
+    /// VmHWM of the worker.
+    pub peak_rss: Option<u64>,
+}
+
+/// A model under a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildJob {
+    /// The model's file or folder.
+    pub model: PathBuf,
+    /// SHA-256 over its files.
+    pub model_sha256: String,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Resolved path of an imported artefact.
+    pub import: Option<PathBuf>,
+    /// Token file of the calibration windows.
+    pub calibration: Option<PathBuf>,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// A variant on disk, and what it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildOutcome {
+    /// The artefact.
+    pub artefact: Artefact,
+    /// VmHWM of the worker.
+    pub peak_rss: Option<u64>,
+}
+
+/// An artefact and the recipe that says how to load it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loadable {
+    /// Folder or file.
+    pub path: PathBuf,
+    /// The recipe.
+    pub recipe: Recipe,
+}
+
+/// What a score does with the reference's hidden states.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// This is the reference: store its final hidden states in this file.
+    Store(PathBuf),
+    /// Compare with the reference, whose logits are `head(hidden states)`.
+    Compare {
+        /// The reference's artefact, of which only the output head is loaded.
+        head: Loadable,
+        /// Its hidden states, as [`Reference::Store`] wrote them.
+        hidden: PathBuf,
+    },
+    /// Score alone: the reference's states are not to be had.
+    Absent,
+}
+
+/// Accuracy of a variant on a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoreJob {
+    /// The variant.
+    pub variant: Loadable,
+    /// Task name.
+    pub task: String,
+    /// Token file of the task's windows.
+    pub windows: PathBuf,
+    /// The reference's part.
+    pub reference: Reference,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Speed and memory of a variant at one point of the workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TimeJob {
+    /// The variant.
+    pub variant: Loadable,
+    /// Token file of the prompts.
+    pub prompts: PathBuf,
+    /// Sequences at once.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Tokens to generate, the first included; at least 2.
+    pub generate: usize,
+    /// Timed iterations.
+    pub iterations: usize,
+}
+
+/// A slot as its worker saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Timed iterations, in order.
+    pub samples: Vec<Sample>,
+    /// Memory at the end.
+    pub memory: Memory,
+    /// Kernels that ran.
+    pub kernels: Vec<KernelUse>,
+    /// State of the machine around the timed iterations.
+    pub covariates: Covariates,
+    /// Seconds to load and pack the weights.
+    pub load_s: f64,
+    /// Warm-up iterations.
+    pub warmup_iterations: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_documented_form() {
+        let lines = [
+            (Message::Progress { done: 3, total: 30 }, r#"{"progress":{"done":3,"total":30}}"#),
+            (Message::Result(serde_json::json!([1])), r#"{"result":[1]}"#),
+            (Message::Error("no \"x\"".into()), r#"{"error":"no \"x\""}"#),
+        ];
+        for (message, line) in lines {
+            assert_eq!(serde_json::to_string(&message).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Message>(line).unwrap(), message);
+        }
+    }
+}
