@@ -1,10 +1,22 @@
 //! Quantizers: pure functions from weights, calibration statistics and a scheme to a quantized tensor. One file per
 //! algorithm; [`METHODS`] lists them.
 
+mod gptq;
+mod grid;
+mod inverse_factor;
+mod output_error;
+mod rtn;
+mod statistics;
+
 use ndarray::{Array2, ArrayView2};
 
+pub use gptq::Gptq;
+pub use grid::Grid;
+pub use rtn::Rtn;
+pub use statistics::StatisticsAccumulator;
+
 use crate::suite::WeightScheme;
-use crate::tensor::QuantizedTensor;
+use crate::tensor::{Granularity, QuantizedTensor};
 
 /// Second moments of a linear layer's inputs over the calibration tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,10 +42,12 @@ pub trait Quantizer: Sync {
     fn name(&self) -> &'static str;
     /// Whether it learns from calibration data.
     fn needs_calibration(&self) -> bool;
-    /// Quantizes `weight` (out_features, in_features).
+    /// Quantizes `weight` (out_features, in_features). The result depends on the arguments only, not on the number of
+    /// threads of the rayon pool that it runs in.
     ///
     /// # Errors
-    /// NaN or infinite weights, a scheme it does not know, missing statistics; the message names no tensor.
+    /// NaN or infinite weights, a scheme that does not fit, missing or wrongly sized statistics; the message names no
+    /// tensor.
     fn quantize(
         &self,
         weight: ArrayView2<'_, f32>,
@@ -43,4 +57,91 @@ pub trait Quantizer: Sync {
 }
 
 /// All quantizers.
-pub const METHODS: &[&dyn Quantizer] = &[];
+pub const METHODS: &[&dyn Quantizer] = &[&Rtn, &Gptq];
+
+/// The quantizer of that name.
+///
+/// # Errors
+/// A message that lists the names there are.
+pub fn method(name: &str) -> Result<&'static dyn Quantizer, String> {
+    METHODS.iter().copied().find(|method| method.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
+        format!("unknown method \"{name}\"; use {}", names.join(" or "))
+    })
+}
+
+/// Checks that `scheme` fits a matrix of `cols` input features and returns the columns that share a scale.
+///
+/// # Errors
+/// Bits outside 2 to 8, or a group size that is missing or does not divide `cols`, with the sizes that do.
+pub fn group_size(scheme: WeightScheme, cols: usize) -> Result<usize, String> {
+    if !(2..=8).contains(&scheme.bits) {
+        return Err(format!("bits {} is not supported; use 2 to 8", scheme.bits));
+    }
+    match (scheme.granularity, scheme.group_size) {
+        (Granularity::Tensor | Granularity::Channel, _) => Ok(cols),
+        (Granularity::Group, None) => Err("granularity \"group\" needs a group_size".into()),
+        (Granularity::Group, Some(size)) if size > 0 && cols.is_multiple_of(size) => Ok(size),
+        (Granularity::Group, Some(size)) => {
+            let fitting: Vec<String> = (16..=256.min(cols))
+                .filter(|&g| g % 16 == 0 && cols.is_multiple_of(g))
+                .map(|g| g.to_string())
+                .collect();
+            let remedy = match fitting.split_last() {
+                None => "granularity \"channel\"".into(),
+                Some((only, [])) => only.clone(),
+                Some((last, others)) => format!("{} or {last}", others.join(", ")),
+            };
+            Err(format!("group_size {size} does not divide in_features {cols}; use {remedy}"))
+        }
+    }
+}
+
+/// Refuses weights that no grid can cover, and statistics of another size.
+fn check_inputs(weight: ArrayView2<'_, f32>, statistics: Option<&InputStatistics>) -> Result<(), String> {
+    if let Some(((row, col), value)) = weight.indexed_iter().find(|(_, value)| !value.is_finite()) {
+        return Err(format!("weight ({row}, {col}) is {value}; quantization needs finite weights"));
+    }
+    if weight.is_empty() {
+        return Err("the weight is empty".into());
+    }
+    let Some(statistics) = statistics else { return Ok(()) };
+    let (cols, hessian) = (weight.ncols(), &statistics.hessian);
+    if hessian.dim() != (cols, cols) {
+        return Err(format!("statistics of shape {:?} do not fit a weight of {cols} in_features", hessian.dim()));
+    }
+    if hessian.iter().any(|value| !value.is_finite()) {
+        return Err("the calibration statistics hold NaN or infinite values; the model overflows on this text".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_found_by_name_and_others_are_refused_with_the_names() {
+        assert_eq!(method("gptq").unwrap().name(), "gptq");
+        assert!(!method("rtn").unwrap().needs_calibration());
+        let message = method("awq").err().unwrap();
+        assert_eq!(message, "unknown method \"awq\"; use rtn or gptq");
+    }
+
+    #[test]
+    fn a_group_size_that_does_not_fit_names_those_that_do() {
+        let scheme = WeightScheme { bits: 4, granularity: Granularity::Group, group_size: Some(128), symmetric: true };
+        assert_eq!(group_size(scheme, 1536), Ok(128));
+        assert_eq!(
+            group_size(scheme, 576).unwrap_err(),
+            "group_size 128 does not divide in_features 576; use 16, 32, 48, 64, 96, 144 or 192"
+        );
+        assert_eq!(
+            group_size(scheme, 7).unwrap_err(),
+            "group_size 128 does not divide in_features 7; use granularity \"channel\""
+        );
+        assert!(group_size(WeightScheme { bits: 9, ..scheme }, 256).is_err());
+        assert!(group_size(WeightScheme { group_size: None, ..scheme }, 256).is_err());
+        assert!(group_size(WeightScheme { group_size: Some(0), ..scheme }, 256).is_err());
+    }
+}
