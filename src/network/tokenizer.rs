@@ -1,11 +1,32 @@
-//! Text to token ids.
+//! Text to token ids: a model's own `tokenizer.json`, or the byte-level BPE vocabulary of a GGUF file.
+//!
+//! A GGUF file holds tokens, merges and the *name* of the rule that cuts text into words before the merges; what the
+//! names mean is in llama.cpp's `llama-vocab.cpp`. Where llama.cpp and the published `tokenizer.json` differ (Unicode
+//! normalization of Qwen), the published one is followed: it is what the model was trained with.
 
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use std::collections::HashSet;
+use std::path::Path;
+
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+use crate::checkpoint::{Checkpoint, GgufVocabulary, TokenizerSource};
+use crate::error::{Error, Result};
 
 /// The published tokenizer of a model.
 #[derive(Debug)]
-pub struct Tokenizer {}
+pub struct Tokenizer {
+    place: String,
+    tokenizer: tokenizers::Tokenizer,
+    bos: Option<u32>,
+}
 
 impl Tokenizer {
     /// From the `tokenizer.json` beside the model, or from a GGUF file's own vocabulary and merges.
@@ -13,8 +34,26 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer, a damaged one, or a kind that is not supported.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        let _ = checkpoint;
-        todo!("network")
+        let (place, tokenizer) = match checkpoint.tokenizer() {
+            TokenizerSource::Json(path) => {
+                let text = std::fs::read(&path).map_err(|source| Error::io(&path, "read", source))?;
+                (path.display().to_string(), tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string()))
+            }
+            TokenizerSource::Gguf(vocabulary) => {
+                (checkpoint.path().display().to_string(), from_vocabulary(&vocabulary))
+            }
+            TokenizerSource::Missing => {
+                let problem = "no tokenizer: put the model's tokenizer.json beside it";
+                return Err(Error::input(checkpoint.path().display(), problem));
+            }
+        };
+        let mut tokenizer = tokenizer.map_err(|problem| Error::input(&place, format!("tokenizer: {problem}")))?;
+        // Texts are cut into windows by the tasks, never by the tokenizer.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|problem| Error::input(&place, problem.to_string()))?;
+        let mut tokenizer = Tokenizer { place, tokenizer, bos: None };
+        tokenizer.bos = tokenizer.added_in_front()?;
+        Ok(tokenizer)
     }
 
     /// Ids of a text, without added special tokens; special tokens written in the text are recognised as the
@@ -23,30 +62,164 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let _ = text;
-        todo!("network")
+        self.ids(text, false)
     }
 
-    /// Text of ids.
+    /// Text of ids, special tokens written out.
     ///
     /// # Errors
     /// When an id is outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let _ = ids;
-        todo!("network")
+        if let Some(id) = ids.iter().find(|&&id| self.tokenizer.id_to_token(id).is_none()) {
+            return Err(Error::input(&self.place, format!("token id {id} is outside the vocabulary")));
+        }
+        self.tokenizer.decode(ids, false).map_err(|problem| Error::input(&self.place, problem.to_string()))
     }
 
     /// The id to put before every text, where the model was trained with one.
     pub fn bos(&self) -> Option<u32> {
-        todo!("network")
+        self.bos
     }
 
     /// Writes a `tokenizer.json`, so that an artefact made from a GGUF file is complete.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, path: &std::path::Path) -> Result<()> {
-        let _ = path;
-        todo!("network")
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let json = self.tokenizer.to_string(true).map_err(|problem| Error::input(&self.place, problem.to_string()))?;
+        std::fs::write(path, json).map_err(|source| Error::io(path, "write", source))
+    }
+
+    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|problem| Error::input(&self.place, format!("tokenizer: {problem}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The one token that the tokenizer's post-processor puts before a text, whatever kind of post-processor it is.
+    fn added_in_front(&self) -> Result<Option<u32>> {
+        let (bare, whole) = (self.ids("a", false)?, self.ids("a", true)?);
+        let front = whole.windows(bare.len().max(1)).position(|window| window == bare);
+        Ok(if front == Some(1) { whole.first().copied() } else { None })
+    }
+}
+
+/// Types of tokens in a GGUF file.
+const CONTROL: u32 = 3;
+const USER_DEFINED: u32 = 4;
+
+/// The tokenizer that a GGUF vocabulary describes.
+fn from_vocabulary(vocabulary: &GgufVocabulary) -> std::result::Result<tokenizers::Tokenizer, String> {
+    if vocabulary.model != "gpt2" {
+        return Err(format!(
+            "vocabulary of kind \"{}\" is not supported; supported: gpt2 (byte-level BPE); use the model's safetensors \
+             folder with its tokenizer.json",
+            vocabulary.model
+        ));
+    }
+    let rule = WordRule::named(&vocabulary.pre)?;
+    let ids: Vocab = vocabulary.tokens.iter().zip(0u32..).map(|(token, id)| (token.clone(), id)).collect();
+    let model = BPE::builder().vocab_and_merges(ids, merges(vocabulary)?);
+    let model = model.ignore_merges(rule.ignore_merges).build().map_err(|problem| problem.to_string())?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    if rule.normalize {
+        tokenizer.with_normalizer(Some(NFC));
+    }
+    tokenizer.with_pre_tokenizer(Some(rule.pre_tokenizer()?));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    let added = vocabulary.tokens.iter().zip(&vocabulary.token_types).filter_map(|(token, &kind)| {
+        let special = kind == CONTROL;
+        (special || kind == USER_DEFINED).then(|| AddedToken::from(token.clone(), special).normalized(false))
+    });
+    tokenizer.add_tokens(&added.collect::<Vec<_>>());
+    if vocabulary.add_bos {
+        tokenizer.with_post_processor(Some(bos_in_front(vocabulary)?));
+    }
+    Ok(tokenizer)
+}
+
+/// Merges as pairs. A merge is written `left right`; where a token itself holds a space, the cut is the one whose two
+/// sides and their union are tokens.
+fn merges(vocabulary: &GgufVocabulary) -> std::result::Result<Vec<(String, String)>, String> {
+    let mut tokens = HashSet::with_capacity(vocabulary.tokens.len());
+    if let Some(twin) = vocabulary.tokens.iter().find(|token| !tokens.insert(token.as_str())) {
+        return Err(format!("token {twin:?} appears twice in the vocabulary"));
+    }
+    let pair = |merge: &String| {
+        let cuts = merge.match_indices(' ').map(|(at, _)| (&merge[..at], &merge[at + 1..]));
+        let mut cuts = cuts.filter(|(left, right)| {
+            tokens.contains(left) && tokens.contains(right) && tokens.contains(format!("{left}{right}").as_str())
+        });
+        let (left, right) = cuts.next().ok_or_else(|| format!("merge {merge:?} is not made of two tokens"))?;
+        Ok((left.to_owned(), right.to_owned()))
+    };
+    vocabulary.merges.iter().map(pair).collect()
+}
+
+/// A post-processor that puts BOS before a text when special tokens are asked for.
+fn bos_in_front(vocabulary: &GgufVocabulary) -> std::result::Result<TemplateProcessing, String> {
+    let id = vocabulary.bos.ok_or("add_bos_token is set, but there is no bos_token_id")?;
+    let token = vocabulary.tokens.get(id as usize).ok_or_else(|| format!("bos_token_id {id} is no token"))?.clone();
+    TemplateProcessing::builder()
+        .try_single(vec![token.clone(), "$A".into()])
+        .and_then(|builder| builder.try_pair(vec![token.clone(), "$A".into(), token.clone(), "$B:1".into()]))
+        .map_err(|problem| problem.to_string())?
+        .special_tokens(vec![(token, id)])
+        .build()
+        .map_err(|problem| problem.to_string())
+}
+
+/// How text is cut into words.
+struct WordRule {
+    cut: Cut,
+    /// Unicode NFC before everything else.
+    normalize: bool,
+    /// A word that is a token is taken whole, whatever the merges say.
+    ignore_merges: bool,
+}
+
+enum Cut {
+    /// GPT-2's own regular expression.
+    Gpt2,
+    /// Every digit alone, then GPT-2's regular expression.
+    DigitsThenGpt2,
+    /// Another regular expression.
+    Pattern(&'static str),
+}
+
+/// Llama 3: contractions in any case, up to three digits together, line ends after punctuation.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 2: as Llama 3 with digits alone.
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+impl WordRule {
+    /// The rule that `tokenizer.ggml.pre` names.
+    fn named(pre: &str) -> std::result::Result<Self, String> {
+        let rule = |cut| WordRule { cut, normalize: false, ignore_merges: false };
+        match pre {
+            "gpt-2" => Ok(rule(Cut::Gpt2)),
+            "smollm" => Ok(rule(Cut::DigitsThenGpt2)),
+            "llama-bpe" | "llama3" | "llama-v3" => Ok(WordRule { ignore_merges: true, ..rule(Cut::Pattern(LLAMA3)) }),
+            "qwen2" | "deepseek-r1-qwen" => Ok(WordRule { normalize: true, ..rule(Cut::Pattern(QWEN2)) }),
+            _ => Err(format!(
+                "pre-tokenizer \"{pre}\" is not supported; supported: gpt-2, smollm, llama-bpe, qwen2; \
+                 (\"default\" means that the converter did not know it: convert the model again)"
+            )),
+        }
+    }
+
+    fn pre_tokenizer(&self) -> std::result::Result<Sequence, String> {
+        let steps: [PreTokenizerWrapper; 2] = match self.cut {
+            Cut::Gpt2 => return Ok(Sequence::new(vec![ByteLevel::new(false, true, true).into()])),
+            Cut::DigitsThenGpt2 => [Digits::new(true).into(), ByteLevel::new(false, true, true).into()],
+            Cut::Pattern(pattern) => {
+                let pattern = SplitPattern::Regex(pattern.to_owned());
+                let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
+                let split = split.map_err(|problem| problem.to_string())?;
+                [split.into(), ByteLevel::new(false, true, false).into()]
+            }
+        };
+        Ok(Sequence::new(steps.into()))
     }
 }
