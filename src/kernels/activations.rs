@@ -1,26 +1,113 @@
 //! Input of a matrix product, with the forms that kernels want made once and shared.
+//!
+//! Integer form: symmetric 8 bits per token, `scale = max|x| / 127`, `code = round_half_even(x * (127 / max|x|))`, so
+//! codes lie in `-127..=127` on every instruction set. A token whose largest magnitude is zero (or so small that its
+//! reciprocal overflows) has scale 0 and codes 0; a token with a NaN or an infinity has scale NaN and codes 0, so that
+//! its outputs are NaN.
 
-/// `(tokens, features)` row-major inputs. Integer and bfloat16 forms are made on first use after [`Activations::set`]
-/// and shared by all matrices that read the same input (q, k, v; gate, up).
+use super::isa::{Isa, per_isa};
+use super::pool::Pool;
+
+/// Columns to which rows of derived forms are padded (with zeros): a block of the packed integer layouts.
+const PAD: usize = 64;
+/// Row strides that are a multiple of this many bytes put the rows of a tile into the same cache sets.
+const ALIASING_BYTES: usize = 2048;
+/// Values below which making a form is not worth waking other threads.
+const SPLIT_VALUES: usize = 32 * 1024;
+
+/// `(tokens, features)` row-major inputs. Integer and bfloat16 forms are made on first use after
+/// [`Activations::write`] and shared by all matrices that read the same input (q, k, v; gate, up).
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
     features: usize,
     values: Vec<f32>,
+    padded: Form<f32>,
+    bf16: Form<u16>,
+    int8: Form<i8>,
+    scales: Vec<f32>,
+    float_sums: Sums<f32>,
+    int8_sums: Sums<i32>,
+}
+
+/// A derived form: rows of `stride` values, zero from `features` on.
+#[derive(Debug, Default)]
+struct Form<T> {
+    made: bool,
+    stride: usize,
+    data: Vec<T>,
+}
+
+/// Sums over groups of columns, for one group size at a time.
+#[derive(Debug, Default)]
+struct Sums<T> {
+    made_for: Option<usize>,
+    data: Vec<T>,
+}
+
+/// f32 input of a kernel: rows of `stride` values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FloatInput<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    pub tokens: usize,
+    /// `(tokens, groups)` sums of the inputs of a group; empty unless asked for.
+    pub sums: &'a [f32],
+}
+
+/// Input rounded to bfloat16, as bits: rows of `stride` values (even).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bf16Input<'a> {
+    pub values: &'a [u16],
+    pub stride: usize,
+    pub tokens: usize,
+}
+
+/// Input in 8 bits: rows of `stride` codes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IntegerInput<'a> {
+    pub codes: &'a [i8],
+    pub stride: usize,
+    pub tokens: usize,
+    pub scales: &'a [f32],
+    /// `(tokens, groups)` sums of the codes of a group.
+    pub sums: &'a [i32],
+}
+
+impl<T: Copy + Default> Form<T> {
+    /// Sets the size, keeping the memory. Values of earlier contents may remain.
+    fn resize(&mut self, tokens: usize, features: usize) {
+        let stride = features.next_multiple_of(PAD);
+        let aliases = (stride * size_of::<T>()).is_multiple_of(ALIASING_BYTES);
+        self.stride = if aliases { stride + PAD } else { stride };
+        let len = tokens * self.stride;
+        if self.data.len() < len {
+            self.data.resize(len, T::default());
+        }
+    }
 }
 
 impl Activations {
     /// Room for `max_tokens * max_features` values, so that later calls do not allocate.
     pub fn with_capacity(max_tokens: usize, max_features: usize) -> Self {
-        Activations { tokens: 0, features: 0, values: Vec::with_capacity(max_tokens * max_features) }
+        Activations { values: Vec::with_capacity(max_tokens * max_features), ..Activations::default() }
     }
 
-    /// Resizes to `(tokens, features)`, drops the derived forms and lends the values to be written.
+    /// Resizes to `(tokens, features)`, drops the derived forms and lends the values to be written. What they held
+    /// before is unspecified.
     pub fn write(&mut self, tokens: usize, features: usize) -> &mut [f32] {
         self.tokens = tokens;
         self.features = features;
-        self.values.resize(tokens * features, 0.0);
-        &mut self.values[..tokens * features]
+        self.padded.made = false;
+        self.bf16.made = false;
+        self.int8.made = false;
+        self.float_sums.made_for = None;
+        self.int8_sums.made_for = None;
+        let len = tokens * features;
+        if self.values.len() < len {
+            self.values.resize(len, 0.0);
+        }
+        &mut self.values[..len]
     }
 
     /// Rows.
@@ -36,5 +123,275 @@ impl Activations {
     /// The values, `(tokens, features)` row-major.
     pub fn values(&self) -> &[f32] {
         &self.values[..self.tokens * self.features]
+    }
+
+    /// The values as f32; `padded` asks for rows that are zero up to a multiple of 64 columns, `sums_of` for sums over
+    /// groups of that many columns.
+    pub(super) fn float(&mut self, pool: &Pool, padded: bool, sums_of: Option<usize>) -> FloatInput<'_> {
+        if let Some(group) = sums_of {
+            self.make_float_sums(group);
+        }
+        let row_bytes = self.features * size_of::<f32>();
+        let aliases = self.tokens > 1 && row_bytes.is_multiple_of(ALIASING_BYTES);
+        let copy = aliases || (padded && !self.features.is_multiple_of(PAD));
+        if copy && !self.padded.made {
+            self.padded.resize(self.tokens, self.features);
+            let (features, stride) = (self.features, self.padded.stride);
+            let rows = Rows::new(&mut self.padded.data, stride);
+            let values = &self.values;
+            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
+                for t in tokens {
+                    // SAFETY: each token is written by one thread only.
+                    let row = unsafe { rows.row(t) };
+                    row[..features].copy_from_slice(&values[t * features..(t + 1) * features]);
+                    row[features..].fill(0.0);
+                }
+            });
+            self.padded.made = true;
+        }
+        let sums = if sums_of.is_some() { &self.float_sums.data[..] } else { &[] };
+        if copy {
+            FloatInput { values: &self.padded.data, stride: self.padded.stride, tokens: self.tokens, sums }
+        } else {
+            FloatInput { values: &self.values, stride: self.features, tokens: self.tokens, sums }
+        }
+    }
+
+    /// The values rounded to bfloat16 (half to even).
+    pub(super) fn bf16(&mut self, pool: &Pool) -> Bf16Input<'_> {
+        if !self.bf16.made {
+            self.bf16.resize(self.tokens, self.features);
+            let (features, stride) = (self.features, self.bf16.stride);
+            let rows = Rows::new(&mut self.bf16.data, stride);
+            let values = &self.values;
+            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
+                for t in tokens {
+                    // SAFETY: each token is written by one thread only.
+                    let row = unsafe { rows.row(t) };
+                    round_to_bf16(Isa::active(), &values[t * features..(t + 1) * features], &mut row[..features]);
+                    row[features..].fill(0);
+                }
+            });
+            self.bf16.made = true;
+        }
+        Bf16Input { values: &self.bf16.data, stride: self.bf16.stride, tokens: self.tokens }
+    }
+
+    /// The values in 8 bits, with sums of codes over groups of `group` columns (the last group may be shorter).
+    pub(super) fn int8(&mut self, pool: &Pool, group: usize) -> IntegerInput<'_> {
+        if !self.int8.made {
+            self.int8.resize(self.tokens, self.features);
+            self.scales.resize(self.tokens, 0.0);
+            let (features, stride) = (self.features, self.int8.stride);
+            let rows = Rows::new(&mut self.int8.data, stride);
+            let scales = Rows::new(&mut self.scales, 1);
+            let values = &self.values;
+            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
+                for t in tokens {
+                    // SAFETY: each token is written by one thread only.
+                    let (row, scale) = unsafe { (rows.row(t), scales.row(t)) };
+                    scale[0] =
+                        quantize_token(Isa::active(), &values[t * features..(t + 1) * features], &mut row[..features]);
+                    row[features..].fill(0);
+                }
+            });
+            self.int8.made = true;
+        }
+        if self.int8_sums.made_for != Some(group) {
+            let sums = &mut self.int8_sums.data;
+            sums.clear();
+            for row in self.int8.data.chunks_exact(self.int8.stride).take(self.tokens) {
+                sum_groups_int8(Isa::active(), &row[..self.features], group, sums);
+            }
+            self.int8_sums.made_for = Some(group);
+        }
+        IntegerInput {
+            codes: &self.int8.data,
+            stride: self.int8.stride,
+            tokens: self.tokens,
+            scales: &self.scales,
+            sums: &self.int8_sums.data,
+        }
+    }
+
+    fn make_float_sums(&mut self, group: usize) {
+        if self.float_sums.made_for == Some(group) {
+            return;
+        }
+        let sums = &mut self.float_sums.data;
+        sums.clear();
+        for row in self.values[..self.tokens * self.features].chunks_exact(self.features) {
+            sums.extend(row.chunks(group).map(|group| group.iter().sum::<f32>()));
+        }
+        self.float_sums.made_for = Some(group);
+    }
+}
+
+/// Rows of an array that several threads write, each its own.
+struct Rows<T> {
+    start: *mut T,
+    rows: usize,
+    stride: usize,
+}
+
+// SAFETY: rows are disjoint and `Rows::row` asks its callers to use each from one thread only.
+unsafe impl<T: Send> Sync for Rows<T> {}
+
+impl<T> Rows<T> {
+    fn new(data: &mut [T], stride: usize) -> Self {
+        Rows { start: data.as_mut_ptr(), rows: data.len() / stride.max(1), stride }
+    }
+
+    /// # Safety
+    /// No two uses of the same row may overlap, and the array must not be touched otherwise meanwhile.
+    #[allow(clippy::mut_from_ref)] // Disjoint rows are the caller's promise.
+    unsafe fn row(&self, row: usize) -> &mut [T] {
+        assert!(row < self.rows);
+        // SAFETY: the row is inside the array (asserted) and used by one caller only (this function's contract).
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.stride) }
+    }
+}
+
+per_isa! {
+    /// Quantizes one token and returns its scale; see the module's page.
+    fn quantize_token(isa, values: &[f32], codes: &mut [i8]) -> f32 = quantize_token_body
+}
+
+#[inline(always)]
+fn quantize_token_body(values: &[f32], codes: &mut [i8]) -> f32 {
+    // Magnitudes compare as integers, with infinity and NaN above all numbers.
+    let largest = values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    let inverse = 127.0 / largest;
+    if !largest.is_finite() {
+        codes.fill(0);
+        return f32::NAN;
+    }
+    if !inverse.is_finite() {
+        codes.fill(0);
+        return 0.0;
+    }
+    for (code, value) in codes.iter_mut().zip(values) {
+        // |value * inverse| exceeds 127 by rounding errors only, so the rounded value fits; adding 1.5 * 2^23 rounds
+        // to an integer, half to even, and leaves it in the low bits.
+        let rounded = value * inverse + 12_582_912.0;
+        *code = (rounded.to_bits() as i32 - 0x4b40_0000) as i8;
+    }
+    largest / 127.0
+}
+
+per_isa! {
+    fn round_to_bf16(isa, values: &[f32], out: &mut [u16]) = round_to_bf16_body
+}
+
+#[inline(always)]
+fn round_to_bf16_body(values: &[f32], out: &mut [u16]) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = bf16_bits(*value);
+    }
+}
+
+/// bfloat16 nearest to `value`, half to even; NaN stays NaN.
+#[inline(always)]
+pub(super) fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    let quiet_nan = (bits >> 16) | 0x40;
+    (if value.is_nan() { quiet_nan } else { rounded }) as u16
+}
+
+per_isa! {
+    fn sum_groups_int8(isa, codes: &[i8], group: usize, sums: &mut Vec<i32>) = sum_groups_int8_body
+}
+
+#[inline(always)]
+fn sum_groups_int8_body(codes: &[i8], group: usize, sums: &mut Vec<i32>) {
+    for group in codes.chunks(group) {
+        let mut sum = 0i32;
+        for &code in group {
+            sum += i32::from(code);
+        }
+        sums.push(sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quantize(values: &[f32]) -> (f32, Vec<i8>) {
+        let mut codes = vec![99; values.len()];
+        let scale = quantize_token(Isa::Scalar, values, &mut codes);
+        (scale, codes)
+    }
+
+    #[test]
+    fn special_tokens() {
+        assert_eq!(quantize(&[0.0, -0.0, 0.0]), (0.0, vec![0, 0, 0]));
+        assert_eq!(quantize(&[1e-40, 0.0]), (0.0, vec![0, 0]));
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (scale, codes) = quantize(&[1.0, bad]);
+            assert!(scale.is_nan());
+            assert_eq!(codes, [0, 0]);
+        }
+        // Half to even: 127 / 254 * {1, 3, 5} = 0.5, 1.5, 2.5.
+        assert_eq!(quantize(&[254.0, 1.0, 3.0, 5.0, -1.0, -3.0]).1, [127, 0, 2, 2, 0, -2]);
+        assert_eq!(quantize(&[f32::MAX, -f32::MAX]).1, [127, -127]);
+    }
+
+    #[test]
+    fn bf16_rounds_as_the_half_crate() {
+        for value in [0.0, 1.0, -1.0, 1.003_906_2, 1.011_718_8, f32::MAX, f32::INFINITY, 1e-40, -3.3e-39] {
+            assert_eq!(bf16_bits(value), half::bf16::from_f32(value).to_bits(), "{value}");
+        }
+        assert!(half::bf16::from_bits(bf16_bits(f32::from_bits(0x7f80_0001))).is_nan());
+    }
+
+    #[test]
+    fn write_drops_derived_forms() {
+        let pool = Pool::new(2);
+        let mut x = Activations::with_capacity(2, 100);
+        x.write(2, 100).fill(1.0);
+        assert!(x.int8(&pool, 100).sums.iter().all(|&s| s == 12700));
+        x.write(2, 100).fill(-2.0);
+        let int8 = x.int8(&pool, 50);
+        assert_eq!(int8.sums, [-6350; 4]);
+        assert_eq!((int8.tokens, int8.stride), (2, 128));
+        assert!(int8.codes[100..128].iter().all(|&c| c == 0));
+        assert_eq!(x.float(&pool, true, Some(50)).sums, [-100.0; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn codes_are_the_rounded_quotients_on_every_isa(values in prop::collection::vec(-1e3f32..1e3, 1..200)) {
+            let (scale, codes) = quantize(&values);
+            for (value, &code) in values.iter().zip(&codes) {
+                prop_assert!(code > -128);
+                prop_assert!((value - scale * f32::from(code)).abs() <= scale * 0.5001);
+            }
+            for isa in Isa::available() {
+                let mut other = vec![0; values.len()];
+                prop_assert_eq!(quantize_token(isa, &values, &mut other), scale);
+                prop_assert_eq!(&other, &codes);
+            }
+        }
+
+        #[test]
+        fn threads_do_not_change_forms(tokens in 1usize..9) {
+            let mut forms = vec![];
+            for threads in [1, 2, 3] {
+                let pool = Pool::new(threads);
+                let mut x = Activations::default();
+                let n = tokens * 5000;
+                x.write(tokens, 5000).iter_mut().enumerate().for_each(|(i, v)| *v = ((i * 7919) % n) as f32 - 1000.0);
+                let bf16 = x.bf16(&pool).values.to_vec();
+                let int8 = x.int8(&pool, 5000);
+                forms.push((bf16, int8.codes.to_vec(), int8.scales.to_vec()));
+            }
+            prop_assert_eq!(&forms[0], &forms[1]);
+            prop_assert_eq!(&forms[0], &forms[2]);
+        }
     }
 }

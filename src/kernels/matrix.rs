@@ -1,38 +1,72 @@
 //! Packed weights and their multiplication.
 
+use std::ops::Range;
+
 use super::activations::Activations;
 use super::isa::Isa;
+use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
+use super::scalar;
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
+
+/// Tokens up to which kernels stream the packed weights once (decode); above, they are unpacked into a scratch block
+/// that many tokens share (prefill).
+pub(super) const GEMV_TOKENS: usize = 4;
+/// Products `tokens * rows * cols` below which waking other threads costs more than it saves.
+const SPLIT_PRODUCTS: usize = 64 * 1024;
 
 /// A weight matrix `(rows = out_features, cols = in_features)` packed for the kernels of one instruction set family.
 #[derive(Debug)]
 pub struct Matrix {
     rows: usize,
     cols: usize,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Dense(DensePanels),
+    Integer { panels: IntegerPanels, activations: ActivationScheme },
+}
+
+/// Where a product goes: `(tokens, rows)` row-major. Threads write disjoint columns.
+pub(super) struct Output {
+    pub start: *mut f32,
+    pub tokens: usize,
+    pub rows: usize,
+}
+
+// SAFETY: threads write disjoint elements: `Matrix::multiply_on` gives each its own panels.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Writes `y[token][row]`; only from the thread that owns the row's panel.
+    pub fn set(&self, token: usize, row: usize, value: f32) {
+        assert!(token < self.tokens && row < self.rows);
+        // SAFETY: inside the array (asserted), and no other thread writes this row.
+        unsafe { self.start.add(token * self.rows + row).write(value) };
+    }
 }
 
 impl Matrix {
     /// Packs a dense matrix from row-major f32 values. `row(i, buffer)` writes row `i`; it is called from several
-    /// threads.
+    /// threads. Values are rounded to the format half to even.
     pub fn from_rows(
         format: DenseFormat,
         rows: usize,
         cols: usize,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Matrix {
-        let _ = (format, row);
-        let _ = Matrix { rows, cols };
-        todo!("kernels")
+        Matrix { rows, cols, weights: Weights::Dense(DensePanels::pack(format, rows, cols, row)) }
     }
 
-    /// Packs a quantized matrix.
+    /// Packs a quantized matrix: codes of 2 to 4 bits in 4, of 5 to 8 bits in 8.
     ///
     /// # Errors
     /// When no kernel runs this scheme exactly; the message says which schemes there are.
     pub fn from_quantized(weight: &QuantizedTensor, activations: ActivationScheme) -> Result<Matrix, String> {
-        let _ = (weight, activations);
-        todo!("kernels")
+        let panels = IntegerPanels::pack(weight)?;
+        Ok(Matrix { rows: weight.rows, cols: weight.cols, weights: Weights::Integer { panels, activations } })
     }
 
     /// Output features.
@@ -47,22 +81,53 @@ impl Matrix {
 
     /// Packed bytes, scales and padding included.
     pub fn bytes(&self) -> usize {
-        todo!("kernels")
+        match &self.weights {
+            Weights::Dense(panels) => panels.bytes(),
+            Weights::Integer { panels, .. } => panels.bytes(),
+        }
     }
 
-    /// Name of the kernel that multiplies `tokens` rows: `x86_64-w8a8-avx512vnni`, `x86_64-f16-avx2`.
+    /// Name of the kernel that multiplies `tokens` rows: `x86_64-w8a8-avx512vnni-gemv`, `x86_64-f16-avx2-gemm`,
+    /// `scalar-w8a8`.
     pub fn kernel_name(&self, isa: Isa, tokens: usize) -> String {
+        let numbers = match &self.weights {
+            Weights::Dense(panels) => match panels.format() {
+                DenseFormat::F32 => "f32",
+                DenseFormat::F16 => "f16",
+                DenseFormat::Bf16 => "bf16",
+            },
+            Weights::Integer { panels, activations } => match (panels.width, activations) {
+                (Width::Int4, ActivationScheme::None) => "w4a16",
+                (Width::Int4, ActivationScheme::DynamicToken) => "w4a8",
+                (Width::Int8, ActivationScheme::None) => "w8a16",
+                (Width::Int8, ActivationScheme::DynamicToken) => "w8a8",
+            },
+        };
         let _ = (isa, tokens);
-        todo!("kernels")
+        format!("scalar-{numbers}")
     }
 
     /// Writes weight row `row` as f32: embedding lookup. Exactly the values that [`Matrix::multiply`] uses.
+    ///
+    /// # Panics
+    /// When `row` is outside the matrix or `out` is not `cols` long.
     pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
-        let _ = (row, out);
-        todo!("kernels")
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "a row has {} columns", self.cols);
+        match &self.weights {
+            Weights::Dense(panels) => {
+                out.iter_mut().enumerate().for_each(|(k, o)| *o = panels.weight(self.cols, row, k));
+            }
+            Weights::Integer { panels, .. } => {
+                out.iter_mut().enumerate().for_each(|(k, o)| *o = panels.weight(row, k));
+            }
+        }
     }
 
     /// `y[t][r] = sum over c of x[t][c] * w[r][c]`, `y` being `(x.tokens(), rows)` row-major and overwritten.
+    ///
+    /// # Panics
+    /// When the sizes do not fit.
     pub fn multiply(&self, pool: &Pool, x: &mut Activations, y: &mut [f32]) {
         self.multiply_on(Isa::active(), pool, x, y);
     }
@@ -72,7 +137,35 @@ impl Matrix {
     /// # Panics
     /// When the processor lacks `isa`, or the sizes do not fit.
     pub fn multiply_on(&self, isa: Isa, pool: &Pool, x: &mut Activations, y: &mut [f32]) {
-        let _ = (isa, pool, x, y);
-        todo!("kernels")
+        assert!(isa.is_available(), "this processor lacks {isa}");
+        assert_eq!(x.features(), self.cols, "inputs must have the matrix's {} columns", self.cols);
+        assert_eq!(y.len(), x.tokens() * self.rows, "outputs must be (tokens, rows)");
+        let y = Output { start: y.as_mut_ptr(), tokens: x.tokens(), rows: self.rows };
+        if y.tokens == 0 {
+            return;
+        }
+        let worthwhile = y.tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
+        let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
+            pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
+        };
+        match &self.weights {
+            Weights::Dense(w @ DensePanels::Bf16(_)) => {
+                let x = x.bf16(pool);
+                split(&|panels| scalar::dense_bf16(w, self.cols, x, &y, panels));
+            }
+            Weights::Dense(w) => {
+                let x = x.float(pool, false, None);
+                split(&|panels| scalar::dense(w, self.cols, x, &y, panels));
+            }
+            Weights::Integer { panels: w, activations: ActivationScheme::None } => {
+                let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
+                let x = x.float(pool, true, sums_of);
+                split(&|panels| scalar::weight_only(w, x, &y, panels));
+            }
+            Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken } => {
+                let x = x.int8(pool, w.group);
+                split(&|panels| scalar::integer(w, x, &y, panels));
+            }
+        }
     }
 }

@@ -5,11 +5,16 @@
 //! are the definition; every other path is tested against them.
 
 mod activations;
+mod buffer;
 mod isa;
 mod matrix;
+mod packed;
 mod pool;
+mod scalar;
 
 pub use activations::Activations;
+pub use buffer::AlignedBuffer;
 pub use isa::Isa;
+pub(crate) use isa::per_isa;
 pub use matrix::Matrix;
 pub use pool::Pool;
