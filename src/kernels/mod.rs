@@ -11,10 +11,13 @@ mod matrix;
 mod packed;
 mod pool;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 pub use activations::Activations;
 pub use buffer::AlignedBuffer;
 pub use isa::Isa;
+#[allow(unused_imports)] // The dispatch idiom of the vector kernels.
 pub(crate) use isa::per_isa;
 pub use matrix::Matrix;
 pub use pool::Pool;

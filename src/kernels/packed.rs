@@ -99,7 +99,10 @@ impl DensePanels {
                 let mut data = AlignedBuffer::<u16>::zeroed(panels * cols * LANES);
                 data.par_chunks_mut((cols * LANES).max(1)).enumerate().for_each(|(panel, out)| {
                     fetch(panel, &mut |lane, values| {
-                        values.iter().enumerate().for_each(|(k, &v)| out[k * LANES + lane] = f16::from_f32(v).to_bits());
+                        values
+                            .iter()
+                            .enumerate()
+                            .for_each(|(k, &v)| out[k * LANES + lane] = f16::from_f32(v).to_bits());
                     });
                 });
                 DensePanels::F16(data)
@@ -244,8 +247,7 @@ impl IntegerPanels {
     fn pack_codes(&mut self, weight: &QuantizedTensor) {
         let (rows, cols, base) = (self.rows, self.cols, self.base());
         let panel_bytes = self.panel_bytes();
-        // Padding is the code of a zero weight (any would do: its inputs are zero), so that it compresses to nothing
-        // surprising in dumps and AMX sums.
+        // Padding may hold any code: its inputs are zero.
         self.codes = AlignedBuffer::zeroed(rows.div_ceil(LANES) * panel_bytes);
         let width = self.width;
         self.codes.par_chunks_mut(panel_bytes).enumerate().for_each(|(panel, out)| {

@@ -70,7 +70,8 @@ impl Pool {
     pub fn new(threads: usize) -> Self {
         assert!(threads > 0, "a pool needs a thread");
         let oversubscribed = thread::available_parallelism().is_ok_and(|cores| threads > cores.get());
-        let worker = || Padded(Worker { done: AtomicUsize::new(0), parked: AtomicBool::new(false), panic: Mutex::new(None) });
+        let worker =
+            || Padded(Worker { done: AtomicUsize::new(0), parked: AtomicBool::new(false), panic: Mutex::new(None) });
         let shared = Arc::new(Shared {
             epoch: Padded(AtomicUsize::new(0)),
             stop: AtomicBool::new(false),
