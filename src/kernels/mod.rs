@@ -1,23 +1,29 @@
 //! Arithmetic per instruction set; the thread pool; the scalar definition of everything.
 //!
 //! Kernels know nothing of models: a [`Matrix`] is a packed weight, [`Activations`] is its input, and
-//! [`Matrix::multiply`] picks the kernel for the instruction set in use and the number of rows. The scalar kernels
-//! are the definition; every other path is tested against them.
+//! [`Matrix::multiply`] picks the kernel for the instruction set in use and the number of rows. [`Attention`] reads
+//! [`KeyValues`]; [`vector`] and [`rows`] hold what lies between matrices. The scalar kernels are the definition;
+//! every other path is tested against them.
 
 mod activations;
+mod attention;
 mod buffer;
 mod isa;
+mod key_values;
 mod matrix;
 mod packed;
 mod pool;
+pub mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+pub mod vector;
 
 pub use activations::Activations;
+pub use attention::{Attention, AttentionScratch};
 pub use buffer::AlignedBuffer;
 pub use isa::Isa;
-#[allow(unused_imports)] // The dispatch idiom of the vector kernels.
 pub(crate) use isa::per_isa;
+pub use key_values::{KeyValues, KvFormat};
 pub use matrix::Matrix;
 pub use pool::Pool;

@@ -4,6 +4,6 @@ mod config;
 mod decoder;
 mod tokenizer;
 
-pub use config::Config;
+pub use config::{Config, RopeScaling};
 pub use decoder::{Block, Decoder, KvCache, LoadOptions, Site};
 pub use tokenizer::Tokenizer;

@@ -1,0 +1,583 @@
+//! Causal attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245), for prefill and decode.
+//!
+//! Work is cut into tiles of (sequence, key-value head, block of queries, part of the keys). The query heads that
+//! share a key-value head are stacked as rows, so keys and values are read once for all of them. Inside a tile, keys
+//! are taken [`KEY_BLOCK`] at a time with a running maximum and sum (online softmax: Milakov and Gimelshein 2018,
+//! arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). Few queries leave too few tiles, so their keys are cut into
+//! parts of [`KEY_PART`] whose results are merged. The cut does not depend on the number of threads, and a tile is
+//! worked on by one thread: results do not depend on it either. All arithmetic is f32, multiply-adds fused.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::isa::{Isa, per_isa};
+use super::key_values::{Head, KeyValues};
+use super::pool::Pool;
+use super::vector::{LANES, exp, exp_minus, maximum_body};
+
+/// Keys whose scores are held at once.
+const KEY_BLOCK: usize = 128;
+/// Keys of a part, where few queries attend to many keys.
+const KEY_PART: usize = 512;
+/// Rows (queries times the heads that share a key-value head) of a tile.
+const TILE_ROWS: usize = 64;
+/// Scores below this many are not worth waking the pool.
+const SMALL: usize = 1024;
+
+/// Which queries attend to what.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Keys and values, those of the new tokens included.
+    pub cache: &'a KeyValues,
+    /// Query heads; a multiple of the cache's key-value heads.
+    pub heads: usize,
+    /// Position of the first new token, the same in all sequences.
+    pub start: usize,
+    /// New tokens of each sequence.
+    pub length: usize,
+    /// A token sees itself and the `window - 1` tokens before it; `None` sees all before it.
+    pub window: Option<usize>,
+}
+
+/// Memory of attention, kept between calls.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    threads: Vec<Mutex<Scratch>>,
+    partial: Vec<f32>,
+}
+
+/// Memory of one thread.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// Scaled queries, `(rows, head_dim)`.
+    queries: Vec<f32>,
+    /// Scores, then weights, `(rows, KEY_BLOCK)`.
+    scores: Vec<f32>,
+    /// Running result per row: padded weighted values, then maximum and sum.
+    result: Vec<f32>,
+    /// Widened keys and values of a block.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// One piece of work.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    head: Head,
+    /// First new token, counted from 0.
+    token: usize,
+    /// New tokens.
+    tokens: usize,
+    /// Part of the keys, and how many parts there are.
+    part: usize,
+    parts: usize,
+}
+
+impl Attention<'_> {
+    /// Computes `softmax(q k / sqrt(head_dim)) v` for every query head.
+    ///
+    /// `queries` and `out` are `(sequences * length, heads * head_dim)` row-major, sequence after sequence.
+    ///
+    /// # Panics
+    /// When the sizes do not fit, or the processor lacks `isa`.
+    pub fn run(&self, isa: Isa, pool: &Pool, queries: &[f32], scratch: &mut AttentionScratch, out: &mut [f32]) {
+        let width = self.heads * self.cache.head_dim();
+        let rows = self.cache.sequences() * self.length;
+        assert!(queries.len() == rows * width && out.len() == queries.len());
+        assert!(self.heads.is_multiple_of(self.cache.kv_heads()) && self.heads > 0 && self.length > 0);
+        assert!(self.start + self.length <= self.cache.capacity());
+
+        let parts = self.parts();
+        let tiles = self.cache.sequences() * self.cache.kv_heads() * self.query_blocks() * parts;
+        let result = self.tile_rows() * self.result_width();
+        if parts > 1 {
+            scratch.partial.resize(tiles * result, 0.0);
+        }
+        scratch.threads.resize_with(scratch.threads.len().max(pool.threads()), Mutex::default);
+
+        let shared_out = Shared::new(out);
+        let shared_partial = Shared::new(&mut scratch.partial);
+        let threads = &scratch.threads;
+        let work = |thread: usize, index: usize| {
+            // The longest tiles come first, so that threads finish together.
+            let tile = self.tile(tiles - 1 - index);
+            let mut scratch = threads[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            attend(isa, isa, self, &tile, queries, &mut scratch);
+            if parts > 1 {
+                // SAFETY: `index` is given to one thread only, and every index has its own range.
+                let partial = unsafe { shared_partial.range((tiles - 1 - index) * result, result) };
+                partial[..scratch.result.len()].copy_from_slice(&scratch.result);
+            } else {
+                self.store(&tile, &scratch.result, &shared_out);
+            }
+        };
+        if pool.threads() == 1 || tiles == 1 || rows * self.heads * (self.start + self.length) < SMALL {
+            (0..tiles).for_each(|index| work(0, index));
+        } else {
+            let next = AtomicUsize::new(0);
+            pool.run(&|thread| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= tiles {
+                        break;
+                    }
+                    work(thread, index);
+                }
+            });
+        }
+        if parts > 1 {
+            self.merge(&mut scratch.partial, result, parts, &shared_out);
+        }
+    }
+
+    /// Query heads of a key-value head.
+    fn group(&self) -> usize {
+        self.heads / self.cache.kv_heads()
+    }
+
+    fn block_tokens(&self) -> usize {
+        (TILE_ROWS / self.group()).clamp(1, self.length)
+    }
+
+    fn query_blocks(&self) -> usize {
+        self.length.div_ceil(self.block_tokens())
+    }
+
+    fn tile_rows(&self) -> usize {
+        self.block_tokens() * self.group()
+    }
+
+    /// Numbers of a row's running result: weighted values, padded, then maximum and sum.
+    fn result_width(&self) -> usize {
+        self.cache.padded_dim() + 2
+    }
+
+    fn parts(&self) -> usize {
+        if self.query_blocks() > 1 { 1 } else { (self.start + self.length).div_ceil(KEY_PART) }
+    }
+
+    /// Tile `index`; later tiles see more keys.
+    fn tile(&self, index: usize) -> Tile {
+        let parts = self.parts();
+        let (index, part) = (index / parts, index % parts);
+        let heads = self.cache.sequences() * self.cache.kv_heads();
+        let (block, head) = (index / heads, index % heads);
+        let token = block * self.block_tokens();
+        Tile {
+            head: Head { sequence: head / self.cache.kv_heads(), kv_head: head % self.cache.kv_heads() },
+            token,
+            tokens: self.block_tokens().min(self.length - token),
+            part,
+            parts,
+        }
+    }
+
+    /// Positions of the keys that the query at `position` sees.
+    fn visible(&self, position: usize) -> Range<usize> {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
+    }
+
+    /// Writes finished rows to their place in `out`.
+    fn store(&self, tile: &Tile, result: &[f32], out: &Shared<'_>) {
+        let (group, dim, width) = (self.group(), self.cache.head_dim(), self.result_width());
+        for token in 0..tile.tokens {
+            let row = tile.head.sequence * self.length + tile.token + token;
+            let at = (row * self.heads + tile.head.kv_head * group) * dim;
+            // SAFETY: the places of different tokens, sequences and key-value heads do not overlap, and each is
+            // written by the one thread that has the tile.
+            let out = unsafe { out.range(at, group * dim) };
+            for (h, out) in out.chunks_exact_mut(dim).enumerate() {
+                let row = &result[(token * group + h) * width..][..width];
+                let scale = 1.0 / row[width - 1];
+                out.iter_mut().zip(row).for_each(|(out, &v)| *out = v * scale);
+            }
+        }
+    }
+
+    /// Merges the parts of every tile into its first part, in order, and stores it.
+    fn merge(&self, partial: &mut [f32], result: usize, parts: usize, out: &Shared<'_>) {
+        let width = self.result_width();
+        for (index, parts_of_tile) in partial.chunks_exact_mut(result * parts).enumerate() {
+            let (first, others) = parts_of_tile.split_at_mut(result);
+            for other in others.chunks_exact(result) {
+                for (row, other) in first.chunks_exact_mut(width).zip(other.chunks_exact(width)) {
+                    merge_row(row, other);
+                }
+            }
+            self.store(&self.tile(index * parts), first, out);
+        }
+    }
+}
+
+/// Adds a part's running result to a row's: both are scaled to the larger maximum.
+fn merge_row(row: &mut [f32], other: &[f32]) {
+    let (values, end) = row.split_at_mut(other.len() - 2);
+    let (other_values, other_end) = other.split_at(other.len() - 2);
+    let largest = end[0].max(other_end[0]);
+    let (scale, other_scale) = (rescale(end[0], largest), rescale(other_end[0], largest));
+    for (v, &other) in values.iter_mut().zip(other_values) {
+        *v = v.mul_add(scale, other * other_scale);
+    }
+    end[1] = end[1].mul_add(scale, other_end[1] * other_scale);
+    end[0] = largest;
+}
+
+/// `exp(old - new)`, 0 where nothing was seen yet.
+#[inline(always)]
+fn rescale(old: f32, new: f32) -> f32 {
+    if old == f32::NEG_INFINITY { 0.0 } else { exp(old - new) }
+}
+
+/// A slice whose parts are handed to different threads.
+struct Shared<'a> {
+    start: *mut f32,
+    length: usize,
+    lifetime: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer is only used through `range`, whose contract forbids two users of a number.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    fn new(slice: &'a mut [f32]) -> Self {
+        Shared { start: slice.as_mut_ptr(), length: slice.len(), lifetime: std::marker::PhantomData }
+    }
+
+    /// `count` numbers from `at` on.
+    ///
+    /// # Safety
+    /// Nobody else uses these numbers while the result lives.
+    ///
+    /// # Panics
+    /// When they are outside the slice.
+    #[allow(clippy::mut_from_ref)] // the ranges are disjoint, which is the caller's promise
+    unsafe fn range(&self, at: usize, count: usize) -> &mut [f32] {
+        assert!(at + count <= self.length);
+        // SAFETY: inside the slice, asserted; not shared, by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
+    }
+}
+
+per_isa! {
+    /// Runs one tile; its rows are left in `scratch.result`. `own` is the instruction set again, for the body.
+    fn attend(isa, own: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32], scratch: &mut Scratch) = attend_body
+}
+
+#[inline(always)]
+fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32], scratch: &mut Scratch) {
+    let cache = attention.cache;
+    let (group, dim, padded) = (attention.group(), cache.head_dim(), cache.padded_dim());
+    let (rows, width) = (tile.tokens * group, attention.result_width());
+    let Scratch { queries: scaled, scores, result, keys, values } = scratch;
+    gather(attention, tile, queries, scaled);
+    scores.resize(rows * KEY_BLOCK, 0.0);
+    keys.resize(KEY_BLOCK * dim, 0.0);
+    values.resize(KEY_BLOCK * padded, 0.0);
+    result.clear();
+    result.resize(rows * width, 0.0);
+    for row in result.chunks_exact_mut(width) {
+        row[padded] = f32::NEG_INFINITY;
+    }
+
+    let first = attention.start + tile.token;
+    let mut seen = attention.visible(first).start / LANES * LANES..first + tile.tokens;
+    if tile.parts > 1 {
+        seen.start = seen.start.max(tile.part * KEY_PART);
+        seen.end = seen.end.min((tile.part + 1) * KEY_PART);
+    }
+    for from in seen.clone().step_by(KEY_BLOCK) {
+        let count = KEY_BLOCK.min(seen.end - from);
+        let blocks = count.div_ceil(LANES);
+        let keys = cache.keys(isa, tile.head, from, count, keys);
+        let block = Factor { numbers: keys, row: LANES, block: dim * LANES };
+        product(isa, (rows, dim, blocks), (scaled, dim), block, (scores, KEY_BLOCK), false);
+        for (r, scores) in scores.chunks_exact_mut(KEY_BLOCK).take(rows).enumerate() {
+            let visible = attention.visible(first + r / group);
+            let visible = visible.start.clamp(from, from + count) - from..visible.end.clamp(from, from + count) - from;
+            soften(&mut scores[..count], visible, &mut result[r * width..][..width]);
+        }
+        let values = cache.values(isa, tile.head, from, count, values);
+        let block = Factor { numbers: values, row: padded, block: LANES };
+        product(isa, (rows, count, padded / LANES), (scores, KEY_BLOCK), block, (result, width), true);
+    }
+}
+
+/// Copies the queries of a tile, stacked `(token, head of the group)` and scaled by `1 / sqrt(head_dim)`.
+#[inline(always)]
+fn gather(attention: &Attention<'_>, tile: &Tile, queries: &[f32], scaled: &mut Vec<f32>) {
+    let (group, dim) = (attention.group(), attention.cache.head_dim());
+    let scale = 1.0 / (dim as f32).sqrt();
+    scaled.clear();
+    for token in 0..tile.tokens {
+        let row = tile.head.sequence * attention.length + tile.token + token;
+        let at = (row * attention.heads + tile.head.kv_head * group) * dim;
+        scaled.extend(queries[at..at + group * dim].iter().map(|&q| q * scale));
+    }
+}
+
+/// Turns a row's scores into weights under the new maximum, 0 where not visible, and rescales its running result.
+#[inline(always)]
+fn soften(scores: &mut [f32], visible: Range<usize>, result: &mut [f32]) {
+    scores[..visible.start].fill(0.0);
+    scores[visible.end..].fill(0.0);
+    if visible.is_empty() {
+        return;
+    }
+    let scores = &mut scores[visible];
+    let (values, end) = result.split_at_mut(result.len() - 2);
+    let largest = maximum_body(scores).max(end[0]);
+    if largest > end[0] {
+        let scale = rescale(end[0], largest);
+        values.iter_mut().for_each(|v| *v *= scale);
+        end[1] *= scale;
+        end[0] = largest;
+    }
+    end[1] += exp_minus(scores, largest);
+}
+
+/// Right-hand side of [`product`]: row `i` of block `j` (16 columns) starts at `i * row + j * block`.
+#[derive(Clone, Copy)]
+struct Factor<'a> {
+    numbers: &'a [f32],
+    row: usize,
+    block: usize,
+}
+
+/// `c[r][16 j + l] = sum over i of a[r][i] * b[i][16 j + l]`, added to `c` where `accumulate`.
+///
+/// `(rows, inner, blocks)` are the sizes; `a` and `c` come with the distance of their rows.
+#[inline(always)]
+fn product(
+    isa: Isa,
+    (rows, inner, blocks): (usize, usize, usize),
+    (a, a_row): (&[f32], usize),
+    b: Factor<'_>,
+    (c, c_row): (&mut [f32], usize),
+    accumulate: bool,
+) {
+    if rows == 0 || inner == 0 || blocks == 0 {
+        return;
+    }
+    assert!((rows - 1) * a_row + inner <= a.len());
+    assert!((rows - 1) * c_row + blocks * LANES <= c.len());
+    assert!((inner - 1) * b.row + (blocks - 1) * b.block + LANES <= b.numbers.len());
+    let mut j = 0;
+    while j < blocks {
+        // Four rows by four blocks fill half of the 32 registers of AVX-512; by one block, half of the 16 of AVX2.
+        let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
+        let mut r = 0;
+        while r < rows {
+            let height = 4.min(rows - r);
+            let place = Place {
+                inner,
+                a: a[r * a_row..].as_ptr(),
+                a_row,
+                b: b.numbers[j * b.block..].as_ptr(),
+                b_row: b.row,
+                b_block: b.block,
+                c: c[r * c_row + j * LANES..].as_mut_ptr(),
+                c_row,
+                accumulate,
+            };
+            // SAFETY: the asserts above cover `height` rows from r and `wide` blocks from j.
+            unsafe {
+                match (height, wide) {
+                    (4, 4) => tile::<4, 4>(place),
+                    (3, 4) => tile::<3, 4>(place),
+                    (2, 4) => tile::<2, 4>(place),
+                    (1, 4) => tile::<1, 4>(place),
+                    (4, _) => tile::<4, 1>(place),
+                    (3, _) => tile::<3, 1>(place),
+                    (2, _) => tile::<2, 1>(place),
+                    _ => tile::<1, 1>(place),
+                }
+            }
+            r += height;
+        }
+        j += wide;
+    }
+}
+
+/// Where a register tile of [`product`] reads and writes.
+#[derive(Clone, Copy)]
+struct Place {
+    inner: usize,
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    b_row: usize,
+    b_block: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+}
+
+/// `R` rows by `B` blocks of 16 columns of [`product`], held in registers.
+///
+/// # Safety
+/// `a` holds `R` rows of `inner`, `b` `inner` rows in `B` blocks, `c` `R` rows of `16 * B`, at the given distances.
+#[inline(always)]
+unsafe fn tile<const R: usize, const B: usize>(p: Place) {
+    let mut sums = [[[0.0_f32; LANES]; B]; R];
+    for i in 0..p.inner {
+        for r in 0..R {
+            // SAFETY: row r of a, by the contract.
+            let x = unsafe { *p.a.add(r * p.a_row + i) };
+            for j in 0..B {
+                // SAFETY: row i of block j, by the contract.
+                let b = unsafe { &*p.b.add(i * p.b_row + j * p.b_block).cast::<[f32; LANES]>() };
+                for l in 0..LANES {
+                    sums[r][j][l] = x.mul_add(b[l], sums[r][j][l]);
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (j, sums) in sums.iter().enumerate() {
+            // SAFETY: block j of row r of c, by the contract.
+            let c = unsafe { &mut *p.c.add(r * p.c_row + j * LANES).cast::<[f32; LANES]>() };
+            for (c, &sum) in c.iter_mut().zip(sums) {
+                *c = if p.accumulate { *c + sum } else { sum };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::KvFormat;
+
+    /// A case with random-looking queries and a filled cache.
+    struct Case {
+        cache: KeyValues,
+        heads: usize,
+        start: usize,
+        length: usize,
+        window: Option<usize>,
+        queries: Vec<f32>,
+        /// `(sequence, token)` to `(kv_heads * head_dim)`, as stored.
+        keys: Vec<f32>,
+        values: Vec<f32>,
+    }
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next() * 2.0).collect()
+    }
+
+    fn case(
+        format: KvFormat,
+        sequences: usize,
+        heads: (usize, usize),
+        dim: usize,
+        start: usize,
+        length: usize,
+    ) -> Case {
+        let (heads, kv_heads) = heads;
+        let tokens = start + length;
+        let width = kv_heads * dim;
+        let mut cache = KeyValues::new(format, sequences, kv_heads, dim, tokens + 5);
+        // Halves of whole numbers, so that 16-bit storage is exact and both formats have the same answer.
+        let halves = |n, seed| numbers(n, seed).iter().map(|v| (v * 64.0).round() / 64.0).collect::<Vec<f32>>();
+        let (keys, values) = (halves(sequences * tokens * width, 1), halves(sequences * tokens * width, 2));
+        for row in 0..sequences * tokens {
+            let at = row * width..(row + 1) * width;
+            cache.put(row / tokens, row % tokens, &keys[at.clone()], &values[at]);
+        }
+        let queries = numbers(sequences * length * heads * dim, 3);
+        Case { cache, heads, start, length, window: None, queries, keys, values }
+    }
+
+    impl Case {
+        fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
+            let Case { cache, heads, start, length, window, .. } = self;
+            let attention = Attention { cache, heads: *heads, start: *start, length: *length, window: *window };
+            let mut out = vec![f32::NAN; self.queries.len()];
+            let mut scratch = AttentionScratch::default();
+            attention.run(isa, &Pool::new(threads), &self.queries, &mut scratch, &mut out);
+            out
+        }
+
+        /// The definition, in f64.
+        fn exact(&self) -> Vec<f64> {
+            let (kv_heads, dim) = (self.cache.kv_heads(), self.cache.head_dim());
+            let (tokens, group) = (self.start + self.length, self.heads / kv_heads);
+            let mut out = Vec::new();
+            for row in 0..self.cache.sequences() * self.length {
+                let (sequence, position) = (row / self.length, self.start + row % self.length);
+                let lowest = self.window.map_or(0, |w| (position + 1).saturating_sub(w));
+                for h in 0..self.heads {
+                    let q = &self.queries[(row * self.heads + h) * dim..][..dim];
+                    let of = |x: &[f32], t: usize, i: usize| {
+                        f64::from(x[((sequence * tokens + t) * kv_heads + h / group) * dim + i])
+                    };
+                    let weights: Vec<f64> = (lowest..=position)
+                        .map(|t| (0..dim).map(|i| f64::from(q[i]) * of(&self.keys, t, i)).sum::<f64>())
+                        .map(|score| (score / (dim as f64).sqrt()).exp())
+                        .collect();
+                    let sum: f64 = weights.iter().sum();
+                    for i in 0..dim {
+                        let value = weights.iter().zip(lowest..).map(|(w, t)| w * of(&self.values, t, i)).sum::<f64>();
+                        out.push(value / sum);
+                    }
+                }
+            }
+            out
+        }
+
+        fn assert_exact(&self, name: &str) {
+            let exact = self.exact();
+            let scalar = self.run(Isa::Scalar, 1);
+            for (i, (&got, exact)) in scalar.iter().zip(exact).enumerate() {
+                assert!((f64::from(got) - exact).abs() < 3e-6, "{name} at {i}: {got} against {exact}");
+            }
+            for isa in Isa::available() {
+                for threads in [1, 2, 3] {
+                    assert_eq!(self.run(isa, threads), scalar, "{name}: {isa} on {threads} threads");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn prefill_and_decode_follow_the_definition() {
+        for format in [KvFormat::F32, KvFormat::F16] {
+            for (heads, dim) in [((1, 1), 16), ((9, 3), 64), ((4, 4), 8), ((6, 2), 80)] {
+                for (sequences, start, length) in [(1, 0, 1), (2, 0, 17), (1, 33, 5), (3, 130, 1), (1, 0, 150)] {
+                    let case = case(format, sequences, heads, dim, start, length);
+                    case.assert_exact(&format!("{format:?} {heads:?} {dim} {sequences} {start} {length}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_caches_are_cut_and_merged() {
+        for (start, length) in [(511, 1), (512, 1), (1200, 3)] {
+            case(KvFormat::F16, 2, (3, 1), 16, start, length).assert_exact(&format!("{start} {length}"));
+        }
+    }
+
+    #[test]
+    fn a_window_hides_what_lies_before_it() {
+        for (start, length, window) in [(0, 40, 1), (0, 70, 16), (600, 1, 20), (700, 2, 130), (0, 200, 500)] {
+            let mut case = case(KvFormat::F32, 1, (4, 2), 16, start, length);
+            case.window = Some(window);
+            case.assert_exact(&format!("{start} {length} window {window}"));
+        }
+    }
+
+    #[test]
+    fn scores_far_apart_do_not_overflow() {
+        let mut case = case(KvFormat::F32, 1, (2, 1), 16, 0, 140);
+        case.queries.iter_mut().for_each(|q| *q *= 200.0);
+        let out = case.run(Isa::active(), 1);
+        assert!(out.iter().all(|v| v.is_finite()));
+    }
+}

@@ -1,0 +1,125 @@
+//! Vector operations over the rows of a batch, rows shared out over the pool.
+//!
+//! A row is worked on by one thread with the operations of [`super::vector`], so results do not depend on the number
+//! of threads.
+
+use super::isa::Isa;
+use super::pool::Pool;
+use super::vector;
+
+/// Below this many numbers waking the pool costs more than it saves.
+const SMALL: usize = 16 * 1024;
+
+/// Runs `task(row, [the row of every buffer])` for every row of `0..rows`; each buffer holds `rows` rows of its own
+/// width.
+///
+/// # Panics
+/// When a buffer is not whole rows.
+pub fn for_rows<const N: usize>(
+    pool: &Pool,
+    rows: usize,
+    buffers: [&mut [f32]; N],
+    task: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    if rows == 0 {
+        return;
+    }
+    let parts = buffers.map(|buffer| {
+        assert!(buffer.len().is_multiple_of(rows), "a buffer of {} is not {rows} rows", buffer.len());
+        Rows { start: buffer.as_mut_ptr(), width: buffer.len() / rows }
+    });
+    let numbers: usize = parts.iter().map(|p| p.width * rows).sum();
+    // SAFETY: every buffer has `rows` rows and is borrowed mutably until the end of this function; the ranges of the
+    // threads do not overlap, so each row is lent once.
+    let run = |range: std::ops::Range<usize>| {
+        range.for_each(|row| task(row, parts.each_ref().map(|p| unsafe { p.row(row) })))
+    };
+    if pool.threads() == 1 || rows == 1 || numbers < SMALL {
+        run(0..rows);
+    } else {
+        pool.run(&|thread| run(pool.share(thread, rows, 1)));
+    }
+}
+
+/// A buffer of rows whose rows are handed to different threads.
+struct Rows {
+    start: *mut f32,
+    width: usize,
+}
+
+// SAFETY: the pointer is only used through `row`, whose contract forbids two users of a row.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    /// Row `row`.
+    ///
+    /// # Safety
+    /// The row is inside the buffer, and nobody else uses it while the result lives.
+    #[allow(clippy::mut_from_ref)] // the rows are disjoint, which is the caller's promise
+    unsafe fn row(&self, row: usize) -> &mut [f32] {
+        // SAFETY: by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width), self.width) }
+    }
+}
+
+/// RMSNorm of every row of `x`, `weight.len()` wide, into `out`.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn rms_norm(pool: &Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let (isa, width) = (Isa::active(), weight.len());
+    for_rows(pool, x.len() / width, [out], |row, [out]| {
+        vector::rms_norm(isa, &x[row * width..][..width], weight, eps, out);
+    });
+}
+
+/// RMSNorm of every row of `x` in place: the heads of queries or keys.
+///
+/// # Panics
+/// When `x` is not whole rows of `weight.len()`.
+pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], weight: &[f32], eps: f32) {
+    let (isa, rows) = (Isa::active(), x.len() / weight.len());
+    for_rows(pool, rows, [x], |_, [x]| vector::rms_norm_in_place(isa, x, weight, eps));
+}
+
+/// `x += delta`, then the RMSNorm of every row of `x` into `out`.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn add_rms_norm(pool: &Pool, x: &mut [f32], delta: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let (isa, width) = (Isa::active(), weight.len());
+    for_rows(pool, delta.len() / width, [x, out], |row, [x, out]| {
+        vector::add(isa, x, &delta[row * width..][..width]);
+        vector::rms_norm(isa, x, weight, eps, out);
+    });
+}
+
+/// `x += delta`.
+///
+/// # Panics
+/// When the sizes differ.
+pub fn add(pool: &Pool, x: &mut [f32], delta: &[f32], width: usize) {
+    let isa = Isa::active();
+    for_rows(pool, delta.len() / width, [x], |row, [x]| vector::add(isa, x, &delta[row * width..][..width]));
+}
+
+/// Adds `bias` to every row of `x`.
+///
+/// # Panics
+/// When `x` is not whole rows of `bias.len()`.
+pub fn add_bias(pool: &Pool, x: &mut [f32], bias: &[f32]) {
+    let (isa, rows) = (Isa::active(), x.len() / bias.len());
+    for_rows(pool, rows, [x], |_, [x]| vector::add(isa, x, bias));
+}
+
+/// `out = silu(gate) * up`, rows of `width`.
+///
+/// # Panics
+/// When the sizes differ.
+pub fn silu_multiply(pool: &Pool, gate: &[f32], up: &[f32], width: usize, out: &mut [f32]) {
+    let isa = Isa::active();
+    for_rows(pool, gate.len() / width, [out], |row, [out]| {
+        let at = row * width;
+        vector::silu_multiply(isa, &gate[at..at + width], &up[at..at + width], out);
+    });
+}
