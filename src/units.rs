@@ -32,6 +32,45 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
+/// A size as people write it: `80 MiB`, `1.5GiB`, `100 MB`, `4096 B`; binary and decimal units apart. `None` for
+/// anything else, a missing unit included.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, f64); 10] = [
+        ("B", 1.0),
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+        ("kB", 1e3),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+    ];
+    let (number, unit) = number_and_unit(text)?;
+    let factor = UNITS.iter().find(|(name, _)| *name == unit)?.1;
+    let bytes = (number * factor).round();
+    // f64 holds every whole number up to 2^53 bytes (8 PiB).
+    (bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
+}
+
+/// A duration in seconds as people write it: `90s`, `10m`, `1.5 h`, `250 ms`. `None` for anything else, a missing unit
+/// and more than a year included.
+pub fn parse_seconds(text: &str) -> Option<f64> {
+    const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("min", 60.0), ("h", 3600.0)];
+    let (number, unit) = number_and_unit(text)?;
+    let seconds = number * UNITS.iter().find(|(name, _)| *name == unit)?.1;
+    (seconds <= 366.0 * 86_400.0).then_some(seconds)
+}
+
+/// Splits `1.5 GiB` into a number (not negative, finite) and the rest.
+fn number_and_unit(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(split);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +83,21 @@ mod tests {
         assert_eq!(seconds(0.0123), "12.300 ms");
         assert_eq!(seconds(200.2), "3 min 20 s");
         assert_eq!(seconds(7300.0), "2 h 1 min");
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_back() {
+        assert_eq!(parse_bytes("80 MiB"), Some(80 << 20));
+        assert_eq!(parse_bytes(" 1.5GiB "), Some(3 << 29));
+        assert_eq!(parse_bytes("100 MB"), Some(100_000_000));
+        for wrong in ["", "80", "MiB", "80 mib", "-1 MiB", "1e3 MiB", "1..2 B", "inf B", "9999999 TiB", "8 MiB x"] {
+            assert_eq!(parse_bytes(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_seconds("10m"), Some(600.0));
+        assert_eq!(parse_seconds("1.5 h"), Some(5400.0));
+        assert_eq!(parse_seconds("250ms"), Some(0.25));
+        for wrong in ["", "10", "10 y", "-5s", "99999999h"] {
+            assert_eq!(parse_seconds(wrong), None, "{wrong}");
+        }
     }
 }

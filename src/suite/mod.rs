@@ -4,8 +4,16 @@
 //! lists all faults at once, each with file and line. The resolved suite is stored in the run folder, so everything
 //! after a run knows what was asked without the file.
 
+mod accept;
 mod describe;
+mod fields;
+mod read;
 mod schema;
+mod variants;
+
+pub use accept::RULES;
+pub use read::{from_text, read, read_for_any_machine};
+pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
     Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Override, Recipe,

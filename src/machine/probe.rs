@@ -1,0 +1,208 @@
+//! State of the machine during a slot: counters read before and after, and a clock loop on both sides.
+//!
+//! Nothing here changes a timing or drops one; it says afterwards what may have disturbed it. A signal that the
+//! machine does not give is `None`, never 0.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::proc::{self, CpuTicks};
+use super::record::Covariates;
+
+/// Length of the clock loop.
+const CLOCK_LOOP: Duration = Duration::from_millis(2);
+/// Steps of a batch of the clock loop, and dependent single-cycle operations of a step.
+const STEPS: u32 = 10_000;
+const OPERATIONS_PER_STEP: u32 = 6;
+
+/// A slot being observed.
+#[derive(Debug)]
+pub struct Probe {
+    clock: Option<f64>,
+    start: Snapshot,
+}
+
+/// Counters at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Snapshot {
+    at: Option<Instant>,
+    cpu: Option<CpuTicks>,
+    own_ticks: Option<u64>,
+    own: Option<OwnUse>,
+    pressure_us: Option<u64>,
+    throttled: Option<u64>,
+}
+
+/// What the kernel counts for this process, all threads together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct OwnUse {
+    cpu_s: f64,
+    major_faults: u64,
+    involuntary_switches: u64,
+}
+
+impl Probe {
+    /// Runs the clock loop, then notes the counters.
+    pub fn start() -> Probe {
+        let clock = clock();
+        Probe { clock, start: Snapshot::take(Path::new("/")) }
+    }
+
+    /// Notes the counters, runs the clock loop again and returns what changed. `threads` is the number that the slot
+    /// was meant to keep busy.
+    pub fn stop(self, threads: usize) -> Covariates {
+        let end = Snapshot::take(Path::new("/"));
+        let clock = mean(self.clock, clock());
+        Covariates { clock, ..changes(&self.start, &end, threads) }
+    }
+}
+
+impl Snapshot {
+    fn take(root: &Path) -> Snapshot {
+        let read = |path: &str| fs::read_to_string(root.join(path)).ok();
+        let throttled = || {
+            let cgroup = read("proc/self/cgroup").unwrap_or_default();
+            proc::cpu_stat_paths(&cgroup).iter().find_map(|path| proc::throttled_periods(&read(path)?))
+        };
+        Snapshot {
+            cpu: read("proc/stat").and_then(|text| proc::cpu_ticks(&text)),
+            own_ticks: read("proc/self/stat").and_then(|text| proc::own_ticks(&text)),
+            pressure_us: read("proc/pressure/cpu").and_then(|text| proc::pressure_us(&text)),
+            throttled: throttled(),
+            own: own_use(),
+            at: Some(Instant::now()),
+        }
+    }
+}
+
+/// Differences between two snapshots as shares and counts.
+fn changes(start: &Snapshot, end: &Snapshot, threads: usize) -> Covariates {
+    let wall_s = start.at.zip(end.at).map(|(a, b)| b.duration_since(a).as_secs_f64()).filter(|s| *s > 0.0);
+    let ticks = start.cpu.zip(end.cpu).and_then(|(a, b)| {
+        let total = b.total.checked_sub(a.total).filter(|t| *t > 0)? as f64;
+        Some((b.busy.checked_sub(a.busy)? as f64, b.steal.checked_sub(a.steal)? as f64, total))
+    });
+    let own_ticks = difference(start.own_ticks, end.own_ticks);
+    let own = start.own.zip(end.own);
+    Covariates {
+        steal: ticks.map(|(_, steal, total)| steal / total),
+        // Ticks are coarse: a process may seem to have used slightly more than everybody together.
+        others_cpu: ticks.zip(own_ticks).map(|((busy, _, total), own)| ((busy - own as f64) / total).max(0.0)),
+        own_cpu: own.zip(wall_s).map(|((a, b), wall)| (b.cpu_s - a.cpu_s) / (wall * threads.max(1) as f64)),
+        cpu_pressure: difference(start.pressure_us, end.pressure_us).zip(wall_s).map(|(us, s)| us as f64 * 1e-6 / s),
+        major_faults: own.and_then(|(a, b)| b.major_faults.checked_sub(a.major_faults)),
+        involuntary_switches: own.and_then(|(a, b)| b.involuntary_switches.checked_sub(a.involuntary_switches)),
+        throttled: difference(start.throttled, end.throttled),
+        clock: None,
+    }
+}
+
+fn difference(start: Option<u64>, end: Option<u64>) -> Option<u64> {
+    end?.checked_sub(start?)
+}
+
+fn mean(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some((a? + b?) / 2.0)
+}
+
+/// Dependent single-cycle operations per second, close to the core's clock in Hz: the median batch of a xorshift
+/// chain (Marsaglia 2003), whose steps no compiler can merge and no core can overlap.
+fn clock() -> Option<f64> {
+    let begin = Instant::now();
+    let mut state = black_box(0x9E37_79B9_7F4A_7C15_u64);
+    let mut batches = Vec::with_capacity(512);
+    while begin.elapsed() < CLOCK_LOOP {
+        let start = Instant::now();
+        for _ in 0..STEPS {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+        }
+        state = black_box(state);
+        batches.push(start.elapsed().as_secs_f64());
+    }
+    batches.sort_by(f64::total_cmp);
+    let median = *batches.get(batches.len() / 2)?;
+    (median > 0.0).then(|| f64::from(STEPS * OPERATIONS_PER_STEP) / median)
+}
+
+#[cfg(unix)]
+fn own_use() -> Option<OwnUse> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the pointer is to writable memory of the size of one `rusage`, which the call fills when it returns 0.
+    let code = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    if code != 0 {
+        return None;
+    }
+    // SAFETY: the call returned 0, so it wrote all fields.
+    let usage = unsafe { usage.assume_init() };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
+    Some(OwnUse {
+        cpu_s: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        major_faults: u64::try_from(usage.ru_majflt).ok()?,
+        involuntary_switches: u64::try_from(usage.ru_nivcsw).ok()?,
+    })
+}
+
+#[cfg(not(unix))]
+fn own_use() -> Option<OwnUse> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_shares_of_the_slot() {
+        let now = Instant::now();
+        let start = Snapshot {
+            at: Some(now),
+            cpu: Some(CpuTicks { busy: 100, steal: 10, total: 1000 }),
+            own_ticks: Some(5),
+            own: Some(OwnUse { cpu_s: 1.0, major_faults: 2, involuntary_switches: 7 }),
+            pressure_us: Some(1_000),
+            throttled: Some(3),
+        };
+        let end = Snapshot {
+            at: Some(now + Duration::from_secs(2)),
+            cpu: Some(CpuTicks { busy: 340, steal: 14, total: 1400 }),
+            own_ticks: Some(205),
+            own: Some(OwnUse { cpu_s: 3.0, major_faults: 2, involuntary_switches: 9 }),
+            pressure_us: Some(101_000),
+            throttled: Some(3),
+        };
+        let found = changes(&start, &end, 2);
+        assert_eq!(found.steal, Some(0.01));
+        assert_eq!(found.others_cpu, Some(0.1));
+        assert_eq!(found.own_cpu, Some(0.5));
+        assert_eq!(found.cpu_pressure, Some(0.05));
+        assert_eq!(found.major_faults, Some(0));
+        assert_eq!(found.involuntary_switches, Some(2));
+        assert_eq!(found.throttled, Some(0));
+    }
+
+    #[test]
+    fn what_is_not_told_stays_unknown() {
+        assert_eq!(changes(&Snapshot::default(), &Snapshot::default(), 1), Covariates::default());
+        let nowhere = Snapshot::take(Path::new("/nonexistent"));
+        assert_eq!((nowhere.cpu, nowhere.pressure_us, nowhere.throttled), (None, None, None));
+    }
+
+    #[test]
+    fn a_busy_slot_uses_its_processor() {
+        let probe = Probe::start();
+        let end = Instant::now() + Duration::from_millis(50);
+        let mut x = 1u64;
+        while Instant::now() < end {
+            x = black_box(x.wrapping_mul(3));
+        }
+        let found = probe.stop(1);
+        let clock = found.clock.unwrap();
+        assert!((1e8..2e10).contains(&clock), "clock {clock}");
+        #[cfg(unix)]
+        assert!(found.own_cpu.unwrap() > 0.05, "own share {:?}", found.own_cpu);
+    }
+}

@@ -1,0 +1,167 @@
+//! `[accept]`: thresholds and the rule that combines them.
+//!
+//! | key | form |
+//! |---|---|
+//! | `accuracy` | `{ task, metric, margin }`, required; `task` may be left out where there is one |
+//! | `speed` | `{ metric = "decode"` or `"prefill"` or `"total", min_speedup, threads }`; `threads` the largest |
+//! | `memory` | `{ metric = "weights"` or `"peak_rss"` or `"file", max = "80 MiB" }` |
+//! | `confidence` | 0.95; above 0.5, below 1 |
+//! | `rule` | one of [`RULES`]; by default the one over the thresholds that are given, speed *or* memory |
+//!
+//! The margin's key names its unit: `max_increase_percent` for metric `perplexity`, `max_drop_points` for
+//! `token_accuracy`, `max_drop` (nats per token) for `log_likelihood`.
+
+use super::fields::{At, Fields, list_names, suggestion};
+use super::schema::{Accept, AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric};
+use super::schema::{SpeedLimit, SpeedMetric, Task, Workload};
+use crate::units;
+
+/// The rules there are, each with whether it asks for speed and for memory.
+pub const RULES: [(&str, bool, bool); 5] = [
+    ("accuracy", false, false),
+    ("accuracy and speed", true, false),
+    ("accuracy and memory", false, true),
+    ("accuracy and (speed or memory)", true, true),
+    ("accuracy and speed and memory", true, true),
+];
+
+/// Reads the section; `workload` and `tasks` are what it may refer to.
+pub(super) fn read(top: &Fields<'_>, workload: Option<&Workload>, tasks: &[At<Task>]) -> Option<Accept> {
+    if !top.has("accept") {
+        top.missing("[accept]", "one with accuracy = { metric = \"perplexity\", max_increase_percent = 1.0 } at least");
+    }
+    let table = top.table("accept")?;
+    if !table.has("accuracy") {
+        table.missing("accuracy", "accuracy = { metric = \"perplexity\", max_increase_percent = 1.0 }");
+    }
+    let accuracy = table.table("accuracy").and_then(|a| read_accuracy(a, tasks));
+    let speed = table.table("speed").and_then(|s| read_speed(s, workload));
+    let memory = table.table("memory").and_then(read_memory);
+    let confidence = table.positive("confidence", 1.0).unwrap_or(0.95);
+    if !(confidence > 0.5 && confidence < 1.0) {
+        table.fault(format!("`confidence` is {confidence}; expected a number between 0.5 and 1, such as 0.95"));
+    }
+    let rule = read_rule(&table);
+    table.finish();
+    Some(Accept { rule: rule?, accuracy: accuracy?, speed, memory, confidence })
+}
+
+/// The rule as written, whose thresholds must all be given; without one, the rule over the given thresholds.
+fn read_rule(table: &Fields<'_>) -> Option<String> {
+    let given = (table.has("speed"), table.has("memory"));
+    if !table.has("rule") {
+        let rule = RULES.iter().find(|(_, speed, memory)| (*speed, *memory) == given);
+        return rule.map(|(text, ..)| (*text).to_string());
+    }
+    let text = table.text("rule")?;
+    let words: Vec<&str> = text.value.split_whitespace().collect();
+    let normal = words.join(" ");
+    let Some((rule, speed, memory)) = RULES.iter().find(|(rule, ..)| *rule == normal) else {
+        let names: Vec<&str> = RULES.iter().map(|(rule, ..)| *rule).collect();
+        let hint = suggestion(&normal, &names);
+        table.fault_at(text.at, format!("`rule` is {:?}; expected {}{hint}", text.value, list_names(&names)));
+        return None;
+    };
+    for (name, asked, given, remedy) in [
+        ("speed", *speed, given.0, "speed = { metric = \"decode\", min_speedup = 1.5 }"),
+        ("memory", *memory, given.1, "memory = { metric = \"weights\", max = \"100 MiB\" }"),
+    ] {
+        if asked && !given {
+            table.fault_at(text.at, format!("`rule` asks for {name}, but `{name}` is missing; add {remedy}"));
+        }
+        if given && !asked {
+            table.fault_at(text.at, format!("`{name}` is given, but `rule` does not ask for it; add it or remove it"));
+        }
+    }
+    Some((*rule).to_string())
+}
+
+fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit> {
+    const MARGINS: [&str; 3] = ["max_increase_percent", "max_drop_points", "max_drop"];
+    let task = read_task_name(&table, tasks);
+    if !table.has("metric") {
+        table.missing("metric", "metric = \"perplexity\", \"token_accuracy\" or \"log_likelihood\"");
+    }
+    let key = table.choice(
+        "metric",
+        &[("perplexity", MARGINS[0]), ("token_accuracy", MARGINS[1]), ("log_likelihood", MARGINS[2])],
+    );
+    let max_increase_percent = table.positive(MARGINS[0], 1000.0);
+    let max_drop_points = table.positive(MARGINS[1], 100.0);
+    let max_drop = table.positive(MARGINS[2], 10.0);
+    if let Some(key) = key {
+        if !table.has(key) {
+            table.missing(key, &format!("{key} = 1.0, the largest loss you accept"));
+        }
+        for other in MARGINS.into_iter().filter(|m| *m != key && table.has(m)) {
+            table.fault(format!("`{other}` belongs to another metric; this one takes `{key}`"));
+        }
+    }
+    table.finish();
+    let metric = match key? {
+        "max_increase_percent" => AccuracyMetric::Perplexity { max_increase_percent: max_increase_percent? },
+        "max_drop_points" => AccuracyMetric::TokenAccuracy { max_drop_points: max_drop_points? },
+        _ => AccuracyMetric::LogLikelihood { max_drop: max_drop? },
+    };
+    Some(AccuracyLimit { task: task?, metric })
+}
+
+/// The task's name, which may be left out where there is only one.
+fn read_task_name(table: &Fields<'_>, tasks: &[At<Task>]) -> Option<String> {
+    let names: Vec<&str> = tasks.iter().map(|t| t.value.name.as_str()).collect();
+    match (table.text("task"), names.as_slice()) {
+        (Some(text), _) if names.contains(&text.value) || names.is_empty() => Some(text.value.into()),
+        (Some(text), _) => {
+            let hint = suggestion(text.value, &names);
+            table.fault_at(text.at, format!("`task` is {:?}; expected {}{hint}", text.value, list_names(&names)));
+            None
+        }
+        (None, [only]) => Some((*only).to_string()),
+        (None, []) => None,
+        (None, _) => {
+            table.missing("task", &format!("the task that decides: {}", list_names(&names)));
+            None
+        }
+    }
+}
+
+fn read_speed(table: Fields<'_>, workload: Option<&Workload>) -> Option<SpeedLimit> {
+    let metrics = [("decode", SpeedMetric::Decode), ("prefill", SpeedMetric::Prefill), ("total", SpeedMetric::Total)];
+    let metric = table.choice("metric", &metrics);
+    if !table.has("metric") {
+        table.missing("metric", "metric = \"decode\", \"prefill\" or \"total\"");
+    }
+    if !table.has("min_speedup") {
+        table.missing("min_speedup", "min_speedup = 1.5, the smallest ratio of reference time to variant time");
+    }
+    let min_speedup = table.positive("min_speedup", 1000.0);
+    let threads = table.whole("threads", 1..=4096);
+    let measured = workload.map_or(&[][..], |w| &w.threads);
+    if let Some(n) = threads.filter(|n| !measured.is_empty() && !measured.iter().any(|t| *t as u64 == n.value)) {
+        table.fault_at(n.at, format!("`threads` is {}, but [workload] threads measures {measured:?} only", n.value));
+    }
+    table.finish();
+    let largest = measured.iter().copied().max();
+    let threads = threads.map(|n| n.value as usize).or(largest);
+    Some(SpeedLimit { metric: metric?, min_speedup: min_speedup?, threads: threads? })
+}
+
+fn read_memory(table: Fields<'_>) -> Option<MemoryLimit> {
+    let metrics =
+        [("weights", MemoryMetric::Weights), ("peak_rss", MemoryMetric::PeakRss), ("file", MemoryMetric::File)];
+    let metric = table.choice("metric", &metrics);
+    if !table.has("metric") {
+        table.missing("metric", "metric = \"weights\", \"peak_rss\" or \"file\"");
+    }
+    if !table.has("max") {
+        table.missing("max", "max = \"100 MiB\"");
+    }
+    let max = table.text("max");
+    let max_bytes = max.and_then(|text| units::parse_bytes(text.value).filter(|bytes| *bytes > 0));
+    if let (Some(text), None) = (max, max_bytes) {
+        let problem = format!("`max` is {:?}; expected a size above 0 with its unit, such as \"80 MiB\"", text.value);
+        table.fault_at(text.at, problem);
+    }
+    table.finish();
+    Some(MemoryLimit { metric: metric?, max_bytes: max_bytes? })
+}

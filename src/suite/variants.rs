@@ -1,0 +1,214 @@
+//! `[[variant]]`: how the file writes a recipe.
+//!
+//! | form | keys |
+//! |---|---|
+//! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
+//! | quantize | `method` = `rtn` or `gptq`, `weights`, `activations` (none), `overrides` (none), `dense` (`f16`) |
+//! | import | `import` = `"model"` or a source, `activations` (none) |
+//!
+//! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric }`: 2 to 8 bits;
+//! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default.
+//! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
+//! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`.
+
+use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
+use super::read::{name, source};
+use super::schema::{Method, Override, Recipe, Variant, WeightScheme};
+use crate::error::Result;
+use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+
+/// Quantizing methods a suite may name, and whether they learn from calibration data.
+pub const METHODS: [(&str, bool); 2] = [("rtn", false), ("gptq", true)];
+
+const DENSE: [(&str, DenseFormat); 3] =
+    [("f32", DenseFormat::F32), ("f16", DenseFormat::F16), ("bf16", DenseFormat::Bf16)];
+
+/// Whether a method needs calibration data.
+pub(super) fn learns(method: &str) -> bool {
+    METHODS.iter().any(|(name, learns)| *name == method && *learns)
+}
+
+/// Reads one recipe, written as the keys of a `[[variant]]` without `name`; `place` names it in faults.
+///
+/// # Errors
+/// All faults of the text.
+pub fn recipe_from_text(place: &str, text: &str) -> Result<Recipe> {
+    let table = parse(place, text)?;
+    let faults = Faults::default();
+    let fields = Fields::new("recipe", table.get_ref(), 0, &faults);
+    let recipe = read_recipe(&fields);
+    fields.finish();
+    match recipe {
+        Some(recipe) if faults.is_empty() => Ok(recipe),
+        _ => Err(faults.into_error(place, text)),
+    }
+}
+
+/// All variants of the file; unique names.
+pub(super) fn read(top: &Fields<'_>) -> Vec<At<Variant>> {
+    let tables = top.tables("variant");
+    if tables.is_empty() {
+        top.missing(
+            "[[variant]]",
+            "one such as name = \"int8\", method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }",
+        );
+    }
+    let mut names: Vec<&str> = Vec::new();
+    let mut variants = Vec::new();
+    for mut table in tables {
+        let at = table.at();
+        if !table.has("name") {
+            table.missing("name", "name = \"int8-ptq\", say");
+        }
+        let name = name(&table, "name");
+        if let Some(name) = name {
+            table.rename(format!("variant {:?}", name.value));
+            if names.contains(&name.value) {
+                table.fault_at(name.at, "a second variant of this name; give each its own");
+            }
+            names.push(name.value);
+        }
+        let recipe = read_recipe(&table);
+        table.finish();
+        if let (Some(name), Some(recipe)) = (name, recipe) {
+            variants.push(At { value: Variant { name: name.value.into(), recipe }, at });
+        }
+    }
+    variants
+}
+
+fn read_recipe(table: &Fields<'_>) -> Option<Recipe> {
+    match (table.has("method"), table.has("import")) {
+        (true, true) => {
+            table.fault("has both `method` and `import`; keep the one that makes it");
+            // Reads both forms, so that their keys are known and their faults are found.
+            let _ = (read_import(table), read_method(table));
+            None
+        }
+        (false, false) => {
+            table.missing("method", "method = \"rtn\", \"gptq\" or \"cast\", or import = \"model\"");
+            None
+        }
+        (false, true) => read_import(table),
+        (true, false) => read_method(table),
+    }
+}
+
+fn read_import(table: &Fields<'_>) -> Option<Recipe> {
+    let activations = read_activations(table).unwrap_or_default();
+    let source = match table.text("import")?.value {
+        "model" => "model".into(),
+        _ => source(table, "import")?,
+    };
+    Some(Recipe::Import { source, activations })
+}
+
+fn read_method(table: &Fields<'_>) -> Option<Recipe> {
+    let method = table.text("method")?;
+    if method.value == "cast" {
+        if !table.has("dtype") {
+            table.missing("dtype", "dtype = \"f16\", \"bf16\" or \"f32\"");
+        }
+        return table.choice("dtype", &DENSE).map(|dtype| Recipe::Cast { dtype });
+    }
+    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).chain(["cast"]).collect();
+    if !names.contains(&method.value) {
+        let hint = suggestion(method.value, &names);
+        let problem = format!("`method` is {:?}; expected {}{hint}", method.value, list_names(&names));
+        table.fault_at(method.at, problem);
+    }
+    if !table.has("weights") {
+        table.missing("weights", "weights = { bits = 4, granularity = \"group\", group_size = 64 }");
+    }
+    let weights = table.table("weights").and_then(read_weights);
+    let activations = read_activations(table).unwrap_or_default();
+    let overrides: Vec<_> = table.tables("overrides").into_iter().map(read_override).collect();
+    let dense = table.choice("dense", &DENSE).unwrap_or(DenseFormat::F16);
+    Some(Recipe::Quantize(Method {
+        method: method.value.into(),
+        weights: weights?,
+        activations,
+        overrides: overrides.into_iter().collect::<Option<_>>()?,
+        dense,
+    }))
+}
+
+/// `"none"`, or a table whose three keys have one value each: what the kernels run.
+fn read_activations(table: &Fields<'_>) -> Option<ActivationScheme> {
+    if table.is_text("activations") {
+        return table.choice("activations", &[("none", ActivationScheme::None)]);
+    }
+    let scheme = table.table("activations")?;
+    scheme.whole("bits", 8..=8);
+    scheme.choice("granularity", &[("token", ())]);
+    scheme.choice("mode", &[("dynamic", ())]);
+    scheme.finish();
+    Some(ActivationScheme::DynamicToken)
+}
+
+fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
+    const GRANULARITIES: [(&str, Granularity); 3] =
+        [("tensor", Granularity::Tensor), ("channel", Granularity::Channel), ("group", Granularity::Group)];
+    for (key, remedy) in [("bits", "bits = 4 or 8"), ("granularity", "granularity = \"channel\" or \"group\"")] {
+        if !table.has(key) {
+            table.missing(key, remedy);
+        }
+    }
+    let bits = table.whole("bits", 2..=8).map(|n| n.value as u8);
+    let granularity = table.choice("granularity", &GRANULARITIES);
+    let group_size = table.whole("group_size", 1..=1 << 20);
+    let symmetric = table.flag("symmetric").unwrap_or(true);
+    match (granularity, group_size) {
+        (Some(Granularity::Group), None) if !table.has("group_size") => {
+            table.missing("group_size", "group_size = 64, a divisor of the layers' inputs");
+        }
+        (Some(Granularity::Tensor | Granularity::Channel), Some(size)) => {
+            table.fault_at(size.at, "`group_size` is only for granularity = \"group\"; remove one of the two");
+        }
+        (Some(Granularity::Group), Some(size)) => check_group_size(&table, bits, size),
+        _ => {}
+    }
+    table.finish();
+    let group_size = group_size.map(|size| size.value as usize);
+    Some(WeightScheme { bits: bits?, granularity: granularity?, group_size, symmetric })
+}
+
+/// Codes of up to 4 bits are packed two a byte and read 32 columns at a time, wider ones 16.
+fn check_group_size(table: &Fields<'_>, bits: Option<u8>, size: At<u64>) {
+    let Some(bits) = bits else { return };
+    let unit = if bits <= 4 { 32 } else { 16 };
+    if !size.value.is_multiple_of(unit) {
+        let below = size.value / unit * unit;
+        let nearest = if below == 0 { format!("{unit}") } else { format!("{below} or {}", below + unit) };
+        let problem =
+            format!("`group_size` is {}; {bits}-bit kernels take multiples of {unit}; use {nearest}", size.value);
+        table.fault_at(size.at, problem);
+    }
+}
+
+fn read_override(table: Fields<'_>) -> Option<Override> {
+    if !table.has("tensors") {
+        table.missing("tensors", "tensors = \"lm_head\", or a pattern such as \"*.down_proj\"");
+    }
+    let tensors = table.text("tensors");
+    let weights = table.table("weights").map(read_weights);
+    let activations = read_activations(&table);
+    let keep = table.choice("keep", &[("dense", ())]);
+    if let Some(pattern) = tensors.filter(|t| t.value.trim().is_empty()) {
+        table.fault_at(pattern.at, "`tensors` is empty; name a module such as \"lm_head\" or \"*.down_proj\"");
+    }
+    match (table.has("weights"), table.has("keep")) {
+        (true, true) => table.fault("has both `weights` and `keep`; remove one of the two"),
+        (false, false) => table.missing("weights", "weights = {...} to quantize these tensors, or keep = \"dense\""),
+        _ => {}
+    }
+    table.finish();
+    let weights = match weights {
+        Some(scheme) => Some(scheme?),
+        None => {
+            keep?;
+            None
+        }
+    };
+    Some(Override { tensors: tensors?.value.into(), weights, activations })
+}

@@ -1,0 +1,367 @@
+//! Suite files as people write them, rightly and wrongly.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use quantbench::error::Error;
+use quantbench::quantize;
+use quantbench::suite::{self, AccuracyMetric, MemoryMetric, Recipe, SpeedMetric, Suite, Task, recipe_from_text};
+use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
+
+/// A small suite without faults; tests replace parts of it.
+const GOOD: &str = r#"title = "a test"
+model = "path:model.gguf"
+
+[data]
+calibration = { source = "path:text/*.txt", documents = "0..10" }
+
+[[task]]
+kind = "perplexity"
+data = { source = "path:text/*.txt", documents = "10..20" }
+
+[workload]
+threads = [1]
+
+[accept]
+accuracy = { metric = "perplexity", max_increase_percent = 5 }
+
+[[variant]]
+name = "int4"
+method = "gptq"
+weights = { bits = 4, granularity = "group", group_size = 64 }
+"#;
+
+fn read(text: &str) -> quantbench::error::Result<Suite> {
+    suite::from_text("lm.toml", "lm", text, Some(2))
+}
+
+/// All faults of a text, as printed.
+fn faults(text: &str) -> Vec<String> {
+    match read(text) {
+        Err(Error::Suite(faults)) => faults.iter().map(ToString::to_string).collect(),
+        other => panic!("expected faults, got {other:?}"),
+    }
+}
+
+/// The single fault after replacing `from` by `to` in the good suite.
+fn fault_of(from: &str, to: &str) -> String {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from:?} is not once in the good suite");
+    let found = faults(&GOOD.replace(from, to));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found[0].clone()
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let suite = read(GOOD).unwrap();
+    assert_eq!(suite.name, "lm");
+    assert_eq!(suite.seed, 1);
+    assert_eq!(suite.reference, "fp16");
+    assert_eq!(suite.variants[0].name, "fp16");
+    assert_eq!(suite.variants[0].recipe, Recipe::Cast { dtype: DenseFormat::F16 });
+    let calibration = suite.calibration.unwrap();
+    assert_eq!((calibration.windows, calibration.length, calibration.seed), (64, 512, 1));
+    assert_eq!(calibration.text.documents, Some((0, 10)));
+    let Task { name, length, windows, .. } = &suite.tasks[0];
+    assert_eq!((name.as_str(), *length, *windows), ("perplexity", 512, None));
+    let workload = suite.workload;
+    assert_eq!((workload.prompt, workload.generate, workload.iterations), (128, 32, 3));
+    assert_eq!((workload.batch, workload.blocks), (vec![1], (6, 30)));
+    assert_eq!(suite.accept.rule, "accuracy");
+    assert_eq!(suite.accept.confidence, 0.95);
+    assert_eq!(suite.accept.accuracy.task, "perplexity");
+    assert_eq!(suite.accept.accuracy.metric, AccuracyMetric::Perplexity { max_increase_percent: 5.0 });
+}
+
+#[test]
+fn every_form_of_a_variant_is_read() {
+    let text = GOOD.replace(
+        "[[variant]]\nname = \"int4\"",
+        r#"[[variant]]
+name = "w8a8"
+method = "rtn"
+weights = { bits = 8, granularity = "channel", symmetric = false }
+activations = {}
+overrides = [
+    { tensors = "lm_head", weights = { bits = 8, granularity = "tensor" }, activations = "none" },
+    { tensors = "*.down_proj", keep = "dense" },
+]
+dense = "bf16"
+
+[[variant]]
+name = "published <q4_1> & \"friends\""
+import = "model"
+activations = { bits = 8, granularity = "token", mode = "dynamic" }
+
+[[variant]]
+name = "bf16"
+method = "cast"
+dtype = "bf16"
+
+[[variant]]
+name = "int4""#,
+    );
+    let suite = read(&text).unwrap();
+    let names: Vec<&str> = suite.variants.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["fp16", "w8a8", "published <q4_1> & \"friends\"", "bf16", "int4"]);
+    let Recipe::Quantize(w8a8) = &suite.variants[1].recipe else { panic!("w8a8 is quantized") };
+    assert_eq!(w8a8.activations, ActivationScheme::DynamicToken);
+    assert_eq!((w8a8.weights.granularity, w8a8.weights.symmetric), (Granularity::Channel, false));
+    assert_eq!(w8a8.overrides[0].activations, Some(ActivationScheme::None));
+    assert_eq!(w8a8.overrides[0].weights.unwrap().granularity, Granularity::Tensor);
+    assert_eq!((w8a8.overrides[1].weights, w8a8.overrides[1].activations), (None, None));
+    assert_eq!(w8a8.dense, DenseFormat::Bf16);
+    let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::DynamicToken };
+    assert_eq!(suite.variants[2].recipe, import);
+}
+
+#[test]
+fn thresholds_are_read_and_name_their_rule() {
+    let with = |more: &str| read(&GOOD.replace("[[variant]]", &format!("{more}\n[[variant]]"))).unwrap().accept;
+    let speed = "speed = { metric = \"prefill\", min_speedup = 1.5 }";
+    let memory = "memory = { metric = \"peak_rss\", max = \"1.5 GiB\" }";
+    assert_eq!(with(speed).rule, "accuracy and speed");
+    assert_eq!(with(memory).rule, "accuracy and memory");
+    let both = with(&format!("{speed}\n{memory}\nconfidence = 0.9"));
+    assert_eq!(both.rule, "accuracy and (speed or memory)");
+    assert_eq!(both.confidence, 0.9);
+    let limit = both.speed.unwrap();
+    assert_eq!((limit.metric, limit.min_speedup, limit.threads), (SpeedMetric::Prefill, 1.5, 1));
+    let limit = both.memory.unwrap();
+    assert_eq!((limit.metric, limit.max_bytes), (MemoryMetric::PeakRss, 3 << 29));
+    let strict = with(&format!("{speed}\n{memory}\nrule = \"accuracy  and speed and memory\""));
+    assert_eq!(strict.rule, "accuracy and speed and memory");
+}
+
+#[test]
+fn a_fault_says_where_what_and_how_to_mend_it() {
+    let fault = fault_of("group_size = 64", "group_size = 48");
+    assert_eq!(
+        fault,
+        "lm.toml:20: variant \"int4\" weights: `group_size` is 48; 4-bit kernels take multiples of 32; use 32 or 64"
+    );
+}
+
+#[test]
+fn all_faults_are_listed_at_once_in_the_order_of_the_file() {
+    let text = GOOD
+        .replace("title", "titel")
+        .replace("perplexity\"\ndata", "perplexty\"\ndata")
+        .replace("threads = [1]", "threads = [0, 3]")
+        .replace("max_increase_percent = 5", "max_increase_percent = -5")
+        .replace("\"gptq\"", "\"gptk\"")
+        .replace("bits = 4", "bits = 9");
+    let found = faults(&text);
+    let expected = [
+        "lm.toml:1: suite: unknown key `titel`",
+        "lm.toml:8: [[task]] 1: `kind` is \"perplexty\"; expected `perplexity`; did you mean `perplexity`?",
+        "lm.toml:12: [workload]: `threads` is 0; expected a whole number from 1 to 4096",
+        "lm.toml:15: [accept] accuracy: `max_increase_percent` is -5; expected a number above 0",
+        "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq` or `cast`; did you mean `gptq`?",
+        "lm.toml:20: variant \"int4\" weights: `bits` is 9; expected a whole number from 2 to 8",
+    ];
+    for expected in expected {
+        assert!(found.iter().any(|f| f.starts_with(expected)), "no {expected:?} in {found:#?}");
+    }
+    assert!(found[0].contains("did you mean `title`?"), "{}", found[0]);
+    let lines: Vec<usize> = found.iter().map(|f| f.split(':').nth(1).unwrap().parse().unwrap()).collect();
+    assert!(lines.is_sorted(), "{found:#?}");
+}
+
+#[test]
+fn each_wrong_value_is_one_fault_with_its_remedy() {
+    let cases = [
+        ("model = \"path:model.gguf\"", "", "`model` is missing"),
+        ("path:model.gguf", "model.gguf", "expected a source: path:FILE-OR-FOLDER"),
+        ("path:model.gguf", "ftp:model.gguf", "expected a source"),
+        ("title = \"a test\"", "title = 3", "`title` is 3; expected a text in quotes"),
+        ("title = \"a test\"", "seed = -1", "`seed` is -1; expected a whole number"),
+        ("title = \"a test\"", "reference = \"fp8\"", "no [[variant]] has this name"),
+        ("\"0..10\"", "\"10..0\"", "half-open range"),
+        ("\"0..10\"", "\"ten\"", "half-open range"),
+        ("\"10..20\"", "\"9..20\"", "do not overlap"),
+        ("threads = [1]", "threads = [3]", "this process may use 2"),
+        ("threads = [1]", "threads = []", "`threads` is empty"),
+        ("threads = [1]", "threads = [1, 1]", "names 1 twice"),
+        ("threads = [1]", "threads = 1", "expected a list"),
+        ("threads = [1]", "generate = 1", "a whole number from 2"),
+        ("threads = [1]", "blocks = 1", "a whole number from 2"),
+        ("threads = [1]", "blocks = [9, 6]", "fewest below most"),
+        ("threads = [1]", "promt = 128", "did you mean `prompt`?"),
+        ("max_increase_percent = 5", "max_increase_percent = nan", "a number above 0"),
+        ("max_increase_percent = 5", "max_increase_percent = 1e9", "at most 1000"),
+        ("max_increase_percent = 5", "max_drop_points = 1, max_increase_percent = 5", "belongs to another metric"),
+        ("max_increase_percent = 5", "task = \"choice\", max_increase_percent = 5", "expected `perplexity`"),
+        (", max_increase_percent = 5", "", "`max_increase_percent` is missing"),
+        ("[[variant]]", "confidence = 0.5\n[[variant]]", "between 0.5 and 1"),
+        ("[[variant]]", "rule = \"accuracy and speed\"\n[[variant]]", "`rule` asks for speed"),
+        ("[[variant]]", "rule = \"speed\"\n[[variant]]", "`rule` is \"speed\"; expected"),
+        ("[[variant]]", "speed = { metric = \"decode\", min_speedup = 0 }\n[[variant]]", "a number above 0"),
+        ("[[variant]]", "speed = { metric = \"decode\" }\n[[variant]]", "`min_speedup` is missing"),
+        (
+            "[[variant]]",
+            "speed = { metric = \"decode\", min_speedup = 2, threads = 2 }\n[[variant]]",
+            "[workload] threads measures [1] only",
+        ),
+        ("[[variant]]", "memory = { metric = \"weights\", max = \"80\" }\n[[variant]]", "such as \"80 MiB\""),
+        ("[[variant]]", "memory = { metric = \"ram\", max = \"80 MiB\" }\n[[variant]]", "`metric` is \"ram\""),
+        ("name = \"int4\"", "name = \"\"", "1 to 64 printable characters"),
+        ("name = \"int4\"", "name = \"a\\nb\"", "control characters"),
+        ("name = \"int4\"", "", "`name` is missing"),
+        (", group_size = 64", "", "`group_size` is missing"),
+        ("granularity = \"group\"", "granularity = \"channel\"", "only for granularity = \"group\""),
+        ("granularity = \"group\"", "granularity = \"row\"", "`granularity` is \"row\""),
+        ("bits = 4, ", "", "`bits` is missing"),
+        ("method = \"gptq\"", "method = \"gptq\"\nimport = \"model\"", "both `method` and `import`"),
+        ("method = \"gptq\"", "method = \"gptq\"\ndense = \"fp16\"", "did you mean `f16`?"),
+        ("method = \"gptq\"", "method = \"gptq\"\nactivations = { bits = 4 }", "a whole number from 8 to 8"),
+        ("method = \"gptq\"", "method = \"gptq\"\noverrides = [{ tensors = \"x\" }]", "keep = \"dense\""),
+        ("method = \"gptq\"", "method = \"gptq\"\noverrides = [3]", "expected a list of tables"),
+    ];
+    for (from, to, expected) in cases {
+        let fault = fault_of(from, to);
+        assert!(fault.contains(expected), "{from} -> {to}: {fault}");
+        assert!(fault.starts_with("lm.toml:"), "{fault}");
+        assert!(!fault.contains('\n'), "{fault}");
+    }
+}
+
+#[test]
+fn missing_sections_are_named() {
+    let found = faults("title = \"nothing else\"");
+    for section in ["`model`", "`[[task]]`", "`[accept]`", "`[[variant]]`"] {
+        assert!(found.iter().any(|f| f.contains(&format!("{section} is missing; add"))), "{section}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_method_that_learns_needs_calibration() {
+    let text = GOOD.replace("calibration = { source = \"path:text/*.txt\", documents = \"0..10\" }", "");
+    assert!(faults(&text)[0].contains("gptq learns from text"), "{:?}", faults(&text));
+    assert!(read(&text.replace("gptq", "rtn")).is_ok());
+}
+
+#[test]
+fn duplicate_names_are_refused() {
+    let again = "\n[[variant]]\nname = \"int4\"\nmethod = \"cast\"\ndtype = \"f32\"\n";
+    let found = faults(&format!("{GOOD}{again}"));
+    assert_eq!(found, ["lm.toml:23: variant \"int4\": a second variant of this name; give each its own"]);
+    let task = "\n[[task]]\nkind = \"perplexity\"\ndata = \"path:other.txt\"\n";
+    let found = faults(&format!("{GOOD}{task}"));
+    assert!(found.iter().any(|f| f.contains("a second task named \"perplexity\"")), "{found:?}");
+}
+
+#[test]
+fn more_threads_than_the_machine_has_are_a_fault_only_where_it_runs() {
+    let text = GOOD.replace("threads = [1]", "threads = [1, 64]");
+    assert!(read(&text).is_err());
+    let elsewhere = suite::from_text("lm.toml", "lm", &text, None).unwrap();
+    assert_eq!(elsewhere.workload.threads, [1, 64]);
+}
+
+#[test]
+fn syntax_errors_carry_their_line() {
+    let found = faults("title = \"x\"\nmodel = \n");
+    assert!(found[0].starts_with("lm.toml:2: not valid TOML"), "{found:?}");
+    let twice = faults("title = \"x\"\ntitle = \"y\"\n");
+    assert!(twice[0].starts_with("lm.toml:2: not valid TOML: duplicate key"), "{twice:?}");
+}
+
+#[test]
+fn files_that_are_no_suites_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("binary.toml");
+    std::fs::write(&binary, [0xff, 0xfe, 0]).unwrap();
+    assert!(suite::read(&binary).unwrap_err().to_string().contains("not UTF-8"));
+    let huge = folder.path().join("huge.toml");
+    std::fs::write(&huge, vec![b'#'; (1 << 20) + 1]).unwrap();
+    assert!(suite::read(&huge).unwrap_err().to_string().contains("at most 1 MiB"));
+    let missing = suite::read(Path::new("/nowhere/suite.toml")).unwrap_err();
+    assert!(missing.to_string().starts_with("/nowhere/suite.toml: cannot read"), "{missing}");
+    assert!(suite::read(folder.path()).is_err());
+}
+
+#[test]
+fn a_recipe_is_read_alone() {
+    let recipe = recipe_from_text("--recipe", "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }");
+    assert!(matches!(recipe, Ok(Recipe::Quantize(_))), "{recipe:?}");
+    let error = recipe_from_text("--recipe", "method = \"rtn\"").unwrap_err().to_string();
+    assert!(error.starts_with("--recipe:1: recipe: `weights` is missing"), "{error}");
+}
+
+#[test]
+fn the_suite_knows_the_quantizers_there_are() {
+    let mut known: Vec<(&str, bool)> = suite::METHODS.to_vec();
+    let mut built: Vec<(&str, bool)> = quantize::METHODS.iter().map(|q| (q.name(), q.needs_calibration())).collect();
+    known.sort_unstable();
+    built.sort_unstable();
+    assert_eq!(known, built);
+}
+
+#[test]
+fn shipped_suites_have_no_faults() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            suite::read_for_any_machine(&path).unwrap_or_else(|e| panic!("{e}"));
+            read += 1;
+        }
+    }
+    assert!(read >= 2, "found {read} suites");
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_not_a_crash() {
+    assert!(read(&"[".repeat(100_000)).is_err());
+    assert!(read(&format!("a = {}", "[".repeat(100_000))).is_err());
+    assert!(read(&format!("a = {}", "{b=".repeat(100_000))).is_err());
+    assert!(read(&"a.".repeat(100_000)).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_gives_a_suite_or_faults(text in "\\PC{0,200}") {
+        let _ = read(&text);
+    }
+
+    /// Damage to a good suite: cut it, drop a part, put something else in.
+    #[test]
+    fn any_damage_gives_a_suite_or_faults(
+        from in 0..GOOD.len(),
+        length in 0..80usize,
+        with in "[\\[\\]{}=\",.a-z0-9\\-\n]{0,12}",
+    ) {
+        let mut text = GOOD.to_string();
+        text.replace_range(from..(from + length).min(GOOD.len()), &with);
+        if let Err(error) = read(&text) {
+            let Error::Suite(faults) = error else { panic!("{error:?}") };
+            prop_assert!(!faults.is_empty());
+            for fault in faults {
+                prop_assert!(!fault.to_string().contains(['\n', '\r']), "{}", fault);
+            }
+        }
+    }
+
+    /// Values of every type under every key.
+    #[test]
+    fn any_value_under_any_key_gives_a_suite_or_faults(
+        line in 0..GOOD.lines().count(),
+        value in prop_oneof![
+            Just("1"), Just("-1"), Just("99999999999999999999"), Just("0xffffffffffffffff"), Just("1e308"), Just("nan"),
+            Just("-inf"), Just("true"), Just("\"\""), Just("\"\\u0000\""), Just("[]"), Just("{}"), Just("[[1], [2]]"),
+            Just("1979-05-27"), Just("{ a = 1 }"), Just("[{}]"),
+        ],
+    ) {
+        let lines: Vec<String> = GOOD.lines().enumerate().map(|(i, text)| match text.split_once(" = ") {
+            Some((key, _)) if i == line => format!("{key} = {value}"),
+            _ => text.to_string(),
+        }).collect();
+        if let Err(Error::Suite(faults)) = read(&lines.join("\n")) {
+            prop_assert!(!faults.is_empty());
+        }
+    }
+}
