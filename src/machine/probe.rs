@@ -171,14 +171,14 @@ mod tests {
             cpu: Some(CpuTicks { busy: 340, steal: 14, total: 1400 }),
             own_ticks: Some(205),
             own: Some(OwnUse { cpu_s: 3.0, major_faults: 2, involuntary_switches: 9 }),
-            pressure_us: Some(101_000),
+            pressure_us: Some(1_001_000),
             throttled: Some(3),
         };
         let found = changes(&start, &end, 2);
         assert_eq!(found.steal, Some(0.01));
         assert_eq!(found.others_cpu, Some(0.1));
         assert_eq!(found.own_cpu, Some(0.5));
-        assert_eq!(found.cpu_pressure, Some(0.05));
+        assert_eq!(found.cpu_pressure, Some(0.5));
         assert_eq!(found.major_faults, Some(0));
         assert_eq!(found.involuntary_switches, Some(2));
         assert_eq!(found.throttled, Some(0));
