@@ -7,6 +7,8 @@ use super::isa::Isa;
 use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
 use super::scalar;
+#[cfg(target_arch = "x86_64")]
+use super::x86::{avx512, avx512_integer, avx512_weight_only};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Tokens up to which kernels stream the packed weights once (decode); above, they are unpacked into a scratch block
@@ -103,8 +105,16 @@ impl Matrix {
                 (Width::Int8, ActivationScheme::DynamicToken) => "w8a8",
             },
         };
-        let _ = (isa, tokens);
-        format!("scalar-{numbers}")
+        let phase = if tokens <= GEMV_TOKENS { "gemv" } else { "gemm" };
+        let features = match (isa, &self.weights) {
+            (Isa::Scalar, _) => return format!("scalar-{numbers}"),
+            (Isa::Avx2, _) => "avx2",
+            (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
+            (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
+            (Isa::Avx512Vnni, Weights::Integer { activations: ActivationScheme::DynamicToken, .. }) => "avx512vnni",
+            (Isa::Avx512Vnni, _) => "avx512",
+        };
+        format!("{}-{numbers}-{features}-{phase}", std::env::consts::ARCH)
     }
 
     /// Writes weight row `row` as f32: embedding lookup. Exactly the values that [`Matrix::multiply`] uses.
@@ -148,24 +158,60 @@ impl Matrix {
         let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
             pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
         };
-        match &self.weights {
-            Weights::Dense(w @ DensePanels::Bf16(_)) => {
+        match (&self.weights, isa) {
+            #[cfg(target_arch = "x86_64")]
+            (Weights::Dense(DensePanels::Bf16(w)), Isa::Avx512Vnni) if has_avx512_bf16() => {
+                let x = x.bf16(pool);
+                // SAFETY: `isa` and BF16 are available; the weights were packed for `rows` and `cols`.
+                split(&|panels| unsafe { avx512::dense_bf16(w, self.cols, x, &y, panels) });
+            }
+            (Weights::Dense(w @ DensePanels::Bf16(_)), _) => {
                 let x = x.bf16(pool);
                 split(&|panels| scalar::dense_bf16(w, self.cols, x, &y, panels));
             }
-            Weights::Dense(w) => {
+            (Weights::Dense(w), _) => {
                 let x = x.float(pool, false, None);
-                split(&|panels| scalar::dense(w, self.cols, x, &y, panels));
+                split(&|panels| match (w, isa) {
+                    #[cfg(target_arch = "x86_64")]
+                    (DensePanels::F32(w), Isa::Avx512Vnni) => {
+                        // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
+                        unsafe { avx512::dense_f32(w, self.cols, x, &y, panels) }
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    (DensePanels::F16(w), Isa::Avx512Vnni) => {
+                        // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
+                        unsafe { avx512::dense_f16(w, self.cols, x, &y, panels) }
+                    }
+                    _ => scalar::dense(w, self.cols, x, &y, panels),
+                });
             }
-            Weights::Integer { panels: w, activations: ActivationScheme::None } => {
+            (Weights::Integer { panels: w, activations: ActivationScheme::None }, _) => {
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = x.float(pool, true, sums_of);
-                split(&|panels| scalar::weight_only(w, x, &y, panels));
+                split(&|panels| match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+                    Isa::Avx512Vnni => unsafe { avx512_weight_only::weight_only(w, x, &y, panels) },
+                    _ => scalar::weight_only(w, x, &y, panels),
+                });
             }
-            Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken } => {
+            (Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken }, _) => {
                 let x = x.int8(pool, w.group);
-                split(&|panels| scalar::integer(w, x, &y, panels));
+                split(&|panels| match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+                    Isa::Avx512Vnni => unsafe { avx512_integer::integer(w, x, &y, panels) },
+                    _ => scalar::integer(w, x, &y, panels),
+                });
             }
         }
     }
+}
+
+/// Whether AVX-512 kernels may use `vdpbf16ps`.
+fn has_avx512_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }

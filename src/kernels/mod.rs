@@ -18,6 +18,8 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 pub mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activations::Activations;
 pub use attention::{Attention, AttentionScratch};

@@ -283,10 +283,6 @@ impl IntegerPanels {
         }
     }
 
-    pub fn panels(&self) -> usize {
-        self.rows.div_ceil(LANES)
-    }
-
     pub fn bytes(&self) -> usize {
         let zero = match &self.zero {
             PackedZero::Symmetric => 0,

@@ -1,0 +1,53 @@
+//! Kernels of x86-64.
+//!
+//! A kernel is a tile of M tokens by P panels held in registers, instantiated for every M and P that occurs; drivers
+//! walk the panels of a thread and, inside, the tokens. With few tokens a tile takes several panels at once, because
+//! one sequential stream does not saturate the memory.
+
+pub(super) mod avx512;
+pub(super) mod avx512_integer;
+pub(super) mod avx512_weight_only;
+
+use std::cell::RefCell;
+
+use super::buffer::AlignedBuffer;
+
+/// Calls the instance of a tile for run-time `M <= 8` and `P <= 3`, or `M <= 4` and `P = 4`.
+macro_rules! call_tile {
+    ($m:expr, $p:expr, $tile:ident $arguments:tt) => {
+        $crate::kernels::x86::call_tile!(@rows $m, $p, $tile $arguments,
+            [1 1] [1 2] [1 3] [1 4] [2 1] [2 2] [2 3] [2 4] [3 1] [3 2] [3 3] [3 4] [4 1] [4 2] [4 3] [4 4]
+            [5 1] [5 2] [5 3] [6 1] [6 2] [6 3] [7 1] [7 2] [7 3] [8 1] [8 2] [8 3])
+    };
+    (@rows $m:expr, $p:expr, $tile:ident $arguments:tt, $([$M:literal $P:literal])*) => {
+        match ($m, $p) {
+            $(($M, $P) => $tile::<$M, $P> $arguments,)*
+            (m, p) => unreachable!("no tile of {m} tokens by {p} panels"),
+        }
+    };
+}
+pub(super) use call_tile;
+
+/// Calls the instance of a tile for run-time `M <= 4` and `P <= 4`.
+macro_rules! call_small_tile {
+    ($m:expr, $p:expr, $tile:ident $arguments:tt) => {
+        $crate::kernels::x86::call_tile!(@rows $m, $p, $tile $arguments,
+            [1 1] [1 2] [1 3] [1 4] [2 1] [2 2] [2 3] [2 4] [3 1] [3 2] [3 3] [4 1] [4 2] [4 3])
+    };
+}
+pub(super) use call_small_tile;
+
+thread_local! {
+    /// Unpacked weights of a few panels; kept, so that a product does not allocate.
+    static SCRATCH: RefCell<AlignedBuffer<u64>> = RefCell::new(AlignedBuffer::zeroed(0));
+}
+
+/// Lends this thread's scratch, at least `bytes` long; what it holds is unspecified.
+fn with_scratch<R>(bytes: usize, use_it: impl FnOnce(*mut u8) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.bytes() < bytes {
+            *scratch = AlignedBuffer::zeroed(bytes.div_ceil(8));
+        }
+        use_it(scratch.as_mut_ptr().cast())
+    })
+}
