@@ -8,18 +8,27 @@
 //! [`Checkpoint::dense_rows`] (a quantized one with [`Checkpoint::tensor`]), then give its pages back with
 //! [`Checkpoint::release`].
 
+mod compressed_tensors;
+mod folder;
 mod gguf;
 mod gguf_blocks;
 mod gguf_model;
 mod map;
+mod quantization_config;
+mod safetensors;
 mod storage;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ::safetensors::Dtype;
+
+use self::compressed_tensors::QuantizedWeight;
+use self::folder::{Folder, Layout};
 use self::gguf_model::Model;
 use self::map::MappedFile;
+use self::quantization_config::QuantizationConfig;
 use self::storage::{Format, RowOrder, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
@@ -29,6 +38,7 @@ use crate::tensor::{ActivationScheme, QuantizedTensor};
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
+    side_files: Vec<PathBuf>,
     config: serde_json::Value,
     tokenizer: TokenizerSource,
     entries: Vec<Entry>,
@@ -42,9 +52,41 @@ struct Entry {
     name: String,
     /// Outermost first.
     shape: Vec<usize>,
-    slab: Slab,
-    format: Format,
-    order: RowOrder,
+    storage: Storage,
+}
+
+/// Where and how a tensor is stored.
+#[derive(Debug)]
+enum Storage {
+    /// In one piece: dense, or blocks with their scales.
+    Whole { slab: Slab, format: Format, order: RowOrder },
+    /// In parts: codes, scales, zero points.
+    Quantized(QuantizedWeight),
+    /// In a type that no model weight has; known by name only.
+    Unsupported(Dtype),
+}
+
+impl Entry {
+    /// A tensor of a safetensors file that is no part of a quantized weight.
+    fn dense(file: usize, tensor: safetensors::Tensor) -> Entry {
+        let storage = match float_format(tensor.dtype) {
+            Some(format) => {
+                Storage::Whole { slab: Slab { file, bytes: tensor.bytes }, format, order: RowOrder::Published }
+            }
+            None => Storage::Unsupported(tensor.dtype),
+        };
+        Entry { name: tensor.name, shape: tensor.shape, storage }
+    }
+}
+
+/// The floating-point types that weights, norms and scales come in.
+fn float_format(dtype: Dtype) -> Option<Format> {
+    match dtype {
+        Dtype::F32 => Some(Format::F32),
+        Dtype::F16 => Some(Format::F16),
+        Dtype::BF16 => Some(Format::Bf16),
+        _ => None,
+    }
 }
 
 /// Bytes of one of the files.
@@ -129,12 +171,25 @@ pub struct GgufVocabulary {
 }
 
 impl Checkpoint {
-    /// Opens a `.gguf` file, a `.safetensors` file, or a folder with `config.json` and safetensors.
+    /// Opens a `.gguf` file, a `.safetensors` file, a folder with `config.json` and safetensors (one file, or shards
+    /// with their index), or a folder with one `.gguf` file. A single safetensors file takes `config.json` and
+    /// `tokenizer.json` from its folder; without the former, [`Checkpoint::config`] is `null`.
     ///
     /// # Errors
     /// A missing, truncated or unsupported file: where, what, expected, got, remedy.
     pub fn open(path: &Path) -> Result<Self> {
-        Checkpoint::open_gguf(path)
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
+        if metadata.is_dir() {
+            return match folder::look(path)? {
+                Folder::Safetensors(layout) => Checkpoint::open_safetensors(path, layout),
+                Folder::Gguf(file) => Checkpoint::open_gguf(&file),
+            };
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gguf") => Checkpoint::open_gguf(path),
+            Some("safetensors") => Checkpoint::open_safetensors(path, folder::single(path)?),
+            _ => Err(Error::input(path.display(), "expected a .gguf file, a .safetensors file or a model's folder")),
+        }
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -146,10 +201,13 @@ impl Checkpoint {
         for tensor in tensors {
             let (name, order) = model.tensor(&tensor)?;
             let slab = Slab { file: 0, bytes: tensor.bytes };
-            entries.push(Entry { name, shape: tensor.shape, slab, format: tensor.format, order });
+            let storage = Storage::Whole { slab, format: tensor.format, order };
+            entries.push(Entry { name, shape: tensor.shape, storage });
         }
-        let tokenizer = model.vocabulary()?.map_or(TokenizerSource::Missing, TokenizerSource::Gguf);
-        let mut checkpoint = Checkpoint::assemble(path, vec![file], entries, tokenizer)?;
+        let mut checkpoint = Checkpoint::assemble(path, vec![file], entries)?;
+        if let Some(vocabulary) = model.vocabulary()? {
+            checkpoint.tokenizer = TokenizerSource::Gguf(vocabulary);
+        }
         let factors = match checkpoint.contains(FREQUENCY_FACTORS) {
             true => Some(checkpoint.tensor_f32(FREQUENCY_FACTORS)?.1),
             false => None,
@@ -161,8 +219,44 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// A checkpoint of checked entries, without configuration.
-    fn assemble(path: &Path, files: Vec<MappedFile>, entries: Vec<Entry>, tokenizer: TokenizerSource) -> Result<Self> {
+    fn open_safetensors(path: &Path, layout: Layout) -> Result<Self> {
+        let mut files = Vec::with_capacity(layout.shards.len());
+        let mut tensors = Vec::new();
+        for (at, shard) in layout.shards.iter().enumerate() {
+            let file = MappedFile::open(shard)?;
+            let found = safetensors::parse(&shard.display().to_string(), file.bytes())?;
+            // Where there is an index, it decides which shard a tensor is read from.
+            let listed = |name: &str| layout.weight_map.as_ref().is_none_or(|map| map.get(name) == Some(&at));
+            tensors.extend(found.into_iter().filter(|tensor| listed(&tensor.name)).map(|tensor| (at, tensor)));
+            files.push(file);
+        }
+        if let Some(map) = layout.weight_map.as_ref().filter(|map| map.len() != tensors.len()) {
+            let present: std::collections::HashSet<&str> = tensors.iter().map(|(_, t)| t.name.as_str()).collect();
+            if let Some((name, &shard)) = map.iter().find(|(name, _)| !present.contains(name.as_str())) {
+                let place = format!("{}: tensor \"{name}\"", layout.shards[shard].display());
+                return Err(Error::input(
+                    place,
+                    "missing, though the index says that it is here; fetch the file again",
+                ));
+            }
+        }
+        let place = path.display().to_string();
+        let entries = match QuantizationConfig::read(&place, &layout.config)? {
+            None => tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect(),
+            Some(config) => {
+                let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
+                compressed_tensors::gather(&place, &config, tensors, &bytes)?
+            }
+        };
+        let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
+        checkpoint.config = layout.config;
+        checkpoint.side_files = layout.side_files;
+        checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
+        Ok(checkpoint)
+    }
+
+    /// A checkpoint of checked entries, without configuration and tokenizer.
+    fn assemble(path: &Path, files: Vec<MappedFile>, entries: Vec<Entry>) -> Result<Self> {
         let mut index = HashMap::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
             if index.insert(entry.name.clone(), at).is_some() {
@@ -170,8 +264,15 @@ impl Checkpoint {
                 return Err(Error::input(place, "appears twice; the file is damaged"));
             }
         }
-        let config = serde_json::Value::Null;
-        Ok(Checkpoint { path: path.to_path_buf(), files, config, tokenizer, entries, index })
+        Ok(Checkpoint {
+            path: path.to_path_buf(),
+            files,
+            side_files: Vec::new(),
+            config: serde_json::Value::Null,
+            tokenizer: TokenizerSource::Missing,
+            entries,
+            index,
+        })
     }
 
     /// The file or folder.
@@ -207,18 +308,29 @@ impl Checkpoint {
     /// # Errors
     /// A missing tensor, NaN or infinite scales.
     pub fn tensor(&self, name: &str) -> Result<StoredTensor> {
-        let entry = self.entry(name).ok_or_else(|| Error::input(self.place_of(name), "no such tensor"))?;
-        let matrix = self.matrix(entry);
-        if entry.format.is_quantized() {
+        let fault = |problem: String| Error::input(self.place_of(name), problem);
+        let entry = self.entry(name).ok_or_else(|| fault("no such tensor".into()))?;
+        let (slab, format, order) = match &entry.storage {
+            Storage::Whole { slab, format, order } => (slab, *format, *order),
+            Storage::Quantized(weight) => {
+                let (tensor, activations) = weight.read(&|slab| self.bytes(slab)).map_err(fault)?;
+                return Ok(StoredTensor::Quantized(tensor, activations));
+            }
+            Storage::Unsupported(dtype) => {
+                return Err(fault(format!("type {dtype} is not supported; supported: F32, F16, BF16")));
+            }
+        };
+        let matrix = self.matrix(&entry.shape, slab, format, order);
+        if format.is_quantized() {
             let tensor = matrix.to_quantized();
-            tensor.validate().map_err(|problem| Error::input(self.place_of(name), problem))?;
+            tensor.validate().map_err(fault)?;
             return Ok(StoredTensor::Quantized(tensor, ActivationScheme::None));
         }
         let values = matrix.to_f32();
-        if entry.format == Format::Q6_K && values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::input(self.place_of(name), "a scale is NaN or infinite"));
+        if format == Format::Q6_K && values.iter().any(|value| !value.is_finite()) {
+            return Err(fault("a scale is NaN or infinite".into()));
         }
-        Ok(StoredTensor::Dense { shape: entry.shape.clone(), values, stored_as: entry.format.name() })
+        Ok(StoredTensor::Dense { shape: entry.shape.clone(), values, stored_as: format.name() })
     }
 
     /// Reads one tensor as f32 values, dequantized where it is quantized; with its shape.
@@ -236,16 +348,23 @@ impl Checkpoint {
     /// quantized or no matrix. Values are not checked: NaN in the file is NaN here.
     pub fn dense_rows(&self, name: &str) -> Option<DenseRows<'_>> {
         let entry = self.entry(name)?;
-        let dense = entry.shape.len() == 2 && !entry.format.is_quantized();
-        dense.then(|| DenseRows { matrix: self.matrix(entry) })
+        match &entry.storage {
+            Storage::Whole { slab, format, order } if entry.shape.len() == 2 && !format.is_quantized() => {
+                Some(DenseRows { matrix: self.matrix(&entry.shape, slab, *format, *order) })
+            }
+            _ => None,
+        }
     }
 
     /// Tells the system that a tensor's pages of the mapped file are no longer needed, so that loading does not keep
     /// both the file's copy and the packed one resident. The tensor can still be read. Does nothing for an unknown
     /// name, and on systems without such a call.
     pub fn release(&self, name: &str) {
-        if let Some(entry) = self.entry(name) {
-            self.files[entry.slab.file].release(entry.slab.bytes.clone());
+        let release = |slab: &Slab| self.files[slab.file].release(slab.bytes.clone());
+        match self.entry(name).map(|entry| &entry.storage) {
+            Some(Storage::Whole { slab, .. }) => release(slab),
+            Some(Storage::Quantized(weight)) => weight.slabs().for_each(release),
+            Some(Storage::Unsupported(_)) | None => {}
         }
     }
 
@@ -254,9 +373,10 @@ impl Checkpoint {
         self.tokenizer.clone()
     }
 
-    /// The files behind the checkpoint, for hashing and for size on disk.
+    /// The files behind the checkpoint, configuration and tokenizer included, for hashing and for size on disk.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path().to_path_buf()).collect()
+        let weights = self.files.iter().map(|file| file.path().to_path_buf());
+        weights.chain(self.side_files.iter().cloned()).collect()
     }
 
     fn entry(&self, name: &str) -> Option<&Entry> {
@@ -267,14 +387,14 @@ impl Checkpoint {
         format!("{}: tensor \"{name}\"", self.path.display())
     }
 
-    fn matrix(&self, entry: &Entry) -> StoredMatrix<'_> {
-        StoredMatrix {
-            bytes: &self.files[entry.slab.file].bytes()[entry.slab.bytes.clone()],
-            format: entry.format,
-            order: entry.order,
-            rows: entry.shape[0],
-            cols: entry.shape[1..].iter().product(),
-        }
+    fn bytes(&self, slab: &Slab) -> &[u8] {
+        &self.files[slab.file].bytes()[slab.bytes.clone()]
+    }
+
+    /// A tensor in one piece as a matrix: a vector has one column, a scalar is one by one.
+    fn matrix(&self, shape: &[usize], slab: &Slab, format: Format, order: RowOrder) -> StoredMatrix<'_> {
+        let (rows, rest) = shape.split_first().map_or((1, &[][..]), |(rows, rest)| (*rows, rest));
+        StoredMatrix { bytes: self.bytes(slab), format, order, rows, cols: rest.iter().product() }
     }
 }
 

@@ -172,7 +172,7 @@ impl<'a> StoredMatrix<'a> {
 }
 
 /// Widens whole blocks to f32.
-fn widen(format: Format, bytes: &[u8], out: &mut [f32]) {
+pub(super) fn widen(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
         Format::F32 => {
             let words = bytes.as_chunks::<4>().0;

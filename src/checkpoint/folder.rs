@@ -1,0 +1,129 @@
+//! Which files of a folder make up a model.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Configuration, published with every Hugging Face model.
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What a folder holds.
+#[derive(Debug)]
+pub(super) enum Folder {
+    /// Configuration and safetensors.
+    Safetensors(Layout),
+    /// One GGUF file.
+    Gguf(PathBuf),
+}
+
+/// The files of a model in safetensors.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Weights; each is mapped once.
+    pub(super) shards: Vec<PathBuf>,
+    /// The shard of every tensor, as a place in `shards`; `None` when there is one shard without an index.
+    pub(super) weight_map: Option<HashMap<String, usize>>,
+    /// `config.json`, or `null` where a single file has none beside it.
+    pub(super) config: Value,
+    pub(super) tokenizer: Option<PathBuf>,
+    /// Configuration, tokenizer and index, where there are any.
+    pub(super) side_files: Vec<PathBuf>,
+}
+
+/// Looks at a folder.
+pub(super) fn look(folder: &Path) -> Result<Folder> {
+    if folder.join(CONFIG).is_file() {
+        if folder.join(WEIGHTS).is_file() {
+            return layout(folder, vec![folder.join(WEIGHTS)], None).map(Folder::Safetensors);
+        }
+        if folder.join(INDEX).is_file() {
+            let (shards, weight_map) = read_index(folder)?;
+            return layout(folder, shards, Some(weight_map)).map(Folder::Safetensors);
+        }
+    }
+    let names = list(folder)?;
+    let of_kind = |extensions: &[&str]| -> Vec<&PathBuf> {
+        let matches = |path: &&PathBuf| path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known));
+        names.iter().filter(matches).collect()
+    };
+    let gguf = of_kind(&["gguf"]);
+    if let [only] = gguf[..] {
+        return Ok(Folder::Gguf(only.clone()));
+    }
+    let got = if gguf.len() > 1 {
+        format!("{} .gguf files: name one of them", gguf.len())
+    } else if !of_kind(&["safetensors"]).is_empty() && !folder.join(CONFIG).is_file() {
+        "safetensors without config.json: put the model's config.json beside them".into()
+    } else if !of_kind(&["bin", "pt", "pth", "ckpt"]).is_empty() {
+        "pickled weights, which can run code when read: convert the model to safetensors".into()
+    } else {
+        "neither".into()
+    };
+    let problem = format!("expected {CONFIG} with {WEIGHTS} or {INDEX}, or one .gguf file; got {got}");
+    Err(Error::input(folder.display(), problem))
+}
+
+/// A single safetensors file, with the configuration and tokenizer beside it, where there are any.
+pub(super) fn single(file: &Path) -> Result<Layout> {
+    layout(file.parent().unwrap_or(Path::new("")), vec![file.to_path_buf()], None)
+}
+
+fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String, usize>>) -> Result<Layout> {
+    let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+    let config = match beside(CONFIG) {
+        Some(path) => read_json(&path)?,
+        None => Value::Null,
+    };
+    let index = weight_map.is_some().then(|| folder.join(INDEX));
+    let side_files = [beside(CONFIG), beside(TOKENIZER), index].into_iter().flatten().collect();
+    Ok(Layout { shards, weight_map, config, tokenizer: beside(TOKENIZER), side_files })
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|source| Error::io(folder, "read", source))?;
+    entries.map(|entry| entry.map(|e| e.path()).map_err(|source| Error::io(folder, "read", source))).collect()
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+    let json: Value =
+        serde_json::from_slice(&bytes).map_err(|error| Error::input(path.display(), format!("not JSON: {error}")))?;
+    if json.is_object() { Ok(json) } else { Err(Error::input(path.display(), "expected a JSON object")) }
+}
+
+/// Shards, and the shard of every tensor.
+fn read_index(folder: &Path) -> Result<(Vec<PathBuf>, HashMap<String, usize>)> {
+    let path = folder.join(INDEX);
+    let json = read_json(&path)?;
+    let Some(entries) = json.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::input(path.display(), "expected an object \"weight_map\" from tensor to file"));
+    };
+    let mut shards = Vec::new();
+    let mut weight_map = HashMap::with_capacity(entries.len());
+    for (tensor, shard) in entries {
+        let shard = shard.as_str().and_then(|name| plain_file_name(name).then(|| folder.join(name)));
+        let shard = shard.ok_or_else(|| {
+            let problem = "expected the name of a file in this folder, without a path";
+            Error::input(format!("{}: weight_map: \"{tensor}\"", path.display()), problem)
+        })?;
+        let known = shards.iter().position(|other| *other == shard);
+        let at = known.unwrap_or_else(|| {
+            shards.push(shard);
+            shards.len() - 1
+        });
+        weight_map.insert(tensor.clone(), at);
+    }
+    Ok((shards, weight_map))
+}
+
+/// Whether a name stays in its folder.
+fn plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    !name.contains(['/', '\\']) && matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+}

@@ -1,0 +1,227 @@
+//! The `quantization_config` of a compressed-tensors folder: which module has which scheme.
+//!
+//! Everything that would change the numbers and is not carried out here is refused, never approximated.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::tensor::{ActivationScheme, Granularity};
+
+/// Scheme of a module's weight and inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scheme {
+    pub(super) bits: u8,
+    pub(super) symmetric: bool,
+    pub(super) granularity: Granularity,
+    /// Columns of a group, at least 1; only for [`Granularity::Group`].
+    pub(super) group_size: usize,
+    pub(super) activations: ActivationScheme,
+}
+
+/// Groups of modules with their schemes, checked.
+#[derive(Debug)]
+pub(super) struct QuantizationConfig {
+    groups: Vec<(Vec<Target>, Scheme)>,
+}
+
+/// What a group applies to.
+#[derive(Debug)]
+enum Target {
+    /// A module's name, or a class: `Linear`, `Embedding`.
+    Name(String),
+    /// `re:` and a regular expression that must match from the start of the name.
+    Pattern(Regex),
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(default)]
+    format: Option<String>,
+    #[serde(default)]
+    config_groups: BTreeMap<String, Group>,
+    #[serde(default)]
+    kv_cache_scheme: Value,
+    #[serde(default)]
+    sparsity_config: Value,
+    #[serde(default)]
+    transform_config: Value,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    targets: Vec<String>,
+    #[serde(default)]
+    format: Option<String>,
+    weights: Option<Numbers>,
+    #[serde(default)]
+    input_activations: Option<Numbers>,
+    #[serde(default)]
+    output_activations: Value,
+}
+
+#[derive(Deserialize)]
+struct Numbers {
+    num_bits: u8,
+    #[serde(rename = "type", default = "int")]
+    kind: String,
+    #[serde(default = "yes")]
+    symmetric: bool,
+    #[serde(default)]
+    strategy: Option<String>,
+    #[serde(default)]
+    group_size: Option<i64>,
+    #[serde(default)]
+    dynamic: Value,
+    #[serde(default)]
+    actorder: Value,
+}
+
+fn int() -> String {
+    "int".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl QuantizationConfig {
+    /// Reads the configuration of a model; `None` when its weights are not quantized.
+    pub(super) fn read(place: &str, config: &Value) -> Result<Option<Self>> {
+        // Older files say `compression_config`.
+        let keys = ["quantization_config", "compression_config"];
+        let stored = keys.iter().find_map(|key| config.get(key).filter(|value| !value.is_null()).map(|v| (key, v)));
+        let Some((key, stored)) = stored else { return Ok(None) };
+        let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
+        let method = stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing");
+        if method != "compressed-tensors" {
+            return Err(fault(format!("quant_method \"{method}\" is not supported; supported: compressed-tensors")));
+        }
+        let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
+        Self::check(stored).map(Some).map_err(fault)
+    }
+
+    fn check(stored: Stored) -> std::result::Result<Self, String> {
+        for (key, value) in [
+            ("kv_cache_scheme", &stored.kv_cache_scheme),
+            ("sparsity_config", &stored.sparsity_config),
+            ("transform_config", &stored.transform_config),
+        ] {
+            let dense = value.get("format").is_some_and(|format| format == "dense");
+            let empty = value.as_object().is_some_and(|map| map.values().all(is_empty));
+            if !(value.is_null() || dense || empty) {
+                return Err(format!("{key} is not supported; expected null"));
+            }
+        }
+        let mut groups = Vec::new();
+        for (name, group) in stored.config_groups {
+            let format = group.format.as_deref().or(stored.format.as_deref()).unwrap_or("missing");
+            let at = |problem: String| format!("{name}: {problem}");
+            if !matches!(format, "pack-quantized" | "int-quantized") {
+                let supported = "supported: pack-quantized, int-quantized";
+                return Err(at(format!("format \"{format}\" is not supported; {supported}")));
+            }
+            if !group.output_activations.is_null() {
+                return Err(at("output_activations are not supported; expected null".into()));
+            }
+            let targets =
+                group.targets.iter().map(|target| Target::parse(target)).collect::<std::result::Result<_, _>>();
+            let weights = group.weights.ok_or_else(|| at("weights: expected a scheme, got null".into()))?;
+            let mut scheme = weights.scheme().map_err(|problem| at(format!("weights: {problem}")))?;
+            if let Some(inputs) = group.input_activations {
+                scheme.activations = inputs.activations().map_err(|p| at(format!("input_activations: {p}")))?;
+            }
+            groups.push((targets.map_err(at)?, scheme));
+        }
+        Ok(QuantizationConfig { groups })
+    }
+
+    /// The scheme of a quantized module: by its name, else by a pattern, else by its class.
+    pub(super) fn scheme_of(&self, module: &str) -> std::result::Result<Scheme, String> {
+        let class = if module.ends_with("embed_tokens") { "Embedding" } else { "Linear" };
+        let find = |wanted: &dyn Fn(&Target) -> bool| {
+            self.groups.iter().find(|(targets, _)| targets.iter().any(wanted)).map(|(_, scheme)| *scheme)
+        };
+        let named = find(&|target| target.is_name(module));
+        named.or_else(|| find(&|target| target.matches(module))).or_else(|| find(&|target| target.is_name(class))).ok_or_else(|| {
+            "is quantized, but no group of quantization_config targets its module; the configuration is not complete"
+                .into()
+        })
+    }
+}
+
+/// Null, or an object or list that says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+impl Target {
+    fn is_name(&self, name: &str) -> bool {
+        matches!(self, Target::Name(known) if known == name)
+    }
+
+    fn matches(&self, module: &str) -> bool {
+        matches!(self, Target::Pattern(pattern) if pattern.is_match(module))
+    }
+
+    fn parse(target: &str) -> std::result::Result<Self, String> {
+        let Some(pattern) = target.strip_prefix("re:") else { return Ok(Target::Name(target.to_owned())) };
+        let regex = Regex::new(&format!("^(?:{pattern})"));
+        regex.map(Target::Pattern).map_err(|_| format!("target \"{target}\" is not a regular expression known here"))
+    }
+}
+
+impl Numbers {
+    /// Scheme of a weight, without activations.
+    fn scheme(&self) -> std::result::Result<Scheme, String> {
+        if self.kind != "int" || !(2..=8).contains(&self.num_bits) {
+            return Err(format!("{} of {} bits is not supported; supported: int of 2 to 8", self.kind, self.num_bits));
+        }
+        if !matches!(self.dynamic, Value::Null | Value::Bool(false)) {
+            return Err(format!("dynamic {} is not supported; expected false", self.dynamic));
+        }
+        // `weight` and its alias `static` only tell how GPTQ went about it: the stored order is the plain one.
+        if !matches!(&self.actorder, Value::Null | Value::Bool(false))
+            && self.actorder != "weight"
+            && self.actorder != "static"
+        {
+            return Err(format!("actorder {} is not supported; supported: null, weight, static", self.actorder));
+        }
+        let (granularity, group_size) = match (self.strategy.as_deref(), self.group_size) {
+            (Some("tensor"), _) | (None, None) => (Granularity::Tensor, 0),
+            (Some("channel"), _) | (None, Some(-1)) => (Granularity::Channel, 0),
+            (Some("group") | None, Some(size)) if size > 0 => (Granularity::Group, size as usize),
+            (strategy, size) => {
+                let got = format!("strategy {strategy:?} with group_size {size:?}");
+                return Err(format!("{got} is not supported; supported: tensor, channel, group with a group_size"));
+            }
+        };
+        let (bits, symmetric) = (self.num_bits, self.symmetric);
+        Ok(Scheme { bits, symmetric, granularity, group_size, activations: ActivationScheme::None })
+    }
+
+    /// Scheme of inputs.
+    fn activations(&self) -> std::result::Result<ActivationScheme, String> {
+        let per_token = self.strategy.as_deref() == Some("token") && self.dynamic == true;
+        if self.kind == "int" && self.num_bits == 8 && self.symmetric && per_token {
+            return Ok(ActivationScheme::DynamicToken);
+        }
+        Err(format!(
+            "{} of {} bits, strategy {}, {}, dynamic {} is not supported; supported: null, or int of 8 bits, symmetric, \
+             strategy token, dynamic true",
+            self.kind,
+            self.num_bits,
+            self.strategy.as_deref().unwrap_or("missing"),
+            if self.symmetric { "symmetric" } else { "asymmetric" },
+            self.dynamic
+        ))
+    }
+}
