@@ -402,3 +402,6 @@ impl Checkpoint {
 const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Name of Llama 3's divisors of rotary frequencies in a GGUF file.
 const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
+
+#[cfg(test)]
+mod tests;

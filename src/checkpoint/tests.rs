@@ -1,0 +1,403 @@
+//! Formats against golden files, and hostile files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ::safetensors::tensor::{TensorView, serialize_to_file};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::tensor::Zero;
+
+const GGUF: &[u8] = include_bytes!("../../tests/fixtures/gguf_blocks.gguf");
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A folder with files in it.
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    folder
+}
+
+/// The error of opening, as one line.
+fn refusal(path: &Path) -> String {
+    let message = Checkpoint::open(path).expect_err("must be refused").to_string();
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+/// Opens and reads every tensor; only panics matter.
+fn read_all(path: &Path) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    for name in checkpoint.names() {
+        checkpoint.tensor_f32(&name)?;
+        checkpoint.release(&name);
+    }
+    Ok(())
+}
+
+#[test]
+fn gguf_blocks_are_read_bit_for_bit() {
+    let expected = fs::read(fixture("gguf_blocks.f32")).unwrap();
+    let mut expected = expected.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word));
+    let checkpoint = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
+    for name in checkpoint.names() {
+        let (shape, values) = checkpoint.tensor_f32(&name).unwrap();
+        assert_eq!(checkpoint.shape(&name), Some(shape));
+        let wanted: Vec<f32> = expected.by_ref().take(values.len()).collect();
+        assert_eq!(bits(&values), bits(&wanted), "{name}");
+        if let Some(rows) = checkpoint.dense_rows(&name) {
+            let mut row = vec![0.0; rows.shape().1];
+            for (at, wanted) in wanted.chunks_exact(rows.shape().1).enumerate() {
+                rows.read(at, &mut row);
+                assert_eq!(bits(&row), bits(wanted), "{name} row {at}");
+            }
+        }
+        checkpoint.release(&name);
+        assert_eq!(bits(&checkpoint.tensor_f32(&name).unwrap().1), bits(&values), "{name} after release");
+    }
+    assert_eq!(expected.next(), None);
+}
+
+#[test]
+fn gguf_says_what_a_published_model_says() {
+    let checkpoint = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
+    let config = checkpoint.config();
+    assert_eq!(config["model_type"], "llama");
+    assert_eq!(config["hidden_size"], 256);
+    assert_eq!(config["head_dim"], 64);
+    assert_eq!(config["vocab_size"], 4);
+    assert_eq!(config["rms_norm_eps"].as_f64().unwrap() as f32, 1e-5);
+    assert_eq!(config["rope_theta"], 100_000.0);
+    assert_eq!(config["tie_word_embeddings"], true);
+    assert_eq!(config["attention_bias"], true);
+    let of = |name: &str| checkpoint.tensor(name).unwrap();
+    assert!(matches!(of("model.embed_tokens.weight"), StoredTensor::Dense { stored_as: "q6_k", .. }));
+    for (name, expected_bits, offsets) in [
+        ("model.layers.0.self_attn.q_proj.weight", 4, true),
+        ("model.layers.0.self_attn.k_proj.weight", 4, true),
+        ("model.layers.0.self_attn.v_proj.weight", 4, false),
+        ("model.layers.0.self_attn.o_proj.weight", 8, false),
+    ] {
+        let StoredTensor::Quantized(tensor, ActivationScheme::None) = of(name) else { panic!("{name}") };
+        assert_eq!((tensor.bits, tensor.group_size), (expected_bits, 32), "{name}");
+        assert_eq!(matches!(tensor.zero, Zero::Offsets(_)), offsets, "{name}");
+    }
+    assert_eq!(checkpoint.tokenizer(), TokenizerSource::Missing);
+    assert!(checkpoint.tensor("lm_head.weight").unwrap_err().to_string().contains("no such tensor"));
+}
+
+#[test]
+fn compressed_tensors_are_read_as_their_own_package_reads_them() {
+    let folder = fixture("compressed_tensors");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let expected = Checkpoint::open(&folder.join("expected.safetensors"));
+    // The expected values lie beside the quantized model's configuration, which does not describe them.
+    let expected = expected.unwrap();
+    let mut names = checkpoint.names();
+    names.sort();
+    let mut expected_names = expected.names();
+    expected_names.sort();
+    assert_eq!(names, expected_names);
+    for name in names {
+        let (shape, values) = checkpoint.tensor_f32(&name).unwrap();
+        let (expected_shape, expected) = expected.tensor_f32(&name).unwrap();
+        assert_eq!((shape, bits(&values)), (expected_shape, bits(&expected)), "{name}");
+        checkpoint.release(&name);
+    }
+    let scheme = |name: &str| match checkpoint.tensor(name).unwrap() {
+        StoredTensor::Quantized(tensor, activations) => (tensor.bits, tensor.group_size, activations),
+        StoredTensor::Dense { .. } => panic!("{name} is dense"),
+    };
+    assert_eq!(scheme("w4_group.weight"), (4, 16, ActivationScheme::None));
+    assert_eq!(scheme("w8_channel.weight"), (8, 32, ActivationScheme::DynamicToken));
+    assert_eq!(scheme("model.embed_tokens.weight"), (8, 32, ActivationScheme::None));
+    assert!(checkpoint.dense_rows("w4_group.weight").is_none());
+}
+
+#[test]
+fn every_prefix_of_a_file_is_refused() {
+    let (_, tensors) = gguf::parse("x", GGUF).unwrap();
+    // Only padding follows the last tensor.
+    let end = tensors.iter().map(|tensor| tensor.bytes.end).max().unwrap();
+    for length in 0..end {
+        assert!(gguf::parse("x", &GGUF[..length]).is_err(), "{length}");
+    }
+    let model = fs::read(fixture("compressed_tensors/model.safetensors")).unwrap();
+    for length in 0..model.len() {
+        assert!(safetensors::parse("x", &model[..length]).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_said_to_be_so() {
+    let folder = folder(&[("cut.gguf", &GGUF[..GGUF.len() - 500]), ("empty.gguf", b"")]);
+    let message = refusal(&folder.path().join("cut.gguf"));
+    assert!(message.contains("tensor \"blk.0.") && message.contains("truncated"), "{message}");
+    assert!(refusal(&folder.path().join("empty.gguf")).contains("empty"));
+    let mut model = fs::read(fixture("compressed_tensors/model.safetensors")).unwrap();
+    model.truncate(model.len() - 1);
+    fs::write(folder.path().join("cut.safetensors"), &model).unwrap();
+    let message = refusal(&folder.path().join("cut.safetensors"));
+    assert!(message.contains("tensor \"") && message.contains("truncated"), "{message}");
+}
+
+/// The fixture with bytes replaced, starting `offset` bytes after the end of `after`.
+fn forged(after: &[u8], offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut file = GGUF.to_vec();
+    let found = GGUF.windows(after.len()).position(|window| window == after).unwrap();
+    let at = found + after.len() + offset;
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    file
+}
+
+/// The fixture with a tensor renamed to a name of the same length.
+fn renamed(name: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut file = GGUF.to_vec();
+    let at = GGUF.windows(name.len()).position(|window| window == name).unwrap();
+    file[at..at + name.len()].copy_from_slice(other);
+    file
+}
+
+#[test]
+fn forged_gguf_is_refused() {
+    // A description: name, u32 dimensions, u64 each, u32 type, u64 offset.
+    let matrix = b"blk.0.attn_v.weight";
+    let huge = u64::MAX.to_le_bytes();
+    let metadata_key = b"general.architecture";
+    for (what, file, expected) in [
+        ("tensor count", forged(b"GGUF", 4, &huge), "number of tensors"),
+        ("metadata count", forged(b"GGUF", 12, &huge), "number of metadata entries"),
+        ("key length", forged(b"GGUF", 20, &huge), "metadata key"),
+        ("version", forged(b"GGUF", 0, &[9]), "version 9"),
+        ("big endian", forged(b"GGUF", 0, &[0, 0, 0, 3]), "big-endian"),
+        ("value length", forged(metadata_key, 4, &huge), "general.architecture"),
+        ("value type", forged(metadata_key, 0, &[77]), "unknown value type"),
+        ("architecture", forged(metadata_key, 12, b"gemma"), "supported: llama"),
+        ("UTF-8", forged(metadata_key, 12, &[0xff]), "UTF-8"),
+        ("dimensions", forged(matrix, 0, &[200]), "200 dimensions"),
+        ("absurd shape", forged(matrix, 12, &huge), "absurd"),
+        ("empty shape", forged(matrix, 4, &[0; 8]), "empty shape"),
+        ("ragged blocks", forged(matrix, 4, &33u64.to_le_bytes()), "whole q4_0 blocks"),
+        ("type", forged(matrix, 20, &[13]), "Q5_K"),
+        ("odd offset", forged(matrix, 24, &[1]), "alignment"),
+        ("offset past the end", forged(matrix, 24, &(1u64 << 40).to_le_bytes()), "truncated"),
+        ("overlap", forged(matrix, 24, &[0; 8]), "overlap"),
+        ("unknown tensor", forged(b"blk.0.ffn_", 0, b"what"), "no such tensor"),
+        ("twice", renamed(b"blk.0.attn_k.weight", b"blk.0.attn_v.weight"), "appears twice"),
+    ] {
+        let folder = folder(&[("x.gguf", &file)]);
+        let message = refusal(&folder.path().join("x.gguf"));
+        assert!(message.contains(expected), "{what}: {message}");
+    }
+}
+
+#[test]
+fn scales_that_are_no_numbers_are_refused_when_read() {
+    let name = "model.layers.0.self_attn.o_proj.weight";
+    let honest = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
+    let Storage::Whole { slab, .. } = &honest.entry(name).unwrap().storage else { panic!() };
+    let mut file = GGUF.to_vec();
+    file[slab.bytes.start + 1] = 0x7e;
+    let folder = folder(&[("x.gguf", &file)]);
+    let checkpoint = Checkpoint::open(&folder.path().join("x.gguf")).unwrap();
+    let message = checkpoint.tensor(name).unwrap_err().to_string();
+    assert!(message.contains(name) && message.contains("NaN"), "{message}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn flipped_bytes_never_panic(flips in prop::collection::vec((0..GGUF.len(), any::<u8>()), 1..6), header in any::<bool>()) {
+        let mut file = GGUF.to_vec();
+        for (at, byte) in flips {
+            // The header is where the damage can do harm; half of the cases keep to it.
+            let at = if header { at % 1200 } else { at };
+            file[at] = byte;
+        }
+        let folder = folder(&[("x.gguf", &file)]);
+        let _ = read_all(&folder.path().join("x.gguf"));
+    }
+
+    #[test]
+    fn flipped_bytes_of_safetensors_never_panic(at in 0..5370usize, byte in any::<u8>()) {
+        let mut file = fs::read(fixture("compressed_tensors/model.safetensors")).unwrap();
+        file[at] = byte;
+        let config = fs::read(fixture("compressed_tensors/config.json")).unwrap();
+        let folder = folder(&[("model.safetensors", &file), ("config.json", &config)]);
+        let _ = read_all(folder.path());
+    }
+}
+
+/// A safetensors file of the given tensors.
+fn safetensors_file(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.to_vec(), bytes).unwrap()));
+    serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn shards_are_read_together_and_stay_in_their_folder() {
+    let folder = folder(&[("config.json", br#"{"model_type": "llama"}"#)]);
+    let at = |name: &str| folder.path().join(name);
+    let ones: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let halves: Vec<u8> = [0x3c00u16, 0xbc00].iter().flat_map(|v| v.to_le_bytes()).collect();
+    safetensors_file(&at("model-1.safetensors"), &[("a", Dtype::F32, &[2], ones)]);
+    safetensors_file(
+        &at("model-2.safetensors"),
+        &[("b", Dtype::F16, &[1, 2], halves), ("ids", Dtype::I64, &[1], vec![0; 8])],
+    );
+    let index = |a: &str| {
+        format!(r#"{{"weight_map": {{"a": {a:?}, "b": "model-2.safetensors", "ids": "model-2.safetensors"}}}}"#)
+    };
+    fs::write(at("model.safetensors.index.json"), index("model-1.safetensors")).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.tensor_f32("a").unwrap(), (vec![2], vec![1.0, 2.0]));
+    assert_eq!(checkpoint.tensor_f32("b").unwrap(), (vec![1, 2], vec![1.0, -1.0]));
+    assert!(checkpoint.tensor("ids").unwrap_err().to_string().contains("I64"));
+    assert_eq!(checkpoint.files().len(), 4);
+
+    for escape in ["../model-1.safetensors", "/etc/passwd", "..", "", "x/../model-1.safetensors", "a\\b"] {
+        fs::write(at("model.safetensors.index.json"), index(escape)).unwrap();
+        assert!(refusal(folder.path()).contains("without a path"), "{escape}");
+    }
+    fs::write(at("model.safetensors.index.json"), index("model-2.safetensors")).unwrap();
+    assert!(refusal(folder.path()).contains("tensor \"a\""));
+    fs::write(at("model.safetensors.index.json"), r#"{"weight_map": 1}"#).unwrap();
+    assert!(refusal(folder.path()).contains("weight_map"));
+}
+
+#[test]
+fn what_is_no_model_is_said_to_be_none() {
+    let pickle = folder(&[("config.json", b"{}"), ("pytorch_model.bin", b"PK\x03\x04")]);
+    assert!(refusal(pickle.path()).contains("pickled weights"));
+    let empty = folder(&[]);
+    assert!(refusal(empty.path()).contains("neither"));
+    let two = folder(&[("a.gguf", GGUF), ("b.gguf", GGUF)]);
+    assert!(refusal(two.path()).contains("2 .gguf files"));
+    let bare = folder(&[("model.safetensors", b"")]);
+    assert!(refusal(bare.path()).contains("without config.json"));
+    let one = folder(&[("a.gguf", GGUF)]);
+    assert!(Checkpoint::open(one.path()).is_ok());
+    let disguised = folder(&[("a.safetensors", b"PK\x03\x04 and more"), ("b.safetensors", b"\x80\x02}q\0.........")]);
+    for name in ["a.safetensors", "b.safetensors"] {
+        assert!(refusal(&disguised.path().join(name)).contains("zip or pickle"));
+    }
+    let text = folder(&[("readme.md", b"hello"), ("x.gguf", b"hello, this is text")]);
+    assert!(refusal(&text.path().join("readme.md")).contains("expected a .gguf"));
+    assert!(refusal(&text.path().join("x.gguf")).contains("magic"));
+    assert!(refusal(&text.path().join("absent")).contains("cannot open"));
+}
+
+/// The compressed-tensors fixture with another configuration.
+fn with_config(change: &dyn Fn(&mut serde_json::Value)) -> TempDir {
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixture("compressed_tensors/config.json")).unwrap()).unwrap();
+    change(&mut config["quantization_config"]);
+    let model = fs::read(fixture("compressed_tensors/model.safetensors")).unwrap();
+    folder(&[("config.json", config.to_string().as_bytes()), ("model.safetensors", &model)])
+}
+
+#[test]
+fn schemes_that_cannot_be_carried_out_are_refused() {
+    use serde_json::json;
+    let set = |pointer: &'static str, value: serde_json::Value| {
+        move |config: &mut serde_json::Value| {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            config.pointer_mut(parent).unwrap()[key] = value.clone();
+        }
+    };
+    for (change, expected) in [
+        (set("/quant_method", json!("gptq")), "quant_method \"gptq\""),
+        (set("/config_groups/group_0/format", json!("marlin-24")), "marlin-24"),
+        (set("/config_groups/group_0/weights/type", json!("float")), "float of 4 bits"),
+        (set("/config_groups/group_0/weights/num_bits", json!(16)), "16 bits"),
+        (set("/config_groups/group_0/weights/actorder", json!("group")), "actorder"),
+        (set("/config_groups/group_0/weights/group_size", json!(5)), "group_size 5 does not divide"),
+        (set("/config_groups/group_0/weights/group_size", json!(8)), "expected 40 values"),
+        (set("/config_groups/group_0/weights/num_bits", json!(8)), "does not fit weight_packed"),
+        (set("/config_groups/group_0/weights/symmetric", json!(false)), "missing"),
+        (set("/config_groups/group_0/weights", json!(null)), "got null"),
+        (set("/config_groups/group_0/targets", json!(["re:(?=x)"])), "regular expression"),
+        (set("/config_groups/group_0/targets", json!([])), ""),
+        (set("/config_groups/group_5/targets", json!([])), "no group"),
+        (set("/config_groups/group_5/input_activations/dynamic", json!(false)), "dynamic false"),
+        (set("/config_groups/group_5/input_activations/symmetric", json!(false)), "asymmetric"),
+        (set("/config_groups/group_5/input_activations/strategy", json!("tensor")), "strategy tensor"),
+        (set("/config_groups/group_5/output_activations", json!({"num_bits": 8})), "output_activations"),
+        (set("/kv_cache_scheme", json!({"num_bits": 8})), "kv_cache_scheme"),
+        (set("/transform_config", json!({"config_groups": {"R1": {}}})), "transform_config"),
+        (set("/sparsity_config", json!({"format": "sparse-24-bitmask"})), "sparsity_config"),
+    ] {
+        if expected.is_empty() {
+            // Without its own group the module falls to the class: 8 bits, which do not fit either.
+            assert!(refusal(with_config(&change).path()).contains("does not fit"));
+            continue;
+        }
+        let message = refusal(with_config(&change).path());
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let config = fs::read(fixture("compressed_tensors/config.json")).unwrap();
+    let scale: Vec<u8> = 0.5f32.to_le_bytes().to_vec();
+    let codes = vec![1u8; 4];
+    type Part<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
+    let parts: [(&str, Vec<Part>); 6] = [
+        ("no codes", vec![("m.weight_scale", Dtype::F32, &[1], scale.clone())]),
+        ("missing", vec![("m.weight", Dtype::I8, &[1, 4], codes.clone())]),
+        (
+            "activation order",
+            vec![
+                ("m.weight", Dtype::I8, &[1, 4], codes.clone()),
+                ("m.weight_g_idx", Dtype::I32, &[1], vec![0; 4]),
+                ("m.weight_scale", Dtype::F32, &[1], scale.clone()),
+            ],
+        ),
+        (
+            "expected F32, F16 or BF16",
+            vec![("m.weight", Dtype::I8, &[1, 4], codes.clone()), ("m.weight_scale", Dtype::I32, &[1], scale.clone())],
+        ),
+        (
+            "expected a matrix",
+            vec![("m.weight", Dtype::I8, &[4], codes.clone()), ("m.weight_scale", Dtype::F32, &[1], scale.clone())],
+        ),
+        (
+            "weight_shape",
+            vec![
+                ("m.weight_packed", Dtype::I32, &[1, 1], codes.clone()),
+                ("m.weight_scale", Dtype::F32, &[1], scale.clone()),
+                ("m.weight_shape", Dtype::I64, &[2], [1i64, -3].iter().flat_map(|n| n.to_le_bytes()).collect()),
+            ],
+        ),
+    ];
+    for (expected, tensors) in parts {
+        let folder = folder(&[("config.json", &config)]);
+        safetensors_file(&folder.path().join("model.safetensors"), &tensors);
+        let message = refusal(folder.path());
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+    // Scales are numbers, seen when they are read.
+    let folder = folder(&[("config.json", &config)]);
+    let nan = f32::NAN.to_le_bytes().to_vec();
+    safetensors_file(
+        &folder.path().join("model.safetensors"),
+        &[("m.weight", Dtype::I8, &[1, 4], codes), ("m.weight_scale", Dtype::F32, &[1], nan)],
+    );
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert!(checkpoint.tensor("m.weight").unwrap_err().to_string().contains("NaN"));
+}
