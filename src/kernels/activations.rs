@@ -228,7 +228,7 @@ impl Activations {
 }
 
 /// Rows of an array that several threads write, each its own.
-struct Rows<T> {
+pub(super) struct Rows<T> {
     start: *mut T,
     rows: usize,
     stride: usize,
@@ -238,14 +238,14 @@ struct Rows<T> {
 unsafe impl<T: Send> Sync for Rows<T> {}
 
 impl<T> Rows<T> {
-    fn new(data: &mut [T], stride: usize) -> Self {
+    pub(super) fn new(data: &mut [T], stride: usize) -> Self {
         Rows { start: data.as_mut_ptr(), rows: data.len() / stride.max(1), stride }
     }
 
     /// # Safety
     /// No two uses of the same row may overlap, and the array must not be touched otherwise meanwhile.
     #[allow(clippy::mut_from_ref)] // Disjoint rows are the caller's promise.
-    unsafe fn row(&self, row: usize) -> &mut [T] {
+    pub(super) unsafe fn row(&self, row: usize) -> &mut [T] {
         assert!(row < self.rows);
         // SAFETY: the row is inside the array (asserted) and used by one caller only (this function's contract).
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride), self.stride) }

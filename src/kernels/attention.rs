@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::activations::Rows;
 use super::isa::{Isa, per_isa};
 use super::key_values::{Head, KeyValues};
 use super::pool::Pool;
@@ -96,8 +97,9 @@ impl Attention<'_> {
         }
         scratch.threads.resize_with(scratch.threads.len().max(pool.threads()), Mutex::default);
 
-        let shared_out = Shared::new(out);
-        let shared_partial = Shared::new(&mut scratch.partial);
+        // Queries of a key-value head lie side by side: a row of `outputs` belongs to one token and one such head.
+        let outputs = Rows::new(out, self.group() * self.cache.head_dim());
+        let partial = Rows::new(&mut scratch.partial, result);
         let threads = &scratch.threads;
         let work = |thread: usize, index: usize| {
             // The longest tiles come first, so that threads finish together.
@@ -105,11 +107,10 @@ impl Attention<'_> {
             let mut scratch = threads[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             attend(isa, isa, self, &tile, queries, &mut scratch);
             if parts > 1 {
-                // SAFETY: `index` is given to one thread only, and every index has its own range.
-                let partial = unsafe { shared_partial.range((tiles - 1 - index) * result, result) };
-                partial[..scratch.result.len()].copy_from_slice(&scratch.result);
+                // SAFETY: `index` is given to one thread only, and every index has its own row.
+                unsafe { partial.row(tiles - 1 - index) }.copy_from_slice(&scratch.result);
             } else {
-                self.store(&tile, &scratch.result, &shared_out);
+                self.store(&tile, &scratch.result, &outputs);
             }
         };
         if pool.threads() == 1 || tiles == 1 || rows * self.heads * (self.start + self.length) < SMALL {
@@ -127,7 +128,7 @@ impl Attention<'_> {
             });
         }
         if parts > 1 {
-            self.merge(&mut scratch.partial, result, parts, &shared_out);
+            self.merge(&mut scratch.partial, result, parts, &outputs);
         }
     }
 
@@ -179,14 +180,12 @@ impl Attention<'_> {
     }
 
     /// Writes finished rows to their place in `out`.
-    fn store(&self, tile: &Tile, result: &[f32], out: &Shared<'_>) {
+    fn store(&self, tile: &Tile, result: &[f32], outputs: &Rows<f32>) {
         let (group, dim, width) = (self.group(), self.cache.head_dim(), self.result_width());
         for token in 0..tile.tokens {
             let row = tile.head.sequence * self.length + tile.token + token;
-            let at = (row * self.heads + tile.head.kv_head * group) * dim;
-            // SAFETY: the places of different tokens, sequences and key-value heads do not overlap, and each is
-            // written by the one thread that has the tile.
-            let out = unsafe { out.range(at, group * dim) };
+            // SAFETY: tiles have different tokens, sequences or key-value heads, and a tile is one thread's at a time.
+            let out = unsafe { outputs.row(row * self.cache.kv_heads() + tile.head.kv_head) };
             for (h, out) in out.chunks_exact_mut(dim).enumerate() {
                 let row = &result[(token * group + h) * width..][..width];
                 let scale = 1.0 / row[width - 1];
@@ -196,7 +195,7 @@ impl Attention<'_> {
     }
 
     /// Merges the parts of every tile into its first part, in order, and stores it.
-    fn merge(&self, partial: &mut [f32], result: usize, parts: usize, out: &Shared<'_>) {
+    fn merge(&self, partial: &mut [f32], result: usize, parts: usize, outputs: &Rows<f32>) {
         let width = self.result_width();
         for (index, parts_of_tile) in partial.chunks_exact_mut(result * parts).enumerate() {
             let (first, others) = parts_of_tile.split_at_mut(result);
@@ -205,7 +204,7 @@ impl Attention<'_> {
                     merge_row(row, other);
                 }
             }
-            self.store(&self.tile(index * parts), first, out);
+            self.store(&self.tile(index * parts), first, outputs);
         }
     }
 }
@@ -227,36 +226,6 @@ fn merge_row(row: &mut [f32], other: &[f32]) {
 #[inline(always)]
 fn rescale(old: f32, new: f32) -> f32 {
     if old == f32::NEG_INFINITY { 0.0 } else { exp(old - new) }
-}
-
-/// A slice whose parts are handed to different threads.
-struct Shared<'a> {
-    start: *mut f32,
-    length: usize,
-    lifetime: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: the pointer is only used through `range`, whose contract forbids two users of a number.
-unsafe impl Sync for Shared<'_> {}
-
-impl<'a> Shared<'a> {
-    fn new(slice: &'a mut [f32]) -> Self {
-        Shared { start: slice.as_mut_ptr(), length: slice.len(), lifetime: std::marker::PhantomData }
-    }
-
-    /// `count` numbers from `at` on.
-    ///
-    /// # Safety
-    /// Nobody else uses these numbers while the result lives.
-    ///
-    /// # Panics
-    /// When they are outside the slice.
-    #[allow(clippy::mut_from_ref)] // the ranges are disjoint, which is the caller's promise
-    unsafe fn range(&self, at: usize, count: usize) -> &mut [f32] {
-        assert!(at + count <= self.length);
-        // SAFETY: inside the slice, asserted; not shared, by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
-    }
 }
 
 per_isa! {
@@ -486,10 +455,7 @@ mod tests {
         // Halves of whole numbers, so that 16-bit storage is exact and both formats have the same answer.
         let halves = |n, seed| numbers(n, seed).iter().map(|v| (v * 64.0).round() / 64.0).collect::<Vec<f32>>();
         let (keys, values) = (halves(sequences * tokens * width, 1), halves(sequences * tokens * width, 2));
-        for row in 0..sequences * tokens {
-            let at = row * width..(row + 1) * width;
-            cache.put(row / tokens, row % tokens, &keys[at.clone()], &values[at]);
-        }
+        cache.append(&Pool::new(1), 0, &keys, &values);
         let queries = numbers(sequences * length * heads * dim, 3);
         Case { cache, heads, start, length, window: None, queries, keys, values }
     }

@@ -25,7 +25,6 @@ pub use activations::Activations;
 pub use attention::{Attention, AttentionScratch};
 pub use buffer::AlignedBuffer;
 pub use isa::Isa;
-pub(crate) use isa::per_isa;
 pub use key_values::{KeyValues, KvFormat};
 pub use matrix::Matrix;
 pub use pool::Pool;

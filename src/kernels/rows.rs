@@ -3,6 +3,7 @@
 //! A row is worked on by one thread with the operations of [`super::vector`], so results do not depend on the number
 //! of threads.
 
+use super::activations::Rows;
 use super::isa::Isa;
 use super::pool::Pool;
 use super::vector;
@@ -24,42 +25,17 @@ pub fn for_rows<const N: usize>(
     if rows == 0 {
         return;
     }
+    let numbers: usize = buffers.iter().map(|buffer| buffer.len()).sum();
     let parts = buffers.map(|buffer| {
         assert!(buffer.len().is_multiple_of(rows), "a buffer of {} is not {rows} rows", buffer.len());
-        Rows { start: buffer.as_mut_ptr(), width: buffer.len() / rows }
+        Rows::new(buffer, buffer.len() / rows)
     });
-    let numbers: usize = parts.iter().map(|p| p.width * rows).sum();
-    // SAFETY: every buffer has `rows` rows and is borrowed mutably until the end of this function; the ranges of the
-    // threads do not overlap, so each row is lent once.
-    let run = |range: std::ops::Range<usize>| {
-        range.for_each(|row| task(row, parts.each_ref().map(|p| unsafe { p.row(row) })))
-    };
-    if pool.threads() == 1 || rows == 1 || numbers < SMALL {
-        run(0..rows);
-    } else {
-        pool.run(&|thread| run(pool.share(thread, rows, 1)));
-    }
-}
-
-/// A buffer of rows whose rows are handed to different threads.
-struct Rows {
-    start: *mut f32,
-    width: usize,
-}
-
-// SAFETY: the pointer is only used through `row`, whose contract forbids two users of a row.
-unsafe impl Sync for Rows {}
-
-impl Rows {
-    /// Row `row`.
-    ///
-    /// # Safety
-    /// The row is inside the buffer, and nobody else uses it while the result lives.
-    #[allow(clippy::mut_from_ref)] // the rows are disjoint, which is the caller's promise
-    unsafe fn row(&self, row: usize) -> &mut [f32] {
-        // SAFETY: by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width), self.width) }
-    }
+    pool.split(rows, 1, rows > 1 && numbers >= SMALL, &|share| {
+        for row in share {
+            // SAFETY: the shares of the threads do not overlap, and the buffers stay borrowed until `split` returns.
+            task(row, parts.each_ref().map(|part| unsafe { part.row(row) }));
+        }
+    });
 }
 
 /// RMSNorm of every row of `x`, `weight.len()` wide, into `out`.

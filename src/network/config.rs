@@ -50,7 +50,7 @@ pub struct Config {
 }
 
 /// Stretching of rotary frequencies.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// As trained.
     None,
@@ -70,6 +70,8 @@ pub enum RopeScaling {
         /// Context length before stretching.
         original_positions: f64,
     },
+    /// Frequency `i` divided by `factors[i]`: how GGUF files state Llama 3.1's stretching.
+    Factors(Vec<f32>),
 }
 
 /// Largest value accepted for every size: beyond any published model, small enough that products of two fit memory
@@ -138,6 +140,15 @@ impl Config {
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return Err(keys.fault(format!("head_dim {} is not even; rotary positions need pairs", self.head_dim)));
+        }
+        if let RopeScaling::Factors(factors) = &self.rope_scaling
+            && factors.len() != self.head_dim / 2
+        {
+            return Err(keys.fault(format!(
+                "expected {} rotary frequency factors (half of head_dim), got {}",
+                self.head_dim / 2,
+                factors.len()
+            )));
         }
         if self.query_width() > MAX_WIDTH {
             return Err(keys.fault(format!(
@@ -255,9 +266,24 @@ impl Keys<'_> {
                     )?,
                 })
             }
+            "frequency_factors" => self.frequency_factors(rope).map(RopeScaling::Factors),
             other => Err(self
                 .fault(format!("rope scaling \"{other}\" is not supported; supported are default, linear and llama3"))),
         }
+    }
+
+    fn frequency_factors(&self, rope: &Value) -> Result<Vec<f32>> {
+        let factors = rope.get("factors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        factors
+            .iter()
+            .map(|factor| {
+                factor
+                    .as_f64()
+                    .map(|f| f as f32)
+                    .filter(|f| f.is_finite() && *f > 0.0)
+                    .ok_or_else(|| self.fault(format!("rotary frequency factor {factor} is not a number above 0")))
+            })
+            .collect()
     }
 
     /// Mistral bounds all layers; Qwen files carry a window that `use_sliding_window` switches on for some layers.
@@ -339,6 +365,13 @@ mod tests {
             config.rope_scaling,
             RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original_positions: 8192.0 }
         );
+        let factors: Vec<f32> = (1..=32).map(|f| f as f32).collect();
+        let gguf = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": factors}));
+        assert_eq!(Config::from_json("c", &gguf).unwrap().rope_scaling, RopeScaling::Factors(factors));
+        let short = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": [1.0]}));
+        assert!(message(&short).contains("expected 32 rotary frequency factors"));
+        let negative = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": [-1.0]}));
+        assert!(message(&negative).contains("-1"));
         let yarn = with("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}));
         assert!(message(&yarn).contains("rope scaling \"yarn\" is not supported"));
     }

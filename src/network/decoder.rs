@@ -1,105 +1,53 @@
 //! A Llama-family decoder: one forward pass for prefill, scoring, calibration and decode.
 
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
-use crate::kernels::{Matrix, Pool};
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, KvFormat, Matrix, Pool, rows};
 use crate::network::Config;
+use crate::network::block::{Block, Pass, Workspace};
+use crate::network::head::{EMBEDDING, Head};
+use crate::network::kv_cache::KvCache;
+use crate::network::linear::{LoadOptions, load_matrix, load_vector};
+use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
-use crate::tensor::DenseFormat;
-
-/// How to load a decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct LoadOptions {
-    /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
-    /// tensors run on integer kernels, floating-point ones in their own format.
-    pub dense: Option<DenseFormat>,
-}
-
-/// Places in a block where linear layers read their input; all layers of a site share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Site {
-    /// `self_attn.q_proj`, `k_proj`, `v_proj`.
-    AttentionInput,
-    /// `self_attn.o_proj`.
-    AttentionOutput,
-    /// `mlp.gate_proj`, `up_proj`.
-    MlpInput,
-    /// `mlp.down_proj`.
-    MlpDown,
-}
-
-impl Site {
-    /// The linear layers that read this input, by their name inside the block.
-    pub fn linears(self) -> &'static [&'static str] {
-        match self {
-            Site::AttentionInput => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            Site::AttentionOutput => &["self_attn.o_proj"],
-            Site::MlpInput => &["mlp.gate_proj", "mlp.up_proj"],
-            Site::MlpDown => &["mlp.down_proj"],
-        }
-    }
-
-    /// All sites in the order of execution.
-    pub const ALL: [Site; 4] = [Site::AttentionInput, Site::AttentionOutput, Site::MlpInput, Site::MlpDown];
-}
 
 /// A decoder with packed weights.
 #[derive(Debug)]
 pub struct Decoder {
+    place: String,
     config: Config,
-}
-
-/// One transformer block, loaded alone: calibration holds the weights of one block at a time.
-#[derive(Debug)]
-pub struct Block {}
-
-/// Keys and values of one or more sequences.
-#[derive(Debug)]
-pub struct KvCache {}
-
-impl Block {
-    /// Loads block `layer`.
-    ///
-    /// # Errors
-    /// A missing or wrongly shaped tensor.
-    pub fn load(checkpoint: &Checkpoint, config: &Config, layer: usize, options: LoadOptions) -> Result<Block> {
-        let _ = (checkpoint, config, layer, options);
-        todo!("network")
-    }
-
-    /// Replaces a linear layer's weight: `self_attn.q_proj`, `mlp.down_proj`, ...
-    ///
-    /// # Errors
-    /// An unknown name or another shape.
-    pub fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {
-        let _ = (name, weight);
-        todo!("network")
-    }
-
-    /// Runs the block in place over `sequences` sequences of `length` tokens each, `hidden` being
-    /// `(sequences * length, hidden_size)` row-major, positions from 0 in each sequence. `observe(site, inputs)` sees
-    /// every site's input, `(sequences * length, features)` row-major.
-    pub fn forward(
-        &self,
-        pool: &Pool,
-        hidden: &mut [f32],
-        sequences: usize,
-        length: usize,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        let _ = (pool, hidden, sequences, length, observe);
-        todo!("network")
-    }
+    /// `(vocab_size, hidden_size)`; `None` where the head's weight serves.
+    embedding: Option<Matrix>,
+    blocks: Vec<Block>,
+    norm: Vec<f32>,
+    head: Head,
 }
 
 impl Decoder {
-    /// Loads and packs a model.
+    /// Loads and packs a model, blocks in parallel.
     ///
     /// # Errors
     /// A damaged or unsupported model.
     pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder> {
-        let _ = (checkpoint, options);
-        todo!("network")
+        let place = checkpoint.path().display().to_string();
+        let config = Config::from_json(&place, checkpoint.config())?;
+        let head = Head::load_for(checkpoint, &config, options)?;
+        let embedding = if config.tied_head {
+            None
+        } else {
+            let shape = (config.vocab_size, config.hidden_size);
+            Some(load_matrix(checkpoint, EMBEDDING, shape, options)?.0)
+        };
+        let blocks = (0..config.layers)
+            .into_par_iter()
+            .map(|layer| Block::load(checkpoint, &config, layer, options))
+            .collect::<Result<_>>()?;
+        let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
+        Ok(Decoder { place, config, embedding, blocks, norm, head })
     }
 
     /// Hyperparameters.
@@ -107,64 +55,114 @@ impl Decoder {
         &self.config
     }
 
-    /// Packed bytes of all weights, scales, norms and the embedding included (a tied embedding counts once).
-    pub fn weight_bytes(&self) -> u64 {
-        todo!("network")
+    /// The output head.
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
-    /// Kernels by phase: `prefill` as for `tokens` rows, `decode` as for `batch` rows.
+    /// Packed bytes of all weights, scales, norms and the embedding included (a tied embedding counts once).
+    pub fn weight_bytes(&self) -> u64 {
+        let blocks: usize = self.blocks.iter().map(Block::bytes).sum();
+        let embedding = self.embedding.as_ref().map_or(0, Matrix::bytes);
+        (blocks + embedding + self.head.weight().bytes() + size_of_val(self.norm.as_slice())) as u64
+    }
+
+    /// Kernels by phase: `prefill` as for `tokens` rows, `decode` as for `batch` rows. The head multiplies `batch`
+    /// rows in both: prefill needs the logits of last tokens only.
     pub fn kernels(&self, tokens: usize, batch: usize) -> Vec<KernelUse> {
-        let _ = (tokens, batch);
-        todo!("network")
+        let isa = Isa::active();
+        let mut uses = BTreeMap::<(&str, String), (usize, u64)>::new();
+        for (phase, rows) in [("prefill", tokens), ("decode", batch)] {
+            let blocks = self.blocks.iter().flat_map(|block| block.linears().map(|linear| (linear.weight(), rows)));
+            for (matrix, rows) in blocks.chain([(self.head.weight(), batch)]) {
+                let entry = uses.entry((phase, matrix.kernel_name(isa, rows))).or_default();
+                *entry = (entry.0 + 1, entry.1 + matrix.bytes() as u64);
+            }
+        }
+        uses.into_iter()
+            .map(|((phase, kernel), (matrices, bytes))| KernelUse { phase: phase.to_owned(), kernel, matrices, bytes })
+            .collect()
     }
 
     /// Embeddings of `tokens`, `(tokens, hidden_size)`.
+    ///
+    /// # Panics
+    /// When a token is outside the vocabulary.
     pub fn embed(&self, tokens: &[u32]) -> Vec<f32> {
-        let _ = tokens;
-        todo!("network")
+        let mut out = vec![0.0; tokens.len() * self.config.hidden_size];
+        self.embed_into(tokens, &mut out);
+        out
+    }
+
+    fn embed_into(&self, tokens: &[u32], out: &mut [f32]) {
+        let embedding = self.embedding.as_ref().unwrap_or(self.head.weight());
+        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.config.hidden_size)) {
+            embedding.row_to_f32(token as usize, out);
+        }
     }
 
     /// An empty cache for `sequences` sequences of at most `length` tokens.
     pub fn cache(&self, sequences: usize, length: usize) -> KvCache {
-        let _ = (sequences, length);
-        todo!("network")
+        let exact = self.blocks.iter().all(|block| block.kv_format() == KvFormat::F32);
+        let format = if exact { KvFormat::F32 } else { KvFormat::F16 };
+        KvCache {
+            layers: self.blocks.iter().map(|block| block.cache(format, sequences, length)).collect(),
+            rotary: Rotary::new(&self.config, length),
+            sequences,
+            capacity: length,
+            length: 0,
+            hidden: Vec::new(),
+            normalized: Vec::new(),
+            work: Workspace::default(),
+        }
     }
 
     /// Feeds the next `tokens.len() / sequences` tokens of every sequence (sequence-major) and leaves the final
     /// normalized hidden states in the cache's workspace; returns them, `(tokens.len(), hidden_size)`.
     ///
     /// # Errors
-    /// A token outside the vocabulary, or a full cache.
+    /// A token outside the vocabulary, a number of tokens that the sequences cannot share, or a full cache.
     pub fn forward<'c>(&self, pool: &Pool, tokens: &[u32], cache: &'c mut KvCache) -> Result<&'c [f32]> {
-        let _ = (pool, tokens, cache);
-        todo!("network")
+        self.check(tokens, cache)?;
+        let length = tokens.len() / cache.sequences;
+        let KvCache { layers, rotary, hidden, normalized, work, .. } = cache;
+        hidden.resize(tokens.len() * self.config.hidden_size, 0.0);
+        normalized.resize(hidden.len(), 0.0);
+        self.embed_into(tokens, hidden);
+        let pass = Pass { pool, rotary, sequences: cache.sequences, start: cache.length, length };
+        for (block, layer) in self.blocks.iter().zip(layers) {
+            block.run(&pass, hidden, layer, work, &mut |_, _| {});
+        }
+        rows::rms_norm(pool, hidden, &self.norm, self.config.rms_norm_eps, normalized);
+        cache.length += length;
+        Ok(&cache.normalized)
+    }
+
+    fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<()> {
+        if tokens.is_empty() || !tokens.len().is_multiple_of(cache.sequences) {
+            let (got, sequences) = (tokens.len(), cache.sequences);
+            let problem = format!("{got} tokens cannot be shared by {sequences} sequences; expected as many for each");
+            return Err(Error::input(&self.place, problem));
+        }
+        let (held, new, room) = (cache.length, tokens.len() / cache.sequences, cache.capacity);
+        if held + new > room {
+            let problem = format!("the KV cache holds {held} tokens, {new} more exceed its {room}; make it longer");
+            return Err(Error::input(&self.place, problem));
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
+            let size = self.config.vocab_size;
+            let problem =
+                format!("token {token} is outside the vocabulary of {size}; is it another model's tokenizer?");
+            return Err(Error::input(&self.place, problem));
+        }
+        Ok(())
     }
 
     /// Logits of final hidden states, `(rows, vocab_size)` into `out`; `hidden` as [`Decoder::forward`] returns it.
+    ///
+    /// # Panics
+    /// When `hidden` is not whole rows.
     pub fn logits(&self, pool: &Pool, hidden: &[f32], out: &mut Vec<f32>) {
-        let _ = (pool, hidden, out);
-        todo!("network")
-    }
-}
-
-impl KvCache {
-    /// Forgets all tokens; keeps the memory.
-    pub fn clear(&mut self) {
-        todo!("network")
-    }
-
-    /// Tokens held per sequence.
-    pub fn len(&self) -> usize {
-        todo!("network")
-    }
-
-    /// Holds no token.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of keys and values at full length.
-    pub fn bytes(&self) -> u64 {
-        todo!("network")
+        self.head.logits(pool, hidden, out);
     }
 }

@@ -1,9 +1,20 @@
-//! Networks: configuration, tokenizer, decoder, attention, KV cache.
+//! Networks: configuration, tokenizer, decoder, attention, KV cache, scoring.
 
+mod block;
 mod config;
 mod decoder;
+mod head;
+mod kv_cache;
+mod linear;
+mod rotary;
+mod score;
 mod tokenizer;
 
+pub use block::{Block, Site};
 pub use config::{Config, RopeScaling};
-pub use decoder::{Block, Decoder, KvCache, LoadOptions, Site};
+pub use decoder::Decoder;
+pub use head::Head;
+pub use kv_cache::KvCache;
+pub use linear::LoadOptions;
+pub use score::{Chunk, TokenScore, score, score_token};
 pub use tokenizer::Tokenizer;

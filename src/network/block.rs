@@ -1,0 +1,238 @@
+//! One transformer block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream
+//! (Touvron et al. 2023, arXiv:2302.13971).
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::{Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Matrix, Pool, rows, vector};
+use crate::network::Config;
+use crate::network::linear::{Linear, LoadOptions, load_vector};
+use crate::network::rotary::Rotary;
+
+/// Places in a block where linear layers read their input; all layers of a site share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// `self_attn.q_proj`, `k_proj`, `v_proj`.
+    AttentionInput,
+    /// `self_attn.o_proj`.
+    AttentionOutput,
+    /// `mlp.gate_proj`, `up_proj`.
+    MlpInput,
+    /// `mlp.down_proj`.
+    MlpDown,
+}
+
+impl Site {
+    /// The linear layers that read this input, by their name inside the block.
+    pub fn linears(self) -> &'static [&'static str] {
+        match self {
+            Site::AttentionInput => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Site::AttentionOutput => &["self_attn.o_proj"],
+            Site::MlpInput => &["mlp.gate_proj", "mlp.up_proj"],
+            Site::MlpDown => &["mlp.down_proj"],
+        }
+    }
+
+    /// All sites in the order of execution.
+    pub const ALL: [Site; 4] = [Site::AttentionInput, Site::AttentionOutput, Site::MlpInput, Site::MlpDown];
+}
+
+/// One transformer block; a decoder holds one for each layer, calibration one at a time.
+#[derive(Debug)]
+pub struct Block {
+    config: Config,
+    input_norm: Vec<f32>,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    /// Norms of every query head and of every key head (Qwen3).
+    head_norms: Option<(Vec<f32>, Vec<f32>)>,
+    output: Linear,
+    mlp_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// What all blocks of one forward pass share.
+pub(super) struct Pass<'a> {
+    pub pool: &'a Pool,
+    pub rotary: &'a Rotary,
+    /// Sequences, each with `length` new tokens from position `start` on.
+    pub sequences: usize,
+    pub start: usize,
+    pub length: usize,
+}
+
+/// Memory of a forward pass, kept between passes.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    /// Input of linear layers.
+    x: Activations,
+    /// `(tokens, heads * head_dim)`.
+    query: Vec<f32>,
+    /// `(tokens, kv_heads * head_dim)`.
+    key: Vec<f32>,
+    value: Vec<f32>,
+    /// `(tokens, intermediate_size)`.
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// `(tokens, hidden_size)`: what is added to the residual stream.
+    delta: Vec<f32>,
+    attention: AttentionScratch,
+}
+
+impl Block {
+    /// Loads block `layer`.
+    ///
+    /// # Errors
+    /// A missing or wrongly shaped tensor.
+    pub fn load(checkpoint: &Checkpoint, config: &Config, layer: usize, options: LoadOptions) -> Result<Block> {
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.query_width(), config.kv_width());
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let linear = |part: &str, shape, bias| Linear::load(checkpoint, &name(part), shape, bias, options);
+        let norm = |part: &str, width| load_vector(checkpoint, &name(part), width);
+        let head_norms = if config.qk_norm {
+            let head = config.head_dim;
+            Some((norm("self_attn.q_norm.weight", head)?, norm("self_attn.k_norm.weight", head)?))
+        } else {
+            None
+        };
+        Ok(Block {
+            input_norm: norm("input_layernorm.weight", hidden)?,
+            query: linear("self_attn.q_proj", (queries, hidden), config.qkv_bias)?,
+            key: linear("self_attn.k_proj", (keys, hidden), config.qkv_bias)?,
+            value: linear("self_attn.v_proj", (keys, hidden), config.qkv_bias)?,
+            head_norms,
+            output: linear("self_attn.o_proj", (hidden, queries), config.output_bias)?,
+            mlp_norm: norm("post_attention_layernorm.weight", hidden)?,
+            gate: linear("mlp.gate_proj", (ffn, hidden), config.mlp_bias)?,
+            up: linear("mlp.up_proj", (ffn, hidden), config.mlp_bias)?,
+            down: linear("mlp.down_proj", (hidden, ffn), config.mlp_bias)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Replaces a linear layer's weight: `self_attn.q_proj`, `mlp.down_proj`, ...
+    ///
+    /// # Errors
+    /// An unknown name or another shape.
+    pub fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {
+        let linear = match name {
+            "self_attn.q_proj" => &mut self.query,
+            "self_attn.k_proj" => &mut self.key,
+            "self_attn.v_proj" => &mut self.value,
+            "self_attn.o_proj" => &mut self.output,
+            "mlp.gate_proj" => &mut self.gate,
+            "mlp.up_proj" => &mut self.up,
+            "mlp.down_proj" => &mut self.down,
+            _ => return Err(Error::input(name, "a block has no such linear layer")),
+        };
+        let (expected, got) = ((linear.weight().rows(), linear.weight().cols()), (weight.rows(), weight.cols()));
+        if expected != got {
+            return Err(Error::input(name, format!("expected a weight of shape {expected:?}, got {got:?}")));
+        }
+        linear.set_weight(weight);
+        Ok(())
+    }
+
+    /// Runs the block in place over `sequences` sequences of `length` tokens each, `hidden` being
+    /// `(sequences * length, hidden_size)` row-major, positions from 0 in each sequence. `observe(site, inputs)` sees
+    /// every site's input, `(sequences * length, features)` row-major.
+    ///
+    /// # Panics
+    /// When `hidden` has another size.
+    pub fn forward(
+        &self,
+        pool: &Pool,
+        hidden: &mut [f32],
+        sequences: usize,
+        length: usize,
+        observe: &mut dyn FnMut(Site, &[f32]),
+    ) {
+        assert_eq!(hidden.len(), sequences * length * self.config.hidden_size, "hidden states of another size");
+        let rotary = Rotary::new(&self.config, length);
+        let mut cache = self.cache(self.kv_format(), sequences, length);
+        let pass = Pass { pool, rotary: &rotary, sequences, start: 0, length };
+        self.run(&pass, hidden, &mut cache, &mut Workspace::default(), observe);
+    }
+
+    /// Empty keys and values of this block.
+    pub(super) fn cache(&self, format: KvFormat, sequences: usize, length: usize) -> KeyValues {
+        KeyValues::new(format, sequences, self.config.kv_heads, self.config.head_dim, length)
+    }
+
+    /// 32-bit keys and values where all weights are 32-bit.
+    pub(super) fn kv_format(&self) -> KvFormat {
+        if self.linears().iter().all(|linear| linear.is_f32()) { KvFormat::F32 } else { KvFormat::F16 }
+    }
+
+    /// All linear layers in the order of execution.
+    pub(super) fn linears(&self) -> [&Linear; 7] {
+        [&self.query, &self.key, &self.value, &self.output, &self.gate, &self.up, &self.down]
+    }
+
+    /// Bytes of all weights, norms and biases.
+    pub(super) fn bytes(&self) -> usize {
+        let head_norms = self.head_norms.as_ref().map_or(0, |(q, k)| q.len() + k.len());
+        let norms = self.input_norm.len() + self.mlp_norm.len() + head_norms;
+        self.linears().iter().map(|linear| linear.bytes()).sum::<usize>() + norms * size_of::<f32>()
+    }
+
+    /// Runs the block in place over the new tokens of `pass`, whose keys and values are added to `cache`.
+    pub(super) fn run(
+        &self,
+        pass: &Pass<'_>,
+        hidden: &mut [f32],
+        cache: &mut KeyValues,
+        work: &mut Workspace,
+        observe: &mut dyn FnMut(Site, &[f32]),
+    ) {
+        let (pool, eps, width) = (pass.pool, self.config.rms_norm_eps, self.config.hidden_size);
+        let tokens = pass.sequences * pass.length;
+
+        rows::rms_norm(pool, hidden, &self.input_norm, eps, work.x.write(tokens, width));
+        observe(Site::AttentionInput, work.x.values());
+        self.query.apply(pool, &mut work.x, &mut work.query);
+        self.key.apply(pool, &mut work.x, &mut work.key);
+        self.value.apply(pool, &mut work.x, &mut work.value);
+        self.attend(pass, cache, work);
+        observe(Site::AttentionOutput, work.x.values());
+        self.output.apply(pool, &mut work.x, &mut work.delta);
+
+        rows::add_rms_norm(pool, hidden, &work.delta, &self.mlp_norm, eps, work.x.write(tokens, width));
+        observe(Site::MlpInput, work.x.values());
+        self.gate.apply(pool, &mut work.x, &mut work.gate);
+        self.up.apply(pool, &mut work.x, &mut work.up);
+        let ffn = self.config.intermediate_size;
+        rows::silu_multiply(pool, &work.gate, &work.up, ffn, work.x.write(tokens, ffn));
+        observe(Site::MlpDown, work.x.values());
+        self.down.apply(pool, &mut work.x, &mut work.delta);
+        rows::add(pool, hidden, &work.delta, width);
+    }
+
+    /// Rotates queries and keys, stores keys and values, and leaves attention's result in `work.x`.
+    fn attend(&self, pass: &Pass<'_>, cache: &mut KeyValues, work: &mut Workspace) {
+        let (pool, isa, config) = (pass.pool, Isa::active(), &self.config);
+        let tokens = pass.sequences * pass.length;
+        if let Some((query_norm, key_norm)) = &self.head_norms {
+            rows::rms_norm_in_place(pool, &mut work.query, query_norm, config.rms_norm_eps);
+            rows::rms_norm_in_place(pool, &mut work.key, key_norm, config.rms_norm_eps);
+        }
+        rows::for_rows(pool, tokens, [&mut work.query, &mut work.key], |token, [query, key]| {
+            let (cos, sin) = pass.rotary.at(pass.start + token % pass.length);
+            vector::rotate(isa, query, cos, sin);
+            vector::rotate(isa, key, cos, sin);
+        });
+        cache.append(pool, pass.start, &work.key, &work.value);
+        let attention = Attention {
+            cache,
+            heads: config.heads,
+            start: pass.start,
+            length: pass.length,
+            window: config.sliding_window,
+        };
+        let out = work.x.write(tokens, config.query_width());
+        attention.run(isa, pool, &work.query, &mut work.attention, out);
+    }
+}

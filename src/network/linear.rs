@@ -1,0 +1,129 @@
+//! Linear layers and norms: tensors of a checkpoint, packed for the kernels.
+
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::error::{Error, Result};
+use crate::kernels::{Activations, Matrix, Pool, rows};
+use crate::tensor::DenseFormat;
+
+/// How to load a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LoadOptions {
+    /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
+    /// tensors run on integer kernels, floating-point ones in their own format (block formats without a kernel of
+    /// their own as f16).
+    pub dense: Option<DenseFormat>,
+}
+
+/// A packed weight with its bias.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Matrix,
+    bias: Option<Vec<f32>>,
+    /// All weights are 32-bit floats.
+    is_f32: bool,
+}
+
+impl Linear {
+    /// Loads `{name}.weight`, `(rows, cols)`, and where `bias` says so `{name}.bias`.
+    ///
+    /// # Errors
+    /// A missing or wrongly shaped tensor, or a scheme without a kernel.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        name: &str,
+        (rows, cols): (usize, usize),
+        bias: bool,
+        options: LoadOptions,
+    ) -> Result<Self> {
+        let (weight, is_f32) = load_matrix(checkpoint, &format!("{name}.weight"), (rows, cols), options)?;
+        let bias = if bias { Some(load_vector(checkpoint, &format!("{name}.bias"), rows)?) } else { None };
+        Ok(Linear { weight, bias, is_f32 })
+    }
+
+    /// The packed weight.
+    pub fn weight(&self) -> &Matrix {
+        &self.weight
+    }
+
+    /// Whether all weights are 32-bit floats.
+    pub fn is_f32(&self) -> bool {
+        self.is_f32
+    }
+
+    /// Replaces the weight by one of the same shape; the bias stays.
+    pub fn set_weight(&mut self, weight: Matrix) {
+        self.weight = weight;
+    }
+
+    /// Bytes of weight and bias.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
+    }
+
+    /// `y = x w + bias`, resized to `(x.tokens(), rows)`.
+    pub fn apply(&self, pool: &Pool, x: &mut Activations, y: &mut Vec<f32>) {
+        y.resize(x.tokens() * self.weight.rows(), 0.0);
+        self.weight.multiply(pool, x, y);
+        if let Some(bias) = &self.bias {
+            rows::add_bias(pool, y, bias);
+        }
+    }
+}
+
+/// Loads and packs a matrix; also says whether its weights are 32-bit floats.
+///
+/// # Errors
+/// A missing or wrongly shaped tensor, or a scheme without a kernel.
+pub(super) fn load_matrix(
+    checkpoint: &Checkpoint,
+    name: &str,
+    (rows, cols): (usize, usize),
+    options: LoadOptions,
+) -> Result<(Matrix, bool)> {
+    check_shape(checkpoint, name, &[rows, cols])?;
+    let packed = if let Some(stored) = checkpoint.dense_rows(name) {
+        let format = options.dense.unwrap_or(match stored.stored_as() {
+            "f32" => DenseFormat::F32,
+            "bf16" => DenseFormat::Bf16,
+            _ => DenseFormat::F16,
+        });
+        let matrix = Matrix::from_rows(format, rows, cols, &|row, out| stored.read(row, out));
+        (matrix, format == DenseFormat::F32)
+    } else {
+        let StoredTensor::Quantized(tensor, activations) = checkpoint.tensor(name)? else {
+            return Err(fault(checkpoint, name, "expected a matrix"));
+        };
+        let matrix = match options.dense {
+            Some(format) => Matrix::from_rows(format, rows, cols, &|row, out| tensor.row_to_f32(row, out)),
+            None => Matrix::from_quantized(&tensor, activations).map_err(|problem| fault(checkpoint, name, problem))?,
+        };
+        (matrix, options.dense == Some(DenseFormat::F32))
+    };
+    checkpoint.release(name);
+    Ok(packed)
+}
+
+/// Loads a norm's weight or a bias.
+///
+/// # Errors
+/// A missing or wrongly sized tensor.
+pub(super) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) -> Result<Vec<f32>> {
+    check_shape(checkpoint, name, &[length])?;
+    Ok(checkpoint.tensor_f32(name)?.1)
+}
+
+fn check_shape(checkpoint: &Checkpoint, name: &str, expected: &[usize]) -> Result<()> {
+    match checkpoint.shape(name) {
+        Some(shape) if shape == expected => Ok(()),
+        Some(shape) => {
+            Err(fault(checkpoint, name, format!("expected shape {expected:?} by the model's config, got {shape:?}")))
+        }
+        None => {
+            Err(fault(checkpoint, name, "is missing; fetch the model again, or check that its config belongs to it"))
+        }
+    }
+}
+
+fn fault(checkpoint: &Checkpoint, name: &str, problem: impl std::fmt::Display) -> Error {
+    Error::input(checkpoint.path().display(), format!("tensor \"{name}\": {problem}"))
+}
