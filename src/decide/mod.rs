@@ -1,10 +1,155 @@
 //! Evidence to answers: estimates, verdicts, Pareto frontier, recommendation. Knows nothing of kernels or models.
+//!
+//! Every question is answered yes only where the whole interval lies on the good side of its threshold, no only where
+//! it lies on the bad side, and unknown otherwise; missing data is unknown and never passes. The number of blocks and
+//! documents must not have been chosen by looking at results (`docs/METHODOLOGY.md`).
 
-use crate::results::{Evidence, Run};
-use crate::suite::Accept;
+mod answers;
+mod estimate;
+mod frontier;
+mod noise;
+mod recommend;
+mod rule;
+mod scores;
+mod timings;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::results::{
+    Built, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, VariantEvidence, VariantResult,
+};
+use crate::suite::{Accept, SpeedMetric, Variant};
+
+pub use noise::{Disturbance, disturbances};
+
+use timings::Point;
 
 /// Judges a run's evidence under `accept` (the suite's own rule, or another one for old data).
 pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
-    let _ = (evidence, accept);
-    todo!("decide")
+    let case = Case::new(evidence, accept);
+    let mut warnings = evidence.warnings.clone();
+    let control = noise::control(&case);
+    warnings.extend(noise::warnings(&case, &control));
+
+    let mut variants: Vec<VariantResult> = evidence.suite.variants.iter().map(|v| case.estimate(v)).collect();
+    let timing_fault = noise::timing_fault(&case, &control);
+    for variant in variants.iter_mut().filter(|v| !v.reference) {
+        variant.verdict = Some(answers::verdict(&case, variant, timing_fault.as_deref()));
+    }
+    let places = frontier::places(&case, &variants);
+    for (variant, place) in variants.iter_mut().zip(places) {
+        variant.frontier = place;
+    }
+    let recommendation = recommend::recommend(&case, &variants);
+    run(&case, variants, control, recommendation, warnings)
+}
+
+fn run(
+    case: &Case<'_>,
+    variants: Vec<VariantResult>,
+    control: BTreeMap<String, crate::results::Estimate>,
+    recommendation: Recommendation,
+    warnings: Vec<String>,
+) -> Run {
+    let evidence = case.evidence;
+    let slots = evidence.variants.values().flat_map(|v| &v.slots);
+    Run {
+        schema_version: SCHEMA_VERSION,
+        tool_version: evidence.tool_version.clone(),
+        started_unix_s: evidence.started_unix_s,
+        finished_unix_s: evidence.finished_unix_s,
+        suite: crate::suite::Suite { accept: case.accept.clone(), ..evidence.suite.clone() },
+        model_sha256: evidence.model_sha256.clone(),
+        machine: evidence.machine.clone(),
+        variants,
+        control,
+        blocks: slots.map(|s| s.block).collect::<BTreeSet<_>>().len(),
+        recommendation,
+        stages: evidence.stages.clone(),
+        parent_peak_rss: evidence.parent_peak_rss,
+        warnings,
+    }
+}
+
+/// The evidence with the thresholds under which it is judged.
+struct Case<'a> {
+    evidence: &'a Evidence,
+    accept: &'a Accept,
+    reference: &'a VariantEvidence,
+}
+
+/// What a variant without any evidence has.
+static NOTHING: VariantEvidence =
+    VariantEvidence { built: Built::Missing, scores: BTreeMap::new(), slots: Vec::new(), failures: Vec::new() };
+
+impl<'a> Case<'a> {
+    fn new(evidence: &'a Evidence, accept: &'a Accept) -> Self {
+        let reference = evidence.variants.get(&evidence.suite.reference).unwrap_or(&NOTHING);
+        Case { evidence, accept, reference }
+    }
+
+    fn of(&self, variant: &str) -> &'a VariantEvidence {
+        self.evidence.variants.get(variant).unwrap_or(&NOTHING)
+    }
+
+    fn confidence(&self) -> f64 {
+        self.accept.confidence
+    }
+
+    /// The time that is compared: the rule's, else decode.
+    fn speed_metric(&self) -> SpeedMetric {
+        self.accept.speed.as_ref().map_or(SpeedMetric::Decode, |s| s.metric)
+    }
+
+    /// The point that is judged: the suite's first batch at the rule's threads, else at the most threads.
+    fn judged_point(&self) -> Point {
+        let workload = &self.evidence.suite.workload;
+        let most = workload.threads.iter().copied().max().unwrap_or(1);
+        let threads = self.accept.speed.as_ref().map_or(most, |s| s.threads);
+        Point { batch: workload.batch.first().copied().unwrap_or(1), threads }
+    }
+
+    /// Why nothing can be compared with the reference, if so.
+    fn reference_fault(&self) -> Option<String> {
+        let (stage, reason) = self.reference.failures.first()?;
+        Some(format!("the reference failed: {stage}: {reason}"))
+    }
+
+    fn estimate(&self, variant: &Variant) -> VariantResult {
+        let evidence = self.of(&variant.name);
+        let reference = variant.name == self.evidence.suite.reference;
+        VariantResult {
+            name: variant.name.clone(),
+            reference,
+            recipe: variant.recipe.to_string(),
+            artefact: match &evidence.built {
+                Built::Ready(artefact) => Some(artefact.clone()),
+                Built::Missing => None,
+            },
+            scores: scores::estimates(self, evidence, reference),
+            points: timings::points(self, evidence, reference),
+            memory: memory(evidence),
+            kernels: kernels(evidence),
+            verdict: None,
+            frontier: Frontier::Unknown,
+            failures: evidence.failures.iter().map(|(stage, reason)| format!("{stage}: {reason}")).collect(),
+        }
+    }
+}
+
+/// Largest over slots; a kind of memory that any slot could not read is `None`.
+fn memory(evidence: &VariantEvidence) -> Option<Memory> {
+    let larger = |a: Option<u64>, b: Option<u64>| Some(a?.max(b?));
+    evidence.slots.iter().map(|s| s.memory).reduce(|a, b| Memory {
+        weight_bytes: a.weight_bytes.max(b.weight_bytes),
+        kv_bytes: a.kv_bytes.max(b.kv_bytes),
+        peak_rss: larger(a.peak_rss, b.peak_rss),
+        steady_rss: larger(a.steady_rss, b.steady_rss),
+    })
+}
+
+/// All kernels of the timed slots, without repetition.
+fn kernels(evidence: &VariantEvidence) -> Vec<KernelUse> {
+    let all: BTreeSet<&KernelUse> = evidence.slots.iter().flat_map(|s| &s.kernels).collect();
+    all.into_iter().cloned().collect()
 }

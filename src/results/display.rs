@@ -37,10 +37,11 @@ impl Estimate {
         }
     }
 
-    /// Decimals that show two digits of the interval's width (three digits of the value where there is none).
+    /// Decimals that show the first digit of a quarter of the interval's width (three digits of the
+    /// value where there is none).
     fn digits(&self, factor: f64) -> usize {
         let resolution = match (self.low, self.high) {
-            (Some(low), Some(high)) if high > low => (high - low) * factor / 10.0,
+            (Some(low), Some(high)) if high > low => (high - low) * factor / 4.0,
             _ => self.value.abs() * factor / 100.0,
         };
         let least = if self.unit == Unit::Ratio { 2 } else { 1 };
@@ -90,7 +91,7 @@ mod tests {
     fn estimates_read_well() {
         assert_eq!(shown(2.3123, Some((2.2501, 2.3799)), Unit::Ratio), "2.31x [2.25, 2.38]");
         assert_eq!(shown(2.1, Some((1.6, 2.6)), Unit::Percent), "+2.1 % [1.6, 2.6]");
-        assert_eq!(shown(0.0123, Some((0.0121, 0.0126)), Unit::Seconds), "12.30 ms [12.10, 12.60]");
+        assert_eq!(shown(0.0123, Some((0.0121, 0.0126)), Unit::Seconds), "12.3 ms [12.1, 12.6]");
         assert_eq!(shown(-0.01304, Some((-0.0141, -0.0121)), Unit::Nats), "-0.0130 nats [-0.0141, -0.0121]");
         assert_eq!(shown(84.21, None, Unit::TokensPerSecond), "84.2 tok/s");
         assert_eq!(shown(0.0, Some((0.0, 0.0)), Unit::Points), "+0.00 points [0.00, 0.00]");

@@ -201,6 +201,13 @@ pub struct Sample {
     pub generated_tokens: usize,
 }
 
+impl Sample {
+    /// Time per output token after the first, seconds, for `batch` sequences; not finite where none follows the first.
+    pub fn tpot_s(&self, batch: usize) -> f64 {
+        self.decode_s * batch as f64 / self.generated_tokens.saturating_sub(batch) as f64
+    }
+}
+
 /// Memory of a timing worker, read by itself just before it exits.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Memory {

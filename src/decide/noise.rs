@@ -1,0 +1,118 @@
+//! How far this run's timings can be trusted: the A/A control, the state of the machine, the kernels that ran.
+
+use std::collections::BTreeMap;
+
+use super::Case;
+use super::rule::Rule;
+use super::timings::{METRICS, Point, control_ratio, metric_name};
+use crate::results::{Estimate, Evidence, KernelUse, Slot};
+use crate::stats::median;
+use crate::suite::{Recipe, SpeedMetric, Variant};
+
+/// Confidence at which the A/A control is read: at 95 % one sound run in twenty would be condemned.
+const CONTROL_CONFIDENCE: f64 = 0.99;
+
+fn key(point: Point, metric: SpeedMetric) -> String {
+    format!("{} {}", point.label(), metric_name(metric))
+}
+
+/// Ratio of the reference's time to its control's, by point and metric: `b1t2 decode`.
+pub(super) fn control(case: &Case<'_>) -> BTreeMap<String, Estimate> {
+    let workload = &case.evidence.suite.workload;
+    let mut control = BTreeMap::new();
+    for (batch, threads) in workload.batch.iter().flat_map(|b| workload.threads.iter().map(move |t| (*b, *t))) {
+        let point = Point { batch, threads };
+        for metric in METRICS {
+            if let Ok(estimate) = control_ratio(case.reference, point, metric, CONTROL_CONFIDENCE) {
+                control.insert(key(point, metric), estimate);
+            }
+        }
+    }
+    control
+}
+
+/// Why no timing of this run can answer the speed question, if so.
+pub(super) fn timing_fault(case: &Case<'_>, control: &BTreeMap<String, Estimate>) -> Option<String> {
+    let Some(estimate) = control.get(&key(case.judged_point(), case.speed_metric())) else {
+        return Some("no A/A control was measured".into());
+    };
+    match contains_one(estimate) {
+        Some(true) => None,
+        Some(false) => Some(format!("timing is too noisy: the A/A control reads {estimate}")),
+        None => Some("the A/A control has too few blocks".into()),
+    }
+}
+
+fn contains_one(estimate: &Estimate) -> Option<bool> {
+    Some(estimate.low? <= 1.0 && 1.0 <= estimate.high?)
+}
+
+/// What a reader of the run must know about its noise, its kernels and its gaps.
+pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if case.evidence.finished_unix_s.is_none() {
+        warnings.push("the run did not finish; what is missing counts as unknown".into());
+    }
+    if let Some(fault) = case.reference_fault() {
+        warnings.push(format!("{fault}; nothing can be compared with it"));
+    }
+    if Rule::parse(&case.accept.rule).is_none() {
+        warnings.push(format!("the rule `{}` is of no known form; every verdict is inconclusive", case.accept.rule));
+    }
+    for (key, estimate) in control.iter().filter(|(_, e)| contains_one(e) == Some(false)) {
+        warnings
+            .push(format!("timing too noisy at {key}: the reference against itself reads {estimate}, 1 is outside"));
+    }
+    let variants = &case.evidence.suite.variants;
+    for variant in variants.iter().filter(|v| !attributable(v, &case.of(&v.name).slots)) {
+        warnings.push(format!("{}: no low-bit kernel ran; its speedup is not due to quantization", variant.name));
+    }
+    for d in disturbances(case.evidence).into_iter().filter(|d| d.flagged > 0) {
+        warnings.push(format!("{} in {} of {} slots", d.what, d.flagged, d.known));
+    }
+    warnings
+}
+
+/// Whether the speed of a variant is owed to its quantization; a variant without slots or without quantization is.
+fn attributable(variant: &Variant, slots: &[Slot]) -> bool {
+    let mut kernels = slots.iter().flat_map(|s| &s.kernels).peekable();
+    matches!(variant.recipe, Recipe::Cast { .. }) || kernels.peek().is_none() || kernels.any(is_low_bit)
+}
+
+/// Kernel names carry `w4a16`, `w8a8`, ... between dashes; `f16`, `bf16` and `f32` are not low-bit.
+fn is_low_bit(kernel: &KernelUse) -> bool {
+    let bits = |part: &str| part.strip_prefix('w')?.split_once('a')?.0.parse::<u32>().ok();
+    kernel.kernel.split('-').any(|part| bits(part).is_some_and(|b| b <= 8))
+}
+
+/// How often a disturbance of the machine was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disturbance {
+    /// What, with its limit.
+    pub what: &'static str,
+    /// Slots in which it was seen.
+    pub flagged: usize,
+    /// Slots that tell; 0 where the machine does not.
+    pub known: usize,
+}
+
+/// Disturbances over all slots, by covariates recorded independently of the times, with limits fixed in advance.
+pub fn disturbances(evidence: &Evidence) -> Vec<Disturbance> {
+    let slots: Vec<&Slot> = evidence.variants.values().flat_map(|v| &v.slots).collect();
+    let clocks: Vec<f64> = slots.iter().filter_map(|s| s.covariates.clock).collect();
+    let usual_clock = median(&clocks);
+    let clock_off = |s: &Slot| Some((s.covariates.clock? / usual_clock?).ln().abs() > 0.03);
+    let count = |what, flag: &dyn Fn(&Slot) -> Option<bool>| {
+        let known: Vec<bool> = slots.iter().filter_map(|s| flag(s)).collect();
+        Disturbance { what, flagged: known.iter().filter(|f| **f).count(), known: known.len() }
+    };
+    vec![
+        count("processor time stolen by the hypervisor above 1 %", &|s| Some(s.covariates.steal? > 0.01)),
+        count("processor time used by others above 5 %", &|s| Some(s.covariates.others_cpu? > 0.05)),
+        count("own threads on a processor below 95 % of the time", &|s| Some(s.covariates.own_cpu? < 0.95)),
+        count("runnable tasks waiting above 5 % of the time", &|s| Some(s.covariates.cpu_pressure? > 0.05)),
+        count("major page faults while timing", &|s| Some(s.covariates.major_faults? > 0)),
+        count("throttling by a quota", &|s| Some(s.covariates.throttled? > 0)),
+        count("clock more than 3 % off its median", &clock_off),
+    ]
+}

@@ -1,0 +1,143 @@
+//! Which variant to ship: the fastest accepted one; among those equally fast within noise the one with the smallest
+//! weights, then the most accurate.
+
+use super::Case;
+use super::answers::{accuracy_estimate, memory_bytes};
+use super::timings::{metric_name, speedups};
+use crate::results::{Answer, Answers, Estimate, Outcome, Recommendation, VariantResult};
+use crate::units;
+
+/// The recommendation over judged variants.
+pub(super) fn recommend(case: &Case<'_>, variants: &[VariantResult]) -> Recommendation {
+    let is_accepted = |v: &&VariantResult| v.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Accept);
+    let accepted: Vec<&VariantResult> = variants.iter().filter(is_accepted).collect();
+    let fastest = accepted.iter().copied().reduce(|best, v| if speed(case, v) > speed(case, best) { v } else { best });
+    let Some(fastest) = fastest else {
+        return Recommendation { variant: None, reason: obstacles(case, variants) };
+    };
+    let tied: Vec<&VariantResult> = accepted.iter().copied().filter(|v| equally_fast(case, v, fastest)).collect();
+    let best = tied.iter().copied().reduce(|best, v| if smaller_then_better(case, v, best) { v } else { best });
+    let best = best.unwrap_or(fastest);
+    Recommendation { variant: Some(best.name.clone()), reason: praise(case, best, &accepted, &tied) }
+}
+
+/// The speedup that is compared, where it is known.
+fn speedup<'v>(case: &Case<'_>, variant: &'v VariantResult) -> Option<&'v Estimate> {
+    let point = case.judged_point();
+    let at = variant.points.iter().find(|p| p.batch == point.batch && p.threads == point.threads)?;
+    at.speedup.get(metric_name(case.speed_metric()))
+}
+
+fn speed(case: &Case<'_>, variant: &VariantResult) -> f64 {
+    speedup(case, variant).map_or(0.0, |e| e.value)
+}
+
+/// Whether the paired ratio of two variants' times does not exclude 1.
+fn equally_fast(case: &Case<'_>, variant: &VariantResult, fastest: &VariantResult) -> bool {
+    if variant.name == fastest.name {
+        return true;
+    }
+    let evidence = (case.of(&variant.name), case.of(&fastest.name));
+    let ratio = speedups(evidence.0, evidence.1, case.judged_point(), case.speed_metric(), case.confidence());
+    match ratio {
+        Ok((t, _)) => t.low.is_none_or(|low| low <= 1.0),
+        Err(_) => speedup(case, variant).is_none() && speedup(case, fastest).is_none(),
+    }
+}
+
+fn weights(variant: &VariantResult) -> u64 {
+    variant.memory.map_or(u64::MAX, |m| m.weight_bytes)
+}
+
+fn log_likelihood(case: &Case<'_>, variant: &VariantResult) -> f64 {
+    let score = variant.scores.get(&case.accept.accuracy.task);
+    let difference = score.and_then(|s| s.log_likelihood_difference.as_ref());
+    difference.map_or(f64::NEG_INFINITY, |e| e.value)
+}
+
+fn smaller_then_better(case: &Case<'_>, a: &VariantResult, b: &VariantResult) -> bool {
+    (weights(a), -log_likelihood(case, a)) < (weights(b), -log_likelihood(case, b))
+}
+
+fn praise(case: &Case<'_>, best: &VariantResult, accepted: &[&VariantResult], tied: &[&VariantResult]) -> String {
+    let metric = metric_name(case.speed_metric());
+    let name = &best.name;
+    let fast = match speedup(case, best) {
+        Some(speedup) => format!("{metric} {speedup} over {}", case.evidence.suite.reference),
+        None => format!("its {metric} speed is not known"),
+    };
+    if accepted.len() == 1 {
+        return format!("{name} is the only variant proven to meet the rule ({fast})");
+    }
+    if tied.len() == 1 {
+        return format!("{name} is the fastest of the {} accepted variants ({fast})", accepted.len());
+    }
+    let others: Vec<&VariantResult> = tied.iter().copied().filter(|v| v.name != best.name).collect();
+    let names = others.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    let lightest = others.iter().map(|v| weights(v)).min().unwrap_or(u64::MAX);
+    let why = if weights(best) < lightest && lightest < u64::MAX {
+        format!("it has the smallest weights ({} against {})", units::bytes(weights(best)), units::bytes(lightest))
+    } else if weights(best) < lightest {
+        format!("its weights are known ({})", units::bytes(weights(best)))
+    } else {
+        "of those with the smallest weights it is the most accurate".into()
+    };
+    format!("{name} ties with {names} for the fastest within noise ({fast}); {why}")
+}
+
+/// Why nothing can be recommended: the nearest variant of every threshold that none meets, and what to try.
+fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> String {
+    let candidates: Vec<&VariantResult> = variants.iter().filter(|v| !v.reference).collect();
+    let judged: Vec<(&VariantResult, &Answers)> =
+        candidates.iter().filter_map(|v| Some((*v, v.verdict.as_ref()?.answers.as_ref()?))).collect();
+    if judged.is_empty() {
+        let why = if candidates.is_empty() { "the suite has no candidate" } else { "every candidate failed" };
+        return format!("nothing can be recommended: {why}");
+    }
+    let met = |of: &dyn Fn(&Answers) -> Option<Answer>| judged.iter().any(|(_, a)| of(a) == Some(Answer::Yes));
+    let mut obstacles = Vec::new();
+    if !met(&|a| Some(a.accuracy)) {
+        let nearest = nearest(&judged, |v| Some(log_likelihood(case, v)), |v| accuracy_text(case, v));
+        obstacles
+            .push(format!("no accuracy is proven ({nearest}; try more bits, smaller groups or GPTQ, or more text)"));
+    }
+    if case.accept.speed.is_some() && !met(&|a| a.speed) {
+        let nearest = nearest(&judged, |v| Some(speedup(case, v)?.value), |v| Some(speedup(case, v)?.to_string()));
+        obstacles.push(format!("no speedup is proven ({nearest}; try fewer bits, 8-bit inputs, or more blocks)"));
+    }
+    if let Some(limit) = case.accept.memory.as_ref().filter(|_| !met(&|a| a.memory)) {
+        let bytes = |v: &VariantResult| memory_bytes(v, limit.metric).1;
+        let nearest = nearest(&judged, |v| Some(-(bytes(v)? as f64)), |v| Some(units::bytes(bytes(v)?)));
+        obstacles.push(format!("none is small enough ({nearest}; try fewer bits or a quantized lm_head)"));
+    }
+    if obstacles.is_empty() {
+        obstacles.push(
+            "each threshold is met by some variant but no variant meets enough of them; try overrides that keep the \
+             most sensitive layers at 8 bits"
+                .into(),
+        );
+    }
+    let open = judged.iter().filter(|(v, _)| v.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Inconclusive));
+    let open = open.map(|(v, _)| v.name.as_str()).collect::<Vec<_>>().join(", ");
+    let open = if open.is_empty() { String::new() } else { format!(". Still open: {open}") };
+    format!("no variant is proven to meet the rule: {}{open}", obstacles.join("; "))
+}
+
+fn accuracy_text(case: &Case<'_>, variant: &VariantResult) -> Option<String> {
+    let limit = &case.accept.accuracy;
+    let (name, estimate, ..) = accuracy_estimate(limit.metric, variant.scores.get(&limit.task)?);
+    Some(format!("{name} {}", estimate?))
+}
+
+/// The judged variant with the highest `goodness`, as `nearest: int8 with +2.1 % [1.6, 2.6]`.
+fn nearest(
+    judged: &[(&VariantResult, &Answers)],
+    goodness: impl Fn(&VariantResult) -> Option<f64>,
+    text: impl Fn(&VariantResult) -> Option<String>,
+) -> String {
+    let known = judged.iter().filter_map(|(v, _)| Some((*v, goodness(v)?, text(v)?)));
+    match known.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((variant, _, text)) => format!("nearest: {} with {text}", variant.name),
+        None => "none was measured".into(),
+    }
+}

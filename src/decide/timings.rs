@@ -1,0 +1,190 @@
+//! Times of slots, paired by block.
+//!
+//! `Y = ln(median over a slot's iterations)`; the effect of a block is `D = Y_reference - Y_variant`, so that `exp`
+//! of its mean is the geometric mean of the blocks' speedups. Pairing removes what a block's slots share.
+
+use std::collections::BTreeMap;
+
+use super::Case;
+use super::estimate::estimate;
+use crate::results::{Direction, Estimate, PointEstimates, Slot, Unit, VariantEvidence};
+use crate::stats::{hodges_lehmann, mean_interval, median};
+use crate::suite::SpeedMetric;
+
+/// All times that are compared.
+pub(super) const METRICS: [SpeedMetric; 3] = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total];
+
+/// Name of a metric as in suite files and in [`PointEstimates::speedup`].
+pub(super) fn metric_name(metric: SpeedMetric) -> &'static str {
+    match metric {
+        SpeedMetric::Prefill => "prefill",
+        SpeedMetric::Decode => "decode",
+        SpeedMetric::Total => "total",
+    }
+}
+
+/// One combination of batch and threads of the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Point {
+    pub batch: usize,
+    pub threads: usize,
+}
+
+impl Point {
+    /// `b1t2`.
+    pub fn label(self) -> String {
+        format!("b{}t{}", self.batch, self.threads)
+    }
+}
+
+/// What a slot says of its speed, all as natural logarithms.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct SlotTimes {
+    ttft: f64,
+    tpot: f64,
+    total: f64,
+    prefill_rate: f64,
+    decode_rate: f64,
+}
+
+/// Estimates of every point of the workload at which `evidence` has slots, all of them with sound times.
+pub(super) fn points(case: &Case<'_>, evidence: &VariantEvidence, is_reference: bool) -> Vec<PointEstimates> {
+    let workload = &case.evidence.suite.workload;
+    let all = workload.batch.iter().flat_map(|b| workload.threads.iter().map(|t| Point { batch: *b, threads: *t }));
+    all.filter_map(|point| point_estimates(case, evidence, is_reference, point)).collect()
+}
+
+fn point_estimates(
+    case: &Case<'_>,
+    evidence: &VariantEvidence,
+    is_reference: bool,
+    point: Point,
+) -> Option<PointEstimates> {
+    let slots = slots(evidence, point, false);
+    let times: Vec<SlotTimes> = slots.iter().map(|s| slot_times(s)).collect::<Result<_, _>>().ok()?;
+    let absolute = |of: fn(&SlotTimes) -> f64, unit, direction| {
+        let logs: Vec<f64> = times.iter().map(of).collect();
+        let interval = mean_interval(&logs, case.confidence())?.map(f64::exp);
+        estimate(interval, case.confidence(), unit, direction, "student-t of logarithms over slots")
+    };
+    let mut speedup = BTreeMap::new();
+    let mut speedup_hodges_lehmann = BTreeMap::new();
+    for metric in METRICS.into_iter().filter(|_| !is_reference) {
+        let Ok((t, hl)) = speedups(case.reference, evidence, point, metric, case.confidence()) else { continue };
+        speedup.insert(metric_name(metric).to_string(), t);
+        speedup_hodges_lehmann.insert(metric_name(metric).to_string(), hl);
+    }
+    Some(PointEstimates {
+        batch: point.batch,
+        threads: point.threads,
+        slots: slots.len(),
+        ttft: absolute(|t| t.ttft, Unit::Seconds, Direction::Lower)?,
+        tpot: absolute(|t| t.tpot, Unit::Seconds, Direction::Lower)?,
+        prefill_rate: absolute(|t| t.prefill_rate, Unit::TokensPerSecond, Direction::Higher)?,
+        decode_rate: absolute(|t| t.decode_rate, Unit::TokensPerSecond, Direction::Higher)?,
+        speedup,
+        speedup_hodges_lehmann,
+    })
+}
+
+/// Slots of one point, controls or not.
+fn slots(evidence: &VariantEvidence, point: Point, control: bool) -> Vec<&Slot> {
+    let here = |s: &&Slot| s.batch == point.batch && s.threads == point.threads && s.control == control;
+    evidence.slots.iter().filter(here).collect()
+}
+
+/// Speedup of `variant` over `base` in `metric` at `point`: Student-t, and Hodges-Lehmann.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn speedups(
+    base: &VariantEvidence,
+    variant: &VariantEvidence,
+    point: Point,
+    metric: SpeedMetric,
+    confidence: f64,
+) -> Result<(Estimate, Estimate), String> {
+    let base = log_time_by_block(base, point, metric, false)?;
+    let variant = log_time_by_block(variant, point, metric, false)?;
+    ratio(&base, &variant, confidence)
+}
+
+/// Ratio of the reference's time to the A/A control's.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn control_ratio(
+    reference: &VariantEvidence,
+    point: Point,
+    metric: SpeedMetric,
+    confidence: f64,
+) -> Result<Estimate, String> {
+    let base = log_time_by_block(reference, point, metric, false)?;
+    let control = log_time_by_block(reference, point, metric, true)?;
+    ratio(&base, &control, confidence).map(|(t, _)| t)
+}
+
+fn ratio(
+    base: &BTreeMap<usize, f64>,
+    variant: &BTreeMap<usize, f64>,
+    confidence: f64,
+) -> Result<(Estimate, Estimate), String> {
+    let differences: Vec<f64> = base.iter().filter_map(|(block, y)| Some(y - variant.get(block)?)).collect();
+    let of = |interval: Option<crate::stats::Interval>, method| {
+        estimate(interval?.map(f64::exp), confidence, Unit::Ratio, Direction::Higher, method)
+    };
+    let t = of(mean_interval(&differences, confidence), "student-t of paired log ratios over blocks");
+    let hl = of(hodges_lehmann(&differences, confidence), "hodges-lehmann of paired log ratios over blocks");
+    t.zip(hl).ok_or_else(|| "no block holds both".into())
+}
+
+fn log_time_by_block(
+    evidence: &VariantEvidence,
+    point: Point,
+    metric: SpeedMetric,
+    control: bool,
+) -> Result<BTreeMap<usize, f64>, String> {
+    log_times(&slots(evidence, point, control), metric)
+}
+
+/// `ln` of the median time of each slot, by block; of two slots in one block, which only an interrupted run can have,
+/// the later.
+///
+/// # Errors
+/// No slots, or a slot whose times are not positive numbers.
+fn log_times(slots: &[&Slot], metric: SpeedMetric) -> Result<BTreeMap<usize, f64>, String> {
+    if slots.is_empty() {
+        return Err("not timed".into());
+    }
+    let of = |slot: &&Slot| {
+        let times = slot_times(slot)?;
+        let log = match metric {
+            SpeedMetric::Prefill => times.ttft,
+            SpeedMetric::Decode => times.tpot,
+            SpeedMetric::Total => times.total,
+        };
+        Ok((slot.block, log))
+    };
+    slots.iter().map(of).collect()
+}
+
+/// Logarithms of a slot's median times and of its rates (tokens over time, summed over its iterations).
+fn slot_times(slot: &Slot) -> Result<SlotTimes, String> {
+    let bad = || format!("block {}: a time or token count that is not positive", slot.block);
+    let log_median = |of: &dyn Fn(&crate::results::Sample) -> f64| {
+        let values: Vec<f64> = slot.samples.iter().map(of).collect();
+        let sound = values.iter().all(|v| *v > 0.0);
+        median(&values).filter(|_| sound).map(f64::ln).ok_or_else(bad)
+    };
+    let after_first = |s: &crate::results::Sample| s.generated_tokens.saturating_sub(slot.batch) as f64;
+    let sum = |of: &dyn Fn(&crate::results::Sample) -> f64| slot.samples.iter().map(of).sum::<f64>();
+    let times = SlotTimes {
+        ttft: log_median(&|s| s.ttft_s)?,
+        tpot: log_median(&|s| s.tpot_s(slot.batch))?,
+        total: log_median(&|s| s.ttft_s + s.decode_s)?,
+        prefill_rate: (sum(&|s| s.prompt_tokens as f64) / sum(&|s| s.ttft_s)).ln(),
+        decode_rate: (sum(&after_first) / sum(&|s| s.decode_s)).ln(),
+    };
+    let all = [times.ttft, times.tpot, times.total, times.prefill_rate, times.decode_rate];
+    if all.iter().all(|v| v.is_finite()) { Ok(times) } else { Err(bad()) }
+}
