@@ -52,7 +52,6 @@ fn run(
     warnings: Vec<String>,
 ) -> Run {
     let evidence = case.evidence;
-    let slots = evidence.variants.values().flat_map(|v| &v.slots);
     Run {
         schema_version: SCHEMA_VERSION,
         tool_version: evidence.tool_version.clone(),
@@ -63,7 +62,7 @@ fn run(
         machine: evidence.machine.clone(),
         variants,
         control,
-        blocks: slots.map(|s| s.block).collect::<BTreeSet<_>>().len(),
+        blocks: case.blocks(),
         recommendation,
         stages: evidence.stages.clone(),
         parent_peak_rss: evidence.parent_peak_rss,
@@ -90,6 +89,12 @@ impl<'a> Case<'a> {
 
     fn of(&self, variant: &str) -> &'a VariantEvidence {
         self.evidence.variants.get(variant).unwrap_or(&NOTHING)
+    }
+
+    /// Blocks in which anything was timed.
+    fn blocks(&self) -> usize {
+        let slots = self.evidence.variants.values().flat_map(|v| &v.slots);
+        slots.map(|s| s.block).collect::<BTreeSet<_>>().len()
     }
 
     fn confidence(&self) -> f64 {

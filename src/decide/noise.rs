@@ -53,6 +53,10 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
     if case.evidence.finished_unix_s.is_none() {
         warnings.push("the run did not finish; what is missing counts as unknown".into());
     }
+    let blocks = case.blocks();
+    if let Some(planned) = case.evidence.planned_blocks.filter(|planned| blocks < *planned) {
+        warnings.push(format!("{blocks} of {planned} planned blocks were timed"));
+    }
     if let Some(fault) = case.reference_fault() {
         warnings.push(format!("{fault}; nothing can be compared with it"));
     }

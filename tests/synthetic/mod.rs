@@ -275,6 +275,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
             stage("score", 190.0, 640),
             stage("time", 512.0, 310),
         ],
+        planned_blocks: Some(setting.blocks),
         warnings: Vec::new(),
         parent_peak_rss: Some(14 * MIB),
     }
