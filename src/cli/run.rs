@@ -1,0 +1,61 @@
+//! `bench run`: a suite from its file to its report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::pipeline::{self, RunOptions};
+use crate::{report, units};
+
+/// Run a suite: build, score and time every variant, judge, report.
+///
+/// Model and data are fetched if they are not here yet. Each variant is built once and cached; it is scored and timed in
+/// processes of its own, in random order against the reference. Every result is on disk as soon as it is known: an
+/// interrupted run goes on with --resume. The exit code says what was found.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bench run suites/quick.toml
+  bench run suite.toml --only int8-ptq,int4-gptq --budget 10m
+  bench run suite.toml --resume results/runs/suite/20260131T101500Z-host")]
+pub struct Args {
+    /// The suite file.
+    suite: PathBuf,
+    /// Folder of the run [default: results/runs/<suite>/<utc>-<host>].
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Only these variants, and the reference.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Wall time for the whole run, such as 90s, 10m or 1h: as many blocks as fit, at least the suite's fewest.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    budget: Option<Duration>,
+    /// Go on with the interrupted run in this folder.
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// No progress on standard error.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = units::parse_seconds(text).filter(|s| *s > 0.0);
+    let seconds = seconds.ok_or("expected a time above 0 with its unit, such as 90s, 10m or 1h")?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Runs the suite and prints the answer.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let options = RunOptions {
+        suite: args.suite.clone(),
+        out: args.out.clone(),
+        only: args.only.clone(),
+        budget: args.budget,
+        resume: args.resume.clone(),
+        quiet: args.quiet,
+    };
+    let (folder, run) = pipeline::run_suite(&options)?;
+    super::print(&report::terminal(&run, super::width()))?;
+    super::print(&format!("report: {}", folder.join("report/index.html").display()))?;
+    Ok(ExitCode::from(run.exit_code()))
+}

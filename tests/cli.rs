@@ -1,0 +1,180 @@
+//! The command line as a user types it; no network, no real model.
+
+use std::fs;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use predicates::str::{contains, is_empty, starts_with};
+
+const COMMANDS: [&str; 8] = ["run", "report", "plan", "machine", "fetch", "init", "eval", "completions"];
+
+fn bench() -> Command {
+    let mut command = Command::cargo_bin("bench").unwrap();
+    command.env_remove("BENCH_ISA").env("COLUMNS", "100");
+    command
+}
+
+/// A suite in a folder of its own, with parts replaced.
+fn suite(replacements: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+    let mut text = r#"title = "a test"
+model = "path:model.gguf"
+
+[[task]]
+kind = "perplexity"
+data = "path:heldout/*.txt"
+
+[accept]
+accuracy = { metric = "perplexity", max_increase_percent = 5 }
+
+[[variant]]
+name = "int4"
+method = "rtn"
+weights = { bits = 4, granularity = "group", group_size = 64 }
+"#
+    .to_string();
+    for (from, to) in replacements {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lm.toml");
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn without_a_command_the_help_is_shown() {
+    bench().assert().code(2).stderr(contains("Usage: bench"));
+    bench().arg("--version").assert().success().stdout(starts_with("bench "));
+}
+
+#[test]
+fn help_names_every_command_and_exit_code() {
+    let output = bench().arg("--help").assert().success().get_output().stdout.clone();
+    let help = String::from_utf8(output).unwrap();
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not in\n{help}");
+    }
+    assert!(help.contains("Exit codes:") && help.contains("3  inconclusive"), "{help}");
+    assert!(!help.contains("__worker"), "{help}");
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    for command in COMMANDS {
+        let output = bench().args([command, "--help"]).assert().success().get_output().stdout.clone();
+        let help = String::from_utf8(output).unwrap();
+        let paragraph = help.split("Usage:").next().unwrap();
+        assert!(paragraph.trim().len() > 80, "{command}: {paragraph}");
+        assert!(help.contains(&format!("bench {command} ")) && help.contains("Examples:"), "{help}");
+    }
+}
+
+#[test]
+fn unknown_commands_and_options_are_usage_errors() {
+    bench().arg("reprot").assert().code(2).stderr(contains("'report'"));
+    bench().args(["machine", "--jsno"]).assert().code(2).stderr(contains("--json"));
+    bench().args(["run", "lm.toml", "--budget", "10"]).assert().code(2).stderr(contains("90s, 10m or 1h"));
+    bench().args(["run", "lm.toml", "--out", "a", "--resume", "b"]).assert().code(2);
+}
+
+#[test]
+fn a_missing_suite_is_one_message_and_code_2() {
+    for command in ["plan", "fetch"] {
+        bench()
+            .args([command, "nowhere/lm.toml"])
+            .assert()
+            .code(2)
+            .stdout(is_empty())
+            .stderr(starts_with("error: nowhere/lm.toml: cannot read").and(contains("\n").count(1)));
+    }
+}
+
+#[test]
+fn faults_of_a_suite_are_listed_with_file_and_line() {
+    let (_folder, path) = suite(&[("title", "titel"), ("group_size = 64", "group_size = 48")]);
+    let place = path.display();
+    bench()
+        .args(["plan".as_ref(), path.as_os_str()])
+        .assert()
+        .code(2)
+        .stderr(contains(format!("{place}:1: suite: unknown key `titel`")))
+        .stderr(contains("did you mean `title`?"))
+        .stderr(contains(format!("{place}:14: variant \"int4\" weights: `group_size` is 48")))
+        .stderr(contains("use 32 or 64"));
+}
+
+#[test]
+#[ignore = "waits for assets"]
+fn a_plan_without_the_model_says_what_must_be_fetched() {
+    let (_folder, path) = suite(&[]);
+    bench()
+        .args(["plan".as_ref(), path.as_os_str()])
+        .assert()
+        .success()
+        .stdout(contains("model: path:model.gguf\n    to be fetched"))
+        .stdout(contains("fp16 (reference)"))
+        .stdout(contains("RTN, 4 bits symmetric, groups of 64"))
+        .stdout(contains("6 to 30 blocks of 3 slots"))
+        .stdout(contains("unknown until the model is here"));
+}
+
+#[test]
+#[ignore = "waits for assets"]
+fn fetching_a_missing_file_says_where_it_should_be() {
+    let (_folder, path) = suite(&[]);
+    bench().args(["fetch".as_ref(), path.as_os_str()]).assert().code(2).stderr(contains("model.gguf"));
+}
+
+#[test]
+fn the_machine_describes_itself_for_people_and_programs() {
+    bench().arg("machine").assert().success().stdout(contains("what could disturb timing"));
+    let output = bench().args(["machine", "--json"]).assert().success().get_output().stdout.clone();
+    let record: quantbench::machine::MachineRecord = serde_json::from_slice(&output).unwrap();
+    assert_eq!(record.instruction_sets[0], "scalar");
+    assert!(record.instruction_sets.contains(&record.isa));
+    assert!(record.cores >= 1);
+}
+
+#[test]
+fn the_instruction_set_can_be_lowered_but_not_misspelt() {
+    let output = bench().args(["machine", "--json"]).env("BENCH_ISA", "scalar").assert().success();
+    let record: quantbench::machine::MachineRecord = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(record.isa, "scalar");
+    bench().arg("machine").env("BENCH_ISA", "avx1024").assert().code(2).stderr(contains("scalar"));
+}
+
+#[test]
+fn an_existing_file_is_never_overwritten() {
+    let (_folder, path) = suite(&[]);
+    let before = fs::read_to_string(&path).unwrap();
+    bench().args(["init", "model.gguf", "-o"]).arg(&path).assert().code(2).stderr(contains("exists already"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
+}
+
+#[test]
+#[ignore = "waits for assets"]
+fn a_missing_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("suite.toml");
+    bench().args(["init", "nowhere.gguf", "-o"]).arg(&out).assert().code(2).stderr(contains("nowhere.gguf"));
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_wrong_recipe_is_refused_before_any_work() {
+    bench()
+        .args(["eval", "nowhere.gguf", "--text", "nowhere.txt", "--threads", "0"])
+        .assert()
+        .code(2)
+        .stderr(contains("--threads 0: expected 1 to"));
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        bench().args(["completions", shell]).assert().success().stdout(contains("report"));
+    }
+    bench().args(["completions", "tcsh"]).assert().code(2);
+}
