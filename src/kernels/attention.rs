@@ -15,6 +15,7 @@ use super::activations::Rows;
 use super::isa::{Isa, per_isa};
 use super::key_values::{Head, KeyValues};
 use super::pool::Pool;
+use super::tile::{Factor, product};
 use super::vector::{LANES, exp, exp_minus, maximum_body};
 
 /// Keys whose scores are held at once.
@@ -303,114 +304,6 @@ fn soften(scores: &mut [f32], visible: Range<usize>, result: &mut [f32]) {
         end[0] = largest;
     }
     end[1] += exp_minus(scores, largest);
-}
-
-/// Right-hand side of [`product`]: row `i` of block `j` (16 columns) starts at `i * row + j * block`.
-#[derive(Clone, Copy)]
-struct Factor<'a> {
-    numbers: &'a [f32],
-    row: usize,
-    block: usize,
-}
-
-/// `c[r][16 j + l] = sum over i of a[r][i] * b[i][16 j + l]`, added to `c` where `accumulate`.
-///
-/// `(rows, inner, blocks)` are the sizes; `a` and `c` come with the distance of their rows.
-#[inline(always)]
-fn product(
-    isa: Isa,
-    (rows, inner, blocks): (usize, usize, usize),
-    (a, a_row): (&[f32], usize),
-    b: Factor<'_>,
-    (c, c_row): (&mut [f32], usize),
-    accumulate: bool,
-) {
-    if rows == 0 || inner == 0 || blocks == 0 {
-        return;
-    }
-    assert!((rows - 1) * a_row + inner <= a.len());
-    assert!((rows - 1) * c_row + blocks * LANES <= c.len());
-    assert!((inner - 1) * b.row + (blocks - 1) * b.block + LANES <= b.numbers.len());
-    let mut j = 0;
-    while j < blocks {
-        // Four rows by four blocks fill half of the 32 registers of AVX-512; by one block, half of the 16 of AVX2.
-        let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
-        let mut r = 0;
-        while r < rows {
-            let height = 4.min(rows - r);
-            let place = Place {
-                inner,
-                a: a[r * a_row..].as_ptr(),
-                a_row,
-                b: b.numbers[j * b.block..].as_ptr(),
-                b_row: b.row,
-                b_block: b.block,
-                c: c[r * c_row + j * LANES..].as_mut_ptr(),
-                c_row,
-                accumulate,
-            };
-            // SAFETY: the asserts above cover `height` rows from r and `wide` blocks from j.
-            unsafe {
-                match (height, wide) {
-                    (4, 4) => tile::<4, 4>(place),
-                    (3, 4) => tile::<3, 4>(place),
-                    (2, 4) => tile::<2, 4>(place),
-                    (1, 4) => tile::<1, 4>(place),
-                    (4, _) => tile::<4, 1>(place),
-                    (3, _) => tile::<3, 1>(place),
-                    (2, _) => tile::<2, 1>(place),
-                    _ => tile::<1, 1>(place),
-                }
-            }
-            r += height;
-        }
-        j += wide;
-    }
-}
-
-/// Where a register tile of [`product`] reads and writes.
-#[derive(Clone, Copy)]
-struct Place {
-    inner: usize,
-    a: *const f32,
-    a_row: usize,
-    b: *const f32,
-    b_row: usize,
-    b_block: usize,
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
-}
-
-/// `R` rows by `B` blocks of 16 columns of [`product`], held in registers.
-///
-/// # Safety
-/// `a` holds `R` rows of `inner`, `b` `inner` rows in `B` blocks, `c` `R` rows of `16 * B`, at the given distances.
-#[inline(always)]
-unsafe fn tile<const R: usize, const B: usize>(p: Place) {
-    let mut sums = [[[0.0_f32; LANES]; B]; R];
-    for i in 0..p.inner {
-        for r in 0..R {
-            // SAFETY: row r of a, by the contract.
-            let x = unsafe { *p.a.add(r * p.a_row + i) };
-            for j in 0..B {
-                // SAFETY: row i of block j, by the contract.
-                let b = unsafe { &*p.b.add(i * p.b_row + j * p.b_block).cast::<[f32; LANES]>() };
-                for l in 0..LANES {
-                    sums[r][j][l] = x.mul_add(b[l], sums[r][j][l]);
-                }
-            }
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (j, sums) in sums.iter().enumerate() {
-            // SAFETY: block j of row r of c, by the contract.
-            let c = unsafe { &mut *p.c.add(r * p.c_row + j * LANES).cast::<[f32; LANES]>() };
-            for (c, &sum) in c.iter_mut().zip(sums) {
-                *c = if p.accumulate { *c + sum } else { sum };
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tile;
 pub mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

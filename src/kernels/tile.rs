@@ -1,0 +1,231 @@
+//! Products of small f32 matrices that lie in the first cache level: the two products of attention.
+//!
+//! Up to 4 rows by `B` blocks of 16 columns are held in registers while the inner dimension is walked: half of the 32
+//! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 with `B = 1`. Every sum runs over the inner dimension in
+//! order, multiply-adds fused, so all instruction sets give the same bits.
+
+use super::isa::Isa;
+use super::vector::LANES;
+
+/// Right-hand side of [`product`]: row `i` of block `j` (16 columns) starts at `i * row + j * block`.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    /// The numbers.
+    pub numbers: &'a [f32],
+    /// Distance of rows.
+    pub row: usize,
+    /// Distance of blocks.
+    pub block: usize,
+}
+
+/// Where a register tile reads and writes.
+#[derive(Clone, Copy)]
+struct Place {
+    inner: usize,
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    b_row: usize,
+    b_block: usize,
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+}
+
+/// `c[r][16 j + l] = sum over i of a[r][i] * b[i][16 j + l]`, added to `c` where `accumulate`.
+///
+/// `(rows, inner, blocks)` are the sizes; `a` and `c` come with the distance of their rows.
+///
+/// # Panics
+/// When the slices are too short for the sizes, or the processor lacks `isa`.
+pub(super) fn product(
+    isa: Isa,
+    (rows, inner, blocks): (usize, usize, usize),
+    (a, a_row): (&[f32], usize),
+    b: Factor<'_>,
+    (c, c_row): (&mut [f32], usize),
+    accumulate: bool,
+) {
+    if rows == 0 || inner == 0 || blocks == 0 {
+        return;
+    }
+    assert!(isa.is_available());
+    assert!((rows - 1) * a_row + inner <= a.len());
+    assert!((rows - 1) * c_row + blocks * LANES <= c.len());
+    assert!((inner - 1) * b.row + (blocks - 1) * b.block + LANES <= b.numbers.len());
+    let mut j = 0;
+    while j < blocks {
+        let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
+        for r in (0..rows).step_by(4) {
+            let place = Place {
+                inner,
+                a: a[r * a_row..].as_ptr(),
+                a_row,
+                b: b.numbers[j * b.block..].as_ptr(),
+                b_row: b.row,
+                b_block: b.block,
+                c: c[r * c_row + j * LANES..].as_mut_ptr(),
+                c_row,
+                accumulate,
+            };
+            // SAFETY: the processor has the instruction set, and up to 4 rows from r on and `wide` blocks from j on
+            // lie inside the slices, as asserted above.
+            unsafe {
+                match (4.min(rows - r), wide) {
+                    (4, 4) => tile::<4, 4>(isa, place),
+                    (3, 4) => tile::<3, 4>(isa, place),
+                    (2, 4) => tile::<2, 4>(isa, place),
+                    (1, 4) => tile::<1, 4>(isa, place),
+                    (4, _) => tile::<4, 1>(isa, place),
+                    (3, _) => tile::<3, 1>(isa, place),
+                    (2, _) => tile::<2, 1>(isa, place),
+                    _ => tile::<1, 1>(isa, place),
+                }
+            }
+        }
+        j += wide;
+    }
+}
+
+/// `R` rows by `B` blocks of 16 columns.
+///
+/// # Safety
+/// The processor has `isa`; `a` holds `R` rows of `inner`, `b` `inner` rows in `B` blocks, `c` `R` rows of `16 * B`,
+/// at the given distances.
+unsafe fn tile<const R: usize, const B: usize>(isa: Isa, place: Place) {
+    // SAFETY: by the contract.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => tile_avx512::<R, B>(place),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => tile_avx2::<R, B>(place),
+            _ => tile_scalar::<R, B>(place),
+        }
+    }
+}
+
+/// The definition of [`tile`].
+///
+/// # Safety
+/// As [`tile`].
+unsafe fn tile_scalar<const R: usize, const B: usize>(p: Place) {
+    for r in 0..R {
+        for column in 0..B * LANES {
+            let (block, lane) = (column / LANES, column % LANES);
+            let mut sum = 0.0_f32;
+            for i in 0..p.inner {
+                // SAFETY: row r of a, and row i of this block of b, by the contract.
+                let (x, y) = unsafe { (*p.a.add(r * p.a_row + i), *p.b.add(i * p.b_row + block * p.b_block + lane)) };
+                sum = x.mul_add(y, sum);
+            }
+            // SAFETY: row r of c, by the contract.
+            let c = unsafe { &mut *p.c.add(r * p.c_row + column) };
+            *c = if p.accumulate { *c + sum } else { sum };
+        }
+    }
+}
+
+/// [`tile`] with one register for each row and block.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile_avx512<const R: usize, const B: usize>(p: Place) {
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let mut sums = [[_mm512_setzero_ps(); B]; R];
+    for i in 0..p.inner {
+        let mut b = [_mm512_setzero_ps(); B];
+        for (j, b) in b.iter_mut().enumerate() {
+            // SAFETY: row i of block j, by the contract.
+            *b = unsafe { _mm512_loadu_ps(p.b.add(i * p.b_row + j * p.b_block)) };
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row r of a, by the contract.
+            let x = _mm512_set1_ps(unsafe { *p.a.add(r * p.a_row + i) });
+            for (sum, &b) in sums.iter_mut().zip(&b) {
+                *sum = _mm512_fmadd_ps(x, b, *sum);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (j, &sum) in sums.iter().enumerate() {
+            // SAFETY: block j of row r of c, by the contract.
+            unsafe {
+                let c = p.c.add(r * p.c_row + j * LANES);
+                _mm512_storeu_ps(c, if p.accumulate { _mm512_add_ps(_mm512_loadu_ps(c), sum) } else { sum });
+            }
+        }
+    }
+}
+
+/// [`tile`] with two registers for each row and block.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2<const R: usize, const B: usize>(p: Place) {
+    use std::arch::x86_64::{
+        _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    let mut sums = [[[_mm256_setzero_ps(); 2]; B]; R];
+    for i in 0..p.inner {
+        let mut b = [[_mm256_setzero_ps(); 2]; B];
+        for (j, b) in b.iter_mut().enumerate() {
+            for (half, b) in b.iter_mut().enumerate() {
+                // SAFETY: row i of block j, by the contract.
+                *b = unsafe { _mm256_loadu_ps(p.b.add(i * p.b_row + j * p.b_block + 8 * half)) };
+            }
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row r of a, by the contract.
+            let x = _mm256_set1_ps(unsafe { *p.a.add(r * p.a_row + i) });
+            for (sum, &b) in sums.iter_mut().zip(&b) {
+                sum[0] = _mm256_fmadd_ps(x, b[0], sum[0]);
+                sum[1] = _mm256_fmadd_ps(x, b[1], sum[1]);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (j, &sum) in sums.iter().flatten().enumerate() {
+            // SAFETY: half j of row r of c, by the contract.
+            unsafe {
+                let c = p.c.add(r * p.c_row + j * 8);
+                _mm256_storeu_ps(c, if p.accumulate { _mm256_add_ps(_mm256_loadu_ps(c), sum) } else { sum });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_sizes_follow_the_definition_on_every_isa() {
+        for (rows, inner, blocks) in [(1, 1, 1), (3, 5, 4), (4, 64, 8), (5, 17, 5), (7, 128, 3), (9, 2, 9)] {
+            let a: Vec<f32> = (0..rows * inner).map(|i| (i % 13) as f32 - 6.0).collect();
+            let b: Vec<f32> = (0..inner * blocks * LANES).map(|i| (i % 11) as f32 - 5.0).collect();
+            let width = blocks * LANES;
+            for isa in Isa::available() {
+                // Blocks one after the other (keys), and side by side (values).
+                for (row, block) in [(LANES, inner * LANES), (width, LANES)] {
+                    let factor = Factor { numbers: &b, row, block };
+                    let mut c = vec![1.0; rows * width];
+                    product(isa, (rows, inner, blocks), (&a, inner), factor, (&mut c, width), true);
+                    for (at, &c) in c.iter().enumerate() {
+                        let (r, column) = (at / width, at % width);
+                        let y = |i: usize| b[i * row + column / LANES * block + column % LANES];
+                        // Whole numbers: every order of summation is exact.
+                        let exact = 1.0 + (0..inner).map(|i| a[r * inner + i] * y(i)).sum::<f32>();
+                        assert_eq!(c, exact, "{isa} {rows} {inner} {blocks} at {at}");
+                    }
+                }
+            }
+        }
+    }
+}
