@@ -98,7 +98,7 @@ fn print(text: &str) -> Result<()> {
 /// Writes a value as indented JSON to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::input("standard output", format!("cannot be written as JSON: {e}")))?;

@@ -24,9 +24,9 @@ use crate::{machine, units};
 
 use super::fetch;
 
-/// Show what a run would do, how long it would take and what it needs; measures nothing and fetches nothing.
+/// Show what a run would do, how long it would take and what it needs.
 ///
-/// Lists the sources and whether they are here, the variants with their recipes and whether they are cached, and the
+/// Fetches, builds and scores nothing. Lists the sources and whether they are here, the variants with their recipes and whether they are cached, and the
 /// work. Where the model is here, it also estimates time, memory and disk from the model's shapes and a probe of half a
 /// second.
 #[derive(Debug, clap::Args)]

@@ -21,7 +21,7 @@ use crate::{report, units};
 pub struct Args {
     /// The suite file.
     suite: PathBuf,
-    /// Folder of the run [default: results/runs/<suite>/<utc>-<host>].
+    /// Folder of the run [default: results/runs/SUITE/UTC-HOST].
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Only these variants, and the reference.

@@ -12,7 +12,7 @@
 //! | `seed` | 1 |
 //! | `[data] calibration` | none; `source` required; `documents` all, `windows` 64, `length` 512, `seed` the suite's |
 //! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind, `length` 512, `windows` all |
-//! | `[workload]` | `prompt` 128, `generate` 32, `batch` [1], `threads` [1], `iterations` 3, `blocks` [6, 30] |
+//! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3, `blocks` `[6, 30]` |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
 //!
