@@ -24,6 +24,7 @@ pub struct Activations {
     values: Vec<f32>,
     padded: Form<f32>,
     bf16: Form<u16>,
+    bf16_widened: Form<f32>,
     int8: Form<i8>,
     scales: Vec<f32>,
     float_sums: Sums<f32>,
@@ -100,6 +101,7 @@ impl Activations {
         self.features = features;
         self.padded.made = false;
         self.bf16.made = false;
+        self.bf16_widened.made = false;
         self.int8.made = false;
         self.float_sums.made_for = None;
         self.int8_sums.made_for = None;
@@ -175,6 +177,24 @@ impl Activations {
             self.bf16.made = true;
         }
         Bf16Input { values: &self.bf16.data, stride: self.bf16.stride, tokens: self.tokens }
+    }
+
+    /// The values rounded to bfloat16 and widened to f32 again, for processors without bfloat16 arithmetic.
+    pub(super) fn bf16_widened(&mut self, pool: &Pool) -> FloatInput<'_> {
+        self.bf16(pool);
+        if !self.bf16_widened.made {
+            self.bf16_widened.resize(self.tokens, self.features);
+            let (from, stride) = (self.bf16.stride, self.bf16_widened.stride);
+            for t in 0..self.tokens {
+                let (padded, row) = (self.features.next_multiple_of(PAD), &mut self.bf16_widened.data[t * stride..]);
+                for (wide, &bits) in row[..padded].iter_mut().zip(&self.bf16.data[t * from..]) {
+                    *wide = f32::from_bits(u32::from(bits) << 16);
+                }
+            }
+            self.bf16_widened.made = true;
+        }
+        let Form { data, stride, .. } = &self.bf16_widened;
+        FloatInput { values: data, stride: *stride, tokens: self.tokens, sums: &[] }
     }
 
     /// The values in 8 bits, with sums of codes over groups of `group` columns (the last group may be shorter).

@@ -8,7 +8,7 @@ use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{avx512, avx512_integer, avx512_weight_only};
+use super::x86::{avx2, avx2_integer, avx512, avx512_integer, avx512_weight_only};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Tokens up to which kernels stream the packed weights once (decode); above, they are unpacked into a scratch block
@@ -165,23 +165,29 @@ impl Matrix {
                 // SAFETY: `isa` and BF16 are available; the weights were packed for `rows` and `cols`.
                 split(&|panels| unsafe { avx512::dense_bf16(w, self.cols, x, &y, panels) });
             }
-            (Weights::Dense(w @ DensePanels::Bf16(_)), _) => {
-                let x = x.bf16(pool);
-                split(&|panels| scalar::dense_bf16(w, self.cols, x, &y, panels));
-            }
             (Weights::Dense(w), _) => {
-                let x = x.float(pool, false, None);
+                let x = match w {
+                    DensePanels::Bf16(_) => x.bf16_widened(pool),
+                    _ => x.float(pool, false, None),
+                };
                 split(&|panels| match (w, isa) {
+                    (_, Isa::Scalar) => scalar::dense(w, self.cols, x, &y, panels),
+                    // SAFETY (all below): `isa` is available; the weights were packed for `rows` and `cols`.
                     #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F32(w), Isa::Avx512Vnni) => {
-                        // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
-                        unsafe { avx512::dense_f32(w, self.cols, x, &y, panels) }
-                    }
+                    (DensePanels::F32(w), Isa::Avx512Vnni) => unsafe {
+                        avx512::dense_f32(w, self.cols, x, &y, panels);
+                    },
                     #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F16(w), Isa::Avx512Vnni) => {
-                        // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
-                        unsafe { avx512::dense_f16(w, self.cols, x, &y, panels) }
-                    }
+                    (DensePanels::F16(w), Isa::Avx512Vnni) => unsafe {
+                        avx512::dense_f16(w, self.cols, x, &y, panels);
+                    },
+                    #[cfg(target_arch = "x86_64")]
+                    (DensePanels::F32(w), Isa::Avx2) => unsafe { avx2::dense_f32(w, self.cols, x, &y, panels) },
+                    #[cfg(target_arch = "x86_64")]
+                    (DensePanels::F16(w), Isa::Avx2) => unsafe { avx2::dense_f16(w, self.cols, x, &y, panels) },
+                    #[cfg(target_arch = "x86_64")]
+                    (DensePanels::Bf16(w), _) => unsafe { avx2::dense_bf16(w, self.cols, x, &y, panels) },
+                    #[cfg(not(target_arch = "x86_64"))]
                     _ => scalar::dense(w, self.cols, x, &y, panels),
                 });
             }
@@ -192,6 +198,9 @@ impl Matrix {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
                     Isa::Avx512Vnni => unsafe { avx512_weight_only::weight_only(w, x, &y, panels) },
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: as above.
+                    Isa::Avx2 => unsafe { avx2::weight_only(w, x, &y, panels) },
                     _ => scalar::weight_only(w, x, &y, panels),
                 });
             }
@@ -201,6 +210,9 @@ impl Matrix {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
                     Isa::Avx512Vnni => unsafe { avx512_integer::integer(w, x, &y, panels) },
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: as above.
+                    Isa::Avx2 => unsafe { avx2_integer::integer(w, x, &y, panels) },
                     _ => scalar::integer(w, x, &y, panels),
                 });
             }

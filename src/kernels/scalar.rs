@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::activations::{Bf16Input, FloatInput, IntegerInput};
+use super::activations::{FloatInput, IntegerInput};
 use super::matrix::Output;
 use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero};
 
@@ -31,12 +31,6 @@ fn float_product(cols: usize, rows: Range<usize>, x: FloatInput<'_>, y: &Output,
 
 pub(super) fn dense(w: &DensePanels, cols: usize, x: FloatInput<'_>, y: &Output, panels: Range<usize>) {
     float_product(cols, rows_of(panels, y.rows), x, y, |row, k| w.weight(cols, row, k));
-}
-
-pub(super) fn dense_bf16(w: &DensePanels, cols: usize, x: Bf16Input<'_>, y: &Output, panels: Range<usize>) {
-    let values: Vec<f32> = x.values.iter().map(|&v| f32::from_bits(u32::from(v) << 16)).collect();
-    let x = FloatInput { values: &values, stride: x.stride, tokens: x.tokens, sums: &[] };
-    dense(w, cols, x, y, panels);
 }
 
 pub(super) fn weight_only(w: &IntegerPanels, x: FloatInput<'_>, y: &Output, panels: Range<usize>) {

@@ -136,21 +136,43 @@ pub(super) unsafe fn load_reals(reals: &Reals, index: usize) -> __m512 {
     }
 }
 
-/// What must be subtracted from `sum of u * x` of a group: 16 x `(base + zero point) * sum of x`.
+/// Scales or offsets of P panels from `panel` on, for one group.
 ///
 /// # Safety
-/// `index + 16` is at most the number of zero points.
+/// The panels and the group exist.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn zero_correction(zero: &PackedZero, base: i32, index: usize, input_sum: i32) -> __m512i {
-    match zero {
-        PackedZero::Points(points) => {
-            // SAFETY: the caller promises 16 points from `index`.
-            let points = unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(points.as_ptr().add(index).cast())) };
-            _mm512_mullo_epi32(_mm512_add_epi32(points, _mm512_set1_epi32(base)), _mm512_set1_epi32(input_sum))
-        }
-        _ => _mm512_set1_epi32(base.wrapping_mul(input_sum)),
+pub(super) unsafe fn load_group<const P: usize>(
+    reals: &Reals,
+    groups: usize,
+    panel: usize,
+    group: usize,
+) -> [__m512; P] {
+    let mut loaded = [_mm512_setzero_ps(); P];
+    for p in 0..P {
+        // SAFETY: the caller's promise.
+        loaded[p] = unsafe { load_reals(reals, ((panel + p) * groups + group) * LANES) };
     }
+    loaded
+}
+
+/// What stands for a zero weight in stored codes, `base + zero point`, of P panels from `panel` on, for one group.
+///
+/// # Safety
+/// The panels and the group exist.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn load_zeros<const P: usize>(w: &IntegerPanels, panel: usize, group: usize) -> [__m512i; P] {
+    let mut zeros = [_mm512_set1_epi32(w.base()); P];
+    if let PackedZero::Points(points) = &w.zero {
+        for p in 0..P {
+            let at = ((panel + p) * w.groups + group) * LANES;
+            // SAFETY: the caller's promise.
+            let points = unsafe { _mm_loadu_si128(points.as_ptr().add(at).cast()) };
+            zeros[p] = _mm512_add_epi32(zeros[p], _mm512_cvtepi8_epi32(points));
+        }
+    }
+    zeros
 }
 
 /// `y = x wᵀ` for f32 weights.
@@ -232,12 +254,12 @@ pub(super) unsafe fn integer_channel(
         token_bytes: x.stride,
         tokens: x.tokens,
     };
-    let base = w.base();
     let emit = |token: usize, panel: usize, sum: __m512i| {
         let at = panel * LANES;
         // SAFETY: there are 16 scales, points and offsets for each panel.
         unsafe {
-            let dot = _mm512_sub_epi32(sum, zero_correction(&w.zero, base, at, x.sums[token]));
+            let [zero] = load_zeros(w, panel, 0);
+            let dot = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x.sums[token])));
             let scale = load_reals(&w.scales, at);
             let mut value = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), _mm512_setzero_ps());
             if let PackedZero::Offsets(offsets) = &w.zero {

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{GEMM_PANELS, PREFETCH_BYTES, integer_channel, load_reals, store, zero_correction};
+use super::avx512::{GEMM_PANELS, PREFETCH_BYTES, integer_channel, load_group, load_zeros, store};
 use super::{call_small_tile, with_scratch};
 use crate::kernels::activations::IntegerInput;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
@@ -77,16 +77,15 @@ unsafe fn tile_int8_groups<const M: usize, const P: usize>(
     token: usize,
     panel: usize,
 ) {
-    let base = w.base();
     let panel_bytes = w.k * LANES;
     let mut totals = [[_mm512_setzero_ps(); P]; M];
     // SAFETY: rows of existing groups, panels and tokens; prefetching past the end is harmless.
     unsafe {
         let mut weights = weights;
+        let sums = x.sums.as_ptr().add(token * w.groups);
         let mut inputs = x.codes.as_ptr().add(token * x.stride);
         for group in 0..w.groups {
-            let mut dots = [[_mm512_setzero_si512(); P]; M];
-            begin_group(w, base, x, token, panel, group, &mut dots);
+            let mut dots = begin_group::<M, P>(w, sums, panel, group);
             for _ in 0..w.group / 4 {
                 let mut row = [_mm512_setzero_si512(); P];
                 for p in 0..P {
@@ -105,13 +104,13 @@ unsafe fn tile_int8_groups<const M: usize, const P: usize>(
                 weights = weights.add(64);
                 inputs = inputs.add(4);
             }
-            end_group(w, x, token, panel, group, &dots, &mut totals);
+            totals = end_group(w, sums, panel, group, dots, totals);
         }
     }
     finish(x, y, token, panel, &totals);
 }
 
-/// Starts the sums of a group at what zero points and unsigned storage add to them, negated.
+/// Sums of a group at its start: what zero points and unsigned storage will add to them, negated.
 ///
 /// # Safety
 /// The group, the M tokens and the P panels exist.
@@ -119,25 +118,25 @@ unsafe fn tile_int8_groups<const M: usize, const P: usize>(
 #[target_feature(enable = "avx512f")]
 unsafe fn begin_group<const M: usize, const P: usize>(
     w: &IntegerPanels,
-    base: i32,
-    x: IntegerInput<'_>,
-    token: usize,
+    sums: *const i32,
     panel: usize,
     group: usize,
-    dots: &mut [[__m512i; P]; M],
-) {
-    for m in 0..M {
-        // SAFETY: the caller's promise.
-        let sum = unsafe { *x.sums.get_unchecked((token + m) * w.groups + group) };
-        for p in 0..P {
-            let at = ((panel + p) * w.groups + group) * LANES;
-            // SAFETY: the caller's promise.
-            dots[m][p] = unsafe { zero_correction(&w.zero, base, at, sum.wrapping_neg()) };
+) -> [[__m512i; P]; M] {
+    let mut dots = [[_mm512_setzero_si512(); P]; M];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let zeros = load_zeros::<P>(w, panel, group);
+        for m in 0..M {
+            let negated = _mm512_set1_epi32((*sums.add(m * w.groups + group)).wrapping_neg());
+            for p in 0..P {
+                dots[m][p] = _mm512_mullo_epi32(zeros[p], negated);
+            }
         }
     }
+    dots
 }
 
-/// Adds the scaled sums of a group to the totals.
+/// The totals with the scaled sums of a group.
 ///
 /// # Safety
 /// The group, the M tokens and the P panels exist.
@@ -145,30 +144,31 @@ unsafe fn begin_group<const M: usize, const P: usize>(
 #[target_feature(enable = "avx512f")]
 unsafe fn end_group<const M: usize, const P: usize>(
     w: &IntegerPanels,
-    x: IntegerInput<'_>,
-    token: usize,
+    sums: *const i32,
     panel: usize,
     group: usize,
-    dots: &[[__m512i; P]; M],
-    totals: &mut [[__m512; P]; M],
-) {
-    for p in 0..P {
-        let at = ((panel + p) * w.groups + group) * LANES;
-        // SAFETY: the caller's promise.
-        let scale = unsafe { load_reals(&w.scales, at) };
+    dots: [[__m512i; P]; M],
+    mut totals: [[__m512; P]; M],
+) -> [[__m512; P]; M] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scales = load_group::<P>(&w.scales, w.groups, panel, group);
         for m in 0..M {
-            totals[m][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dots[m][p]), totals[m][p]);
+            for p in 0..P {
+                totals[m][p] = _mm512_fmadd_ps(scales[p], _mm512_cvtepi32_ps(dots[m][p]), totals[m][p]);
+            }
         }
         if let PackedZero::Offsets(offsets) = &w.zero {
-            // SAFETY: the caller's promise.
-            let offset = unsafe { load_reals(offsets, at) };
+            let offsets = load_group::<P>(offsets, w.groups, panel, group);
             for m in 0..M {
-                // SAFETY: the caller's promise.
-                let sum = unsafe { *x.sums.get_unchecked((token + m) * w.groups + group) };
-                totals[m][p] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sum as f32), totals[m][p]);
+                let sum = _mm512_set1_ps(*sums.add(m * w.groups + group) as f32);
+                for p in 0..P {
+                    totals[m][p] = _mm512_fmadd_ps(offsets[p], sum, totals[m][p]);
+                }
             }
         }
     }
+    totals
 }
 
 /// Scales the totals by their tokens' scales and writes them.
@@ -207,16 +207,15 @@ unsafe fn int4_gemv(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels: 
 /// The processor has the features; P panels exist from `panel` on, `x` has M tokens.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panel: usize) {
-    let base = w.base();
     let panel_bytes = w.panel_bytes();
+    let sums = x.sums.as_ptr();
     let low = _mm512_set1_epi8(15);
     let mut totals = [[_mm512_setzero_ps(); P]; M];
-    let mut dots = [[_mm512_setzero_si512(); P]; M];
     let (mut group, mut left) = (0, w.group);
     let halves = if w.groups == 1 { w.k / 32 } else { w.cols / 32 };
     // SAFETY: rows of existing groups, panels and tokens; prefetching past the end is harmless.
     unsafe {
-        begin_group(w, base, x, 0, panel, 0, &mut dots);
+        let mut dots = begin_group::<M, P>(w, sums, panel, 0);
         for half in 0..halves {
             let weights = w.codes.as_ptr().add(panel * panel_bytes + half / 2 * (BLOCK * LANES / 2));
             let inputs = x.codes.as_ptr().add(half * 32);
@@ -241,11 +240,11 @@ unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: Intege
             }
             left -= 32;
             if left == 0 {
-                end_group(w, x, 0, panel, group, &dots, &mut totals);
+                totals = end_group(w, sums, panel, group, dots, totals);
                 group += 1;
                 left = w.group;
                 if group < w.groups {
-                    begin_group(w, base, x, 0, panel, group, &mut dots);
+                    dots = begin_group(w, sums, panel, group);
                 }
             }
         }

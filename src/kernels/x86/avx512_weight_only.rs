@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{PREFETCH_BYTES, load_reals, store, unpacked};
+use super::avx512::{PREFETCH_BYTES, load_group, load_reals, store, unpacked};
 use super::call_small_tile;
 use crate::kernels::activations::FloatInput;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
@@ -118,7 +118,7 @@ unsafe fn tile_int8<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
                 weights = weights.add(64);
                 inputs = inputs.add(4);
             }
-            end_group(w, x, panel, group, &sums, &mut totals);
+            totals = end_group(w, x, panel, group, sums, totals);
         }
     }
     finish(y, panel, &totals);
@@ -174,7 +174,7 @@ unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
             }
             left -= 32;
             if left == 0 {
-                end_group(w, x, panel, group, &sums, &mut totals);
+                totals = end_group(w, x, panel, group, sums, totals);
                 group += 1;
             }
         }
@@ -190,7 +190,7 @@ fn nibble_table(w: &IntegerPanels) -> __m512 {
     _mm512_sub_ps(nibbles, _mm512_set1_ps(w.base() as f32))
 }
 
-/// Adds the scaled sums of a group to the totals.
+/// The totals with the scaled sums of a group.
 ///
 /// # Safety
 /// The group, the M tokens and the P panels exist.
@@ -201,25 +201,28 @@ unsafe fn end_group<const M: usize, const P: usize>(
     x: FloatInput<'_>,
     panel: usize,
     group: usize,
-    sums: &[[__m512; P]; M],
-    totals: &mut [[__m512; P]; M],
-) {
-    for p in 0..P {
-        let at = ((panel + p) * w.groups + group) * LANES;
-        // SAFETY: the caller's promise.
-        let scale = unsafe { load_reals(&w.scales, at) };
+    sums: [[__m512; P]; M],
+    mut totals: [[__m512; P]; M],
+) -> [[__m512; P]; M] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scales = load_group::<P>(&w.scales, w.groups, panel, group);
         for m in 0..M {
-            totals[m][p] = _mm512_fmadd_ps(scale, sums[m][p], totals[m][p]);
+            for p in 0..P {
+                totals[m][p] = _mm512_fmadd_ps(scales[p], sums[m][p], totals[m][p]);
+            }
         }
         if let PackedZero::Offsets(offsets) = &w.zero {
-            // SAFETY: the caller's promise.
-            let offset = unsafe { load_reals(offsets, at) };
+            let offsets = load_group::<P>(offsets, w.groups, panel, group);
             for m in 0..M {
-                let input_sum = _mm512_set1_ps(x.sums[m * w.groups + group]);
-                totals[m][p] = _mm512_fmadd_ps(offset, input_sum, totals[m][p]);
+                let sum = _mm512_set1_ps(*x.sums.get_unchecked(m * w.groups + group));
+                for p in 0..P {
+                    totals[m][p] = _mm512_fmadd_ps(offsets[p], sum, totals[m][p]);
+                }
             }
         }
     }
+    totals
 }
 
 #[inline]

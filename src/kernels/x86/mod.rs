@@ -4,6 +4,8 @@
 //! walk the panels of a thread and, inside, the tokens. With few tokens a tile takes several panels at once, because
 //! one sequential stream does not saturate the memory.
 
+pub(super) mod avx2;
+pub(super) mod avx2_integer;
 pub(super) mod avx512;
 pub(super) mod avx512_integer;
 pub(super) mod avx512_weight_only;
@@ -36,6 +38,15 @@ macro_rules! call_small_tile {
     };
 }
 pub(super) use call_small_tile;
+
+/// Calls the instance of an AVX2 tile for run-time `M <= 6` and P as far as 16 registers go.
+macro_rules! call_avx2_tile {
+    ($m:expr, $p:expr, $tile:ident $arguments:tt) => {
+        $crate::kernels::x86::call_tile!(@rows $m, $p, $tile $arguments,
+            [1 1] [1 2] [1 3] [1 4] [2 1] [2 2] [3 1] [4 1] [5 1] [6 1])
+    };
+}
+pub(super) use call_avx2_tile;
 
 thread_local! {
     /// Unpacked weights of a few panels; kept, so that a product does not allocate.

@@ -1,0 +1,328 @@
+//! AVX2 with FMA and F16C: products in f32. Weights that are not f32 are unpacked to f32 first, a few panels at a
+//! time, and the same tile multiplies them all.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{call_avx2_tile, with_scratch};
+use crate::kernels::activations::FloatInput;
+use crate::kernels::matrix::Output;
+use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Reals, Width};
+
+/// Tokens of a tile of one panel: 12 accumulators of the 16 registers.
+const TOKENS: usize = 6;
+/// Bytes of a stream that are fetched ahead.
+pub(super) const PREFETCH_BYTES: usize = 2048;
+
+/// Panels of a tile: enough independent sums to hide the latency of a multiply-add.
+fn panels_for(tokens: usize) -> usize {
+    match tokens {
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    }
+}
+
+/// # Safety
+/// The processor has the features; `weights` holds P panels of `k * 16` values, `inputs` M tokens of `k`, `stride`
+/// apart.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const M: usize, const P: usize>(
+    weights: *const f32,
+    k: usize,
+    inputs: *const f32,
+    stride: usize,
+    y: &Output,
+    token: usize,
+    panel: usize,
+) {
+    let mut sums = [[[_mm256_setzero_ps(); 2]; P]; M];
+    // SAFETY: the caller's promise; prefetching past the end is harmless.
+    unsafe {
+        for k_index in 0..k {
+            let mut row = [[_mm256_setzero_ps(); 2]; P];
+            for p in 0..P {
+                let at = weights.add((p * k + k_index) * LANES);
+                row[p] = [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))];
+                if M <= 2 {
+                    _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+                }
+            }
+            for m in 0..M {
+                let input = _mm256_set1_ps(*inputs.add(m * stride + k_index));
+                for p in 0..P {
+                    sums[m][p][0] = _mm256_fmadd_ps(row[p][0], input, sums[m][p][0]);
+                    sums[m][p][1] = _mm256_fmadd_ps(row[p][1], input, sums[m][p][1]);
+                }
+            }
+        }
+    }
+    for m in 0..M {
+        for p in 0..P {
+            store(y, token + m, panel + p, sums[m][p]);
+        }
+    }
+}
+
+/// Writes the 16 outputs of a token and a panel, fewer in a short last panel.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store(y: &Output, token: usize, panel: usize, values: [__m256; 2]) {
+    let row = panel * LANES;
+    assert!(token < y.tokens && row < y.rows);
+    let lanes = LANES.min(y.rows - row);
+    // SAFETY: the lanes written are inside the array, and no other thread writes this panel.
+    unsafe {
+        let out = y.start.add(token * y.rows + row);
+        if lanes == LANES {
+            _mm256_storeu_ps(out, values[0]);
+            _mm256_storeu_ps(out.add(8), values[1]);
+        } else {
+            let mut all = [0.0f32; LANES];
+            _mm256_storeu_ps(all.as_mut_ptr(), values[0]);
+            _mm256_storeu_ps(all.as_mut_ptr().add(8), values[1]);
+            out.copy_from_nonoverlapping(all.as_ptr(), lanes);
+        }
+    }
+}
+
+/// 16 scales or offsets.
+///
+/// # Safety
+/// `index + 16` is at most the number of values.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn load_reals(reals: &Reals, index: usize) -> [__m256; 2] {
+    // SAFETY: the caller promises 16 values from `index`.
+    unsafe {
+        match reals {
+            Reals::F16(data) => load_f16(data.as_ptr().add(index)),
+            Reals::F32(data) => {
+                [_mm256_loadu_ps(data.as_ptr().add(index)), _mm256_loadu_ps(data.as_ptr().add(index + 8))]
+            }
+        }
+    }
+}
+
+/// # Safety
+/// 16 values are readable.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn load_f16(at: *const u16) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(at.cast())), _mm256_cvtph_ps(_mm_loadu_si128(at.add(8).cast()))] }
+}
+
+/// Multiplies all tokens by `count` panels of f32 weights at `weights`, the first of which is panel `panel`.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; the panels exist and hold `k * 16` values.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_panels(weights: *const f32, k: usize, x: FloatInput<'_>, y: &Output, panel: usize, count: usize) {
+    debug_assert!(x.values.len() >= (x.tokens - 1) * x.stride + k);
+    for token in (0..x.tokens).step_by(TOKENS) {
+        let m = TOKENS.min(x.tokens - token);
+        let wide = panels_for(m);
+        for p in (0..count).step_by(wide) {
+            // SAFETY: tokens and panels exist by the caller's promise.
+            unsafe {
+                let (weights, inputs) = (weights.add(p * k * LANES), x.values.as_ptr().add(token * x.stride));
+                call_avx2_tile!(m, wide.min(count - p), tile(weights, k, inputs, x.stride, y, token, panel + p));
+            }
+        }
+    }
+}
+
+/// `y = x wᵀ` for f32 weights.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; `weights` holds `cols * 16` values for each of `panels`, `x` rows of `cols`.
+#[target_feature(enable = "avx2,fma")]
+pub(in crate::kernels) unsafe fn dense_f32(
+    weights: &[f32],
+    cols: usize,
+    x: FloatInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+) {
+    assert!(weights.len() >= panels.end * cols * LANES);
+    let wide = panels_for(x.tokens);
+    for panel in panels.clone().step_by(wide) {
+        // SAFETY: as asserted.
+        unsafe {
+            let weights = weights.as_ptr().add(panel * cols * LANES);
+            multiply_panels(weights, cols, x, y, panel, wide.min(panels.end - panel));
+        }
+    }
+}
+
+/// Multiplies by weights that are first unpacked to f32. `unpack(panel, out)` writes the `k * 16` weights of a panel in
+/// the order of f32 panels.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; `unpack` writes no more than it says.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn unpacked(k: usize, x: FloatInput<'_>, y: &Output, panels: Range<usize>, unpack: &dyn Fn(usize, *mut f32)) {
+    // Two panels stay in the second-level cache and still hide most of the latency.
+    let wide = panels_for(x.tokens).min(2);
+    with_scratch(wide * k * LANES * 4, |scratch| {
+        let scratch = scratch.cast::<f32>();
+        for first in panels.clone().step_by(wide) {
+            let count = wide.min(panels.end - first);
+            // SAFETY: the scratch holds `wide` panels.
+            unsafe {
+                (0..count).for_each(|p| unpack(first + p, scratch.add(p * k * LANES)));
+                multiply_panels(scratch, k, x, y, first, count);
+            }
+        }
+    });
+}
+
+/// `y = x wᵀ` for IEEE half-precision weights, widened to f32.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C; `weights` holds `cols * 16` values for each of `panels`, `x` rows of `cols`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) unsafe fn dense_f16(
+    weights: &[u16],
+    cols: usize,
+    x: FloatInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+) {
+    assert!(weights.len() >= panels.end * cols * LANES);
+    let unpack = |panel: usize, out: *mut f32| {
+        for row in 0..cols {
+            // SAFETY: row `row` of the panel, and of the scratch.
+            unsafe {
+                let at = weights.as_ptr().add((panel * cols + row) * LANES);
+                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+                write_row(out.add(row * LANES), load_f16(at));
+            }
+        }
+    };
+    // SAFETY: the caller's promise; `unpack` writes `cols * 16` values.
+    unsafe { unpacked(cols, x, y, panels, &unpack) };
+}
+
+/// `y = x wᵀ` for bfloat16 weights; `x` has been rounded to bfloat16.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; `weights` holds `cols` (rounded up to even) `* 16` values for each of `panels`.
+#[target_feature(enable = "avx2,fma")]
+pub(in crate::kernels) unsafe fn dense_bf16(
+    weights: &[u16],
+    cols: usize,
+    x: FloatInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+) {
+    let pairs = cols.div_ceil(2);
+    assert!(weights.len() >= panels.end * pairs * 2 * LANES && x.stride >= pairs * 2);
+    let unpack = |panel: usize, out: *mut f32| {
+        for pair in 0..pairs {
+            // SAFETY: pair `pair` of the panel, and its two rows of the scratch.
+            unsafe {
+                let at = weights.as_ptr().add((panel * pairs + pair) * 2 * LANES);
+                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+                let two = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(LANES).cast())];
+                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let even = [_mm256_slli_epi32::<16>(two[0]), _mm256_slli_epi32::<16>(two[1])];
+                let odd = [_mm256_and_si256(two[0], high), _mm256_and_si256(two[1], high)];
+                write_row(out.add(pair * 2 * LANES), [_mm256_castsi256_ps(even[0]), _mm256_castsi256_ps(even[1])]);
+                write_row(out.add((pair * 2 + 1) * LANES), [_mm256_castsi256_ps(odd[0]), _mm256_castsi256_ps(odd[1])]);
+            }
+        }
+    };
+    // SAFETY: the caller's promise; `unpack` writes `pairs * 2 * 16` values.
+    unsafe { unpacked(pairs * 2, x, y, panels, &unpack) };
+}
+
+/// # Safety
+/// 16 values are writable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn write_row(out: *mut f32, values: [__m256; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm256_storeu_ps(out, values[0]);
+        _mm256_storeu_ps(out.add(8), values[1]);
+    }
+}
+
+/// `y = x wᵀ`, quantized weights times floating-point inputs.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C; `x` fits `w`, and `panels` exist.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) unsafe fn weight_only(w: &IntegerPanels, x: FloatInput<'_>, y: &Output, panels: Range<usize>) {
+    assert!(x.stride >= w.k && x.values.len() >= (x.tokens - 1) * x.stride + w.k);
+    assert!(w.codes.len() >= panels.end * w.panel_bytes());
+    // SAFETY: the panel exists, and `out` holds `w.k * 16` values.
+    let unpack = |panel: usize, out: *mut f32| unsafe { unpack_codes(w, panel, out) };
+    // SAFETY: the caller's promise; `unpack` writes `w.k * 16` values.
+    unsafe { unpacked(w.k, x, y, panels, &unpack) };
+}
+
+/// Unpacks a panel to real weights in the order of f32 panels, zeros behind the last group.
+///
+/// # Safety
+/// The panel exists, and `out` holds `w.k * 16` values.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack_codes(w: &IntegerPanels, panel: usize, out: *mut f32) {
+    let byte = _mm256_set1_epi32(if w.width == Width::Int4 { 15 } else { 255 });
+    // SAFETY: rows of an existing panel; the output has as many.
+    unsafe {
+        let codes = w.codes.as_ptr().add(panel * w.panel_bytes());
+        for group in 0..w.groups {
+            let at = (panel * w.groups + group) * LANES;
+            let scale = load_reals(&w.scales, at);
+            let zero = load_zeros(w, at, w.base());
+            let offset = match &w.zero {
+                PackedZero::Offsets(offsets) => load_reals(offsets, at),
+                _ => [_mm256_setzero_ps(); 2],
+            };
+            for row in group * w.group / 4..(group + 1) * w.group / 4 {
+                // Four inputs of 16 lanes: bytes, or nibbles of the block's low or high half.
+                let (from, nibble) = match w.width {
+                    Width::Int8 => (row * 64, 0),
+                    Width::Int4 => (row / 16 * (BLOCK * LANES / 2) + row % 8 * 64, row % 16 / 8 * 4),
+                };
+                _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(from + PREFETCH_BYTES).cast());
+                for half in 0..2 {
+                    let four = _mm256_loadu_si256(codes.add(from + half * 32).cast());
+                    for k in 0..4 {
+                        let shift = _mm_cvtsi32_si128((k * 8 + nibble) as i32);
+                        let code = _mm256_and_si256(_mm256_srl_epi32(four, shift), byte);
+                        let code = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero[half]));
+                        let weight = _mm256_add_ps(_mm256_mul_ps(code, scale[half]), offset[half]);
+                        _mm256_storeu_ps(out.add((row * 4 + k) * LANES + half * 8), weight);
+                    }
+                }
+            }
+        }
+        let written = w.groups * w.group;
+        out.add(written * LANES).write_bytes(0, (w.k - written) * LANES);
+    }
+}
+
+/// `base + zero point` of 16 lanes.
+///
+/// # Safety
+/// `index + 16` is at most the number of zero points.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load_zeros(w: &IntegerPanels, index: usize, base: i32) -> [__m256i; 2] {
+    let base = _mm256_set1_epi32(base);
+    match &w.zero {
+        // SAFETY: the caller's promise.
+        PackedZero::Points(points) => unsafe {
+            let points = _mm_loadu_si128(points.as_ptr().add(index).cast());
+            [
+                _mm256_add_epi32(base, _mm256_cvtepi8_epi32(points)),
+                _mm256_add_epi32(base, _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(points))),
+            ]
+        },
+        _ => [base; 2],
+    }
+}
