@@ -24,9 +24,8 @@ impl<T: bytemuck::Pod> AlignedBuffer<T> {
         let bytes = len.max(1).checked_mul(size_of::<T>()).expect("a buffer's size fits in memory");
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
         let layout = Layout::from_size_align(bytes, align).expect("a buffer's size fits in memory");
-        // SAFETY: the layout's size is not zero: `len.max(1)` elements of a plain-data type; a zero-sized `T` would
-        // give size 0, which the assertion below excludes.
         assert!(bytes > 0, "elements have a size");
+        // SAFETY: the layout's size is not zero, as asserted.
         let raw = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(raw.cast::<T>()) else { handle_alloc_error(layout) };
         #[cfg(target_os = "linux")]

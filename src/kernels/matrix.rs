@@ -8,7 +8,7 @@ use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{avx2, avx2_integer, avx512, avx512_integer, avx512_weight_only};
+use super::x86;
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Tokens up to which kernels stream the packed weights once (decode); above, they are unpacked into a scratch block
@@ -158,61 +158,47 @@ impl Matrix {
         let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
             pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
         };
-        match (&self.weights, isa) {
+        match &self.weights {
             #[cfg(target_arch = "x86_64")]
-            (Weights::Dense(DensePanels::Bf16(w)), Isa::Avx512Vnni) if has_avx512_bf16() => {
+            Weights::Dense(DensePanels::Bf16(w)) if isa == Isa::Avx512Vnni && has_avx512_bf16() => {
                 let x = x.bf16(pool);
-                // SAFETY: `isa` and BF16 are available; the weights were packed for `rows` and `cols`.
-                split(&|panels| unsafe { avx512::dense_bf16(w, self.cols, x, &y, panels) });
+                // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
+                split(&|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, &y, panels) });
             }
-            (Weights::Dense(w), _) => {
+            Weights::Dense(w) => {
                 let x = match w {
                     DensePanels::Bf16(_) => x.bf16_widened(pool),
                     _ => x.float(pool, false, None),
                 };
-                split(&|panels| match (w, isa) {
-                    (_, Isa::Scalar) => scalar::dense(w, self.cols, x, &y, panels),
-                    // SAFETY (all below): `isa` is available; the weights were packed for `rows` and `cols`.
+                split(&|panels| match isa {
                     #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F32(w), Isa::Avx512Vnni) => unsafe {
-                        avx512::dense_f32(w, self.cols, x, &y, panels);
-                    },
-                    #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F16(w), Isa::Avx512Vnni) => unsafe {
-                        avx512::dense_f16(w, self.cols, x, &y, panels);
-                    },
-                    #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F32(w), Isa::Avx2) => unsafe { avx2::dense_f32(w, self.cols, x, &y, panels) },
-                    #[cfg(target_arch = "x86_64")]
-                    (DensePanels::F16(w), Isa::Avx2) => unsafe { avx2::dense_f16(w, self.cols, x, &y, panels) },
-                    #[cfg(target_arch = "x86_64")]
-                    (DensePanels::Bf16(w), _) => unsafe { avx2::dense_bf16(w, self.cols, x, &y, panels) },
-                    #[cfg(not(target_arch = "x86_64"))]
+                    // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
+                    Isa::Avx2 | Isa::Avx512Vnni => unsafe { x86::dense(isa, w, self.cols, x, &y, panels) },
                     _ => scalar::dense(w, self.cols, x, &y, panels),
                 });
             }
-            (Weights::Integer { panels: w, activations: ActivationScheme::None }, _) => {
+            Weights::Integer { panels: w, activations: ActivationScheme::None } => {
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = x.float(pool, true, sums_of);
                 split(&|panels| match isa {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                    Isa::Avx512Vnni => unsafe { avx512_weight_only::weight_only(w, x, &y, panels) },
+                    Isa::Avx512Vnni => unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) },
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
-                    Isa::Avx2 => unsafe { avx2::weight_only(w, x, &y, panels) },
+                    Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x, &y, panels) },
                     _ => scalar::weight_only(w, x, &y, panels),
                 });
             }
-            (Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken }, _) => {
+            Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken } => {
                 let x = x.int8(pool, w.group);
                 split(&|panels| match isa {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                    Isa::Avx512Vnni => unsafe { avx512_integer::integer(w, x, &y, panels) },
+                    Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels) },
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
-                    Isa::Avx2 => unsafe { avx2_integer::integer(w, x, &y, panels) },
+                    Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, &y, panels) },
                     _ => scalar::integer(w, x, &y, panels),
                 });
             }

@@ -356,7 +356,7 @@ mod tests {
             for t in 0..3 {
                 let share = pool.share(t, items, unit);
                 assert_eq!(share.start, next);
-                assert!(share.start % unit == 0 || share.is_empty());
+                assert!(share.start.is_multiple_of(unit) || share.is_empty());
                 next = share.end;
             }
             assert_eq!(next, items);

@@ -4,6 +4,8 @@
 //! walk the panels of a thread and, inside, the tokens. With few tokens a tile takes several panels at once, because
 //! one sequential stream does not saturate the memory.
 
+#![allow(clippy::needless_range_loop)] // One index walks several arrays of registers.
+
 pub(super) mod avx2;
 pub(super) mod avx2_integer;
 pub(super) mod avx512;
@@ -11,8 +13,13 @@ pub(super) mod avx512_integer;
 pub(super) mod avx512_weight_only;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
+use super::Isa;
+use super::activations::FloatInput;
 use super::buffer::AlignedBuffer;
+use super::matrix::Output;
+use super::packed::DensePanels;
 
 /// Calls the instance of a tile for run-time `M <= 8` and `P <= 3`, or `M <= 4` and `P = 4`.
 macro_rules! call_tile {
@@ -47,6 +54,30 @@ macro_rules! call_avx2_tile {
     };
 }
 pub(super) use call_avx2_tile;
+
+/// `y = x wᵀ` for dense weights and f32 inputs (rounded to bfloat16 for such weights).
+///
+/// # Safety
+/// `isa` is available and not scalar; the weights were packed for `cols` columns, which `x` has, and `panels` exist.
+pub(super) unsafe fn dense(
+    isa: Isa,
+    w: &DensePanels,
+    cols: usize,
+    x: FloatInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (w, isa) {
+            (DensePanels::F32(w), Isa::Avx512Vnni) => avx512::dense_f32(w, cols, x, y, panels),
+            (DensePanels::F16(w), Isa::Avx512Vnni) => avx512::dense_f16(w, cols, x, y, panels),
+            (DensePanels::F32(w), _) => avx2::dense_f32(w, cols, x, y, panels),
+            (DensePanels::F16(w), _) => avx2::dense_f16(w, cols, x, y, panels),
+            (DensePanels::Bf16(w), _) => avx2::dense_bf16(w, cols, x, y, panels),
+        }
+    }
+}
 
 thread_local! {
     /// Unpacked weights of a few panels; kept, so that a product does not allocate.
