@@ -73,7 +73,8 @@ pub fn method(name: &str) -> Result<&'static dyn Quantizer, String> {
 /// Checks that `scheme` fits a matrix of `cols` input features and returns the columns that share a scale.
 ///
 /// # Errors
-/// Bits outside 2 to 8, or a group size that is missing or does not divide `cols`, with the sizes that do.
+/// Bits outside 2 to 8, or a group size that is missing or does not divide `cols`, with the sizes that do and that all
+/// kernels run.
 pub fn group_size(scheme: WeightScheme, cols: usize) -> Result<usize, String> {
     if !(2..=8).contains(&scheme.bits) {
         return Err(format!("bits {} is not supported; use 2 to 8", scheme.bits));
@@ -83,10 +84,8 @@ pub fn group_size(scheme: WeightScheme, cols: usize) -> Result<usize, String> {
         (Granularity::Group, None) => Err("granularity \"group\" needs a group_size".into()),
         (Granularity::Group, Some(size)) if size > 0 && cols.is_multiple_of(size) => Ok(size),
         (Granularity::Group, Some(size)) => {
-            let fitting: Vec<String> = (16..=256.min(cols))
-                .filter(|&g| g % 16 == 0 && cols.is_multiple_of(g))
-                .map(|g| g.to_string())
-                .collect();
+            let fitting: Vec<String> =
+                (32..=256).step_by(32).filter(|&g| cols.is_multiple_of(g)).map(|g| g.to_string()).collect();
             let remedy = match fitting.split_last() {
                 None => "granularity \"channel\"".into(),
                 Some((only, [])) => only.clone(),
@@ -134,7 +133,7 @@ mod tests {
         assert_eq!(group_size(scheme, 1536), Ok(128));
         assert_eq!(
             group_size(scheme, 576).unwrap_err(),
-            "group_size 128 does not divide in_features 576; use 16, 32, 48, 64, 96, 144 or 192"
+            "group_size 128 does not divide in_features 576; use 32, 64, 96 or 192"
         );
         assert_eq!(
             group_size(scheme, 7).unwrap_err(),

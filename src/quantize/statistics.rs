@@ -10,7 +10,7 @@ use super::InputStatistics;
 /// Tokens whose products are summed in f32 before they are added to the f64 sum.
 const TILE_TOKENS: usize = 4096;
 /// Edge of a square of the matrix that one task computes; fixed, so that the sums do not depend on the threads.
-const SQUARE: usize = 192;
+const SQUARE: usize = 96;
 
 /// Running sum of `x xᵀ` over tokens.
 #[derive(Debug, Clone)]

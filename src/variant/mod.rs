@@ -1,17 +1,26 @@
 //! Model and recipe to artefact: what is made, where it is cached, under which key.
+//!
+//! An artefact is a checkpoint folder in the compressed-tensors layout, so that what is measured is a file that other
+//! programs can load too. It appears whole or not at all.
 
-use std::path::{Path, PathBuf};
+mod build;
+mod calibration;
+mod compressed_tensors;
+mod key;
+mod maker;
+mod plan;
+mod propagation;
+mod safetensors_writer;
+#[cfg(test)]
+mod tests;
 
-use crate::error::Result;
-use crate::results::Artefact;
+use std::path::Path;
+
+pub use build::build;
+pub use calibration::CalibrationTokens;
+pub use key::cached;
+
 use crate::suite::Recipe;
-
-/// Calibration windows as token ids, all of one length.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct CalibrationTokens {
-    /// Windows.
-    pub windows: Vec<Vec<u32>>,
-}
 
 /// Everything needed to make a variant.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,27 +37,4 @@ pub struct Order<'a> {
     pub calibration: Option<&'a CalibrationTokens>,
     /// Threads to use.
     pub threads: usize,
-}
-
-impl Order<'_> {
-    /// Cache key: SHA-256 of model, recipe, calibration tokens and tool version, as hex.
-    pub fn key(&self) -> String {
-        todo!("variant")
-    }
-}
-
-/// Makes the artefact of `order` in `into` (a new folder), or describes the published file for an import.
-/// `progress(done, total)` is told blocks.
-///
-/// # Errors
-/// A tensor that a scheme does not fit (all such tensors are named before work starts), NaN weights, no space.
-pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Artefact> {
-    let _ = (order, into, progress);
-    todo!("variant")
-}
-
-/// Folder of an artefact in the cache; it exists only when complete.
-pub fn cached(key: &str) -> PathBuf {
-    let _ = key;
-    todo!("variant")
 }

@@ -1,0 +1,146 @@
+//! Makes the artefact of an order.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Instant;
+
+use rayon::ThreadPoolBuilder;
+
+use super::maker::Maker;
+use super::plan::{Plan, Quantization};
+use super::{Order, compressed_tensors};
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::error::{Error, Result};
+use crate::network::Tokenizer;
+use crate::results::Artefact;
+use crate::suite::Recipe;
+use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
+
+/// Makes the artefact of `order` in `into` (a new folder), or describes the published file for an import.
+/// `progress(done, total)` is told blocks. The folder appears whole: it is written beside, made durable and renamed.
+///
+/// # Errors
+/// A tensor that a scheme does not fit (all such tensors are named before work starts), NaN weights, no space.
+pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Artefact> {
+    let start = Instant::now();
+    if let Recipe::Import { source, activations } = order.recipe {
+        return describe_import(order, source, *activations);
+    }
+    let checkpoint = Checkpoint::open(order.model)?;
+    let plan = Plan::new(&checkpoint, order.recipe)?;
+    let workers = ThreadPoolBuilder::new()
+        .num_threads(order.threads)
+        .build()
+        .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", order.threads)))?;
+
+    let parent = into.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
+    let beside = tempfile::Builder::new()
+        .prefix(".unfinished-")
+        .tempdir_in(parent)
+        .map_err(|e| Error::io(parent, "create a folder in", e))?;
+    let folder = beside.path().join("artefact");
+    fs::create_dir(&folder).map_err(|e| Error::io(&folder, "create", e))?;
+
+    let maker = Maker::new(&checkpoint, &plan, &workers, &folder.join("model.safetensors"))?;
+    let made = maker.make(order, progress)?;
+    write_config(&checkpoint, &plan, &folder.join("config.json"))?;
+    Tokenizer::from_checkpoint(&checkpoint)?.save(&folder.join("tokenizer.json"))?;
+    let file_bytes = make_durable(&folder)?;
+    fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
+    Ok(Artefact {
+        path: into.display().to_string(),
+        key: order.key(),
+        file_bytes,
+        seconds: start.elapsed().as_secs_f64(),
+        cached: false,
+        layer_errors: made.layer_errors,
+        bits_per_weight: made.size.bits_per_weight(),
+    })
+}
+
+/// The published file as it is.
+fn describe_import(order: &Order<'_>, source: &str, activations: ActivationScheme) -> Result<Artefact> {
+    if activations != ActivationScheme::None {
+        return Err(Error::Usage(format!(
+            "import \"{source}\": quantizing the inputs of an imported model is not supported; leave activations out"
+        )));
+    }
+    let path = order.import.unwrap_or(order.model);
+    let checkpoint = Checkpoint::open(path)?;
+    let mut size = QuantizedSize::default();
+    for name in checkpoint.names() {
+        if let StoredTensor::Quantized(tensor, _) = checkpoint.tensor(&name)? {
+            size.add(&tensor);
+        }
+        checkpoint.release(&name);
+    }
+    let bytes = |path: &Path| fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io(path, "read", e));
+    Ok(Artefact {
+        path: path.display().to_string(),
+        key: order.key(),
+        file_bytes: checkpoint.files().iter().map(|file| bytes(file)).sum::<Result<u64>>()?,
+        seconds: 0.0,
+        cached: false,
+        layer_errors: BTreeMap::new(),
+        bits_per_weight: size.bits_per_weight(),
+    })
+}
+
+/// Size of all quantized tensors.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct QuantizedSize {
+    bits: u64,
+    weights: u64,
+}
+
+impl QuantizedSize {
+    pub(super) fn add(&mut self, tensor: &QuantizedTensor) {
+        self.bits += compressed_tensors::stored_bits(tensor);
+        self.weights += tensor.codes.len() as u64;
+    }
+
+    /// `None` where nothing is quantized.
+    fn bits_per_weight(self) -> Option<f64> {
+        (self.weights > 0).then(|| self.bits as f64 / self.weights as f64)
+    }
+}
+
+/// The model's configuration with the artefact's formats.
+fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()> {
+    let mut config = checkpoint.config().clone();
+    let Some(keys) = config.as_object_mut() else {
+        return Err(Error::input(checkpoint.path().display(), "the configuration is not a JSON object"));
+    };
+    let dtype = match plan.dense {
+        DenseFormat::F32 => "float32",
+        DenseFormat::F16 => "float16",
+        DenseFormat::Bf16 => "bfloat16",
+    };
+    keys.insert("torch_dtype".into(), dtype.into());
+    keys.insert("tie_word_embeddings".into(), plan.config.tied_head.into());
+    keys.remove("quantization_config");
+    let quantized: Vec<(String, Quantization)> =
+        plan.quantized().map(|(tensor, quantization)| (tensor.module().to_owned(), quantization)).collect();
+    if !quantized.is_empty() {
+        let declared = compressed_tensors::quantization_config(&quantized, &plan.dense_linears());
+        keys.insert("quantization_config".into(), declared);
+    }
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(path.display(), e.to_string()))?;
+    fs::write(path, text).map_err(|e| Error::io(path, "write", e))
+}
+
+/// Makes all files of a folder durable and returns their bytes.
+fn make_durable(folder: &Path) -> Result<u64> {
+    let failed = |e| Error::io(folder, "read", e);
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
+        file.sync_all().map_err(|e| Error::io(&path, "write", e))?;
+        bytes += file.metadata().map_err(|e| Error::io(&path, "read", e))?.len();
+    }
+    Ok(bytes)
+}

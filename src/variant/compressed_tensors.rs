@@ -1,0 +1,150 @@
+//! Quantized tensors in the compressed-tensors layout: how they are named, packed and declared in `config.json`.
+//!
+//! Codes of fewer than 8 bits are `pack-quantized`: offset by `2^(b-1)` to be unsigned and packed along a row without
+//! gaps, lowest bits first, into 32-bit words; zero points likewise along a column. 8-bit codes are `int-quantized`: one
+//! signed byte each. Source: the `compressed-tensors` package, version 0.20.
+
+use half::f16;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::plan::{EMBEDDING, Quantization};
+use super::safetensors_writer::SafetensorsWriter;
+use crate::error::Result;
+use crate::suite::WeightScheme;
+use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
+
+/// Adds the parts of the weight of `module` to the file.
+pub(super) fn write(
+    writer: &mut SafetensorsWriter,
+    module: &str,
+    tensor: &QuantizedTensor,
+    scheme: WeightScheme,
+) -> Result<()> {
+    let (rows, cols, groups) = (tensor.rows, tensor.cols, tensor.groups());
+    let packed = is_packed(scheme);
+    if packed {
+        let words = (cols * usize::from(tensor.bits)).div_ceil(32);
+        let packed: Vec<i32> = tensor.codes.chunks_exact(cols).flat_map(|row| pack(row, tensor.bits)).collect();
+        writer.add(&format!("{module}.weight_packed"), Dtype::I32, &[rows, words], &packed)?;
+        writer.add(&format!("{module}.weight_shape"), Dtype::I64, &[2], &[rows as i64, cols as i64])?;
+    } else {
+        writer.add(&format!("{module}.weight"), Dtype::I8, &[rows, cols], &tensor.codes)?;
+    }
+
+    let per_tensor = scheme.granularity == Granularity::Tensor;
+    let shape: &[usize] = if per_tensor { &[1] } else { &[rows, groups] };
+    let kept = shape.iter().product();
+    let scale = format!("{module}.weight_scale");
+    match as_f16(&tensor.scales[..kept]) {
+        Some(scales) => writer.add(&scale, Dtype::F16, shape, &scales)?,
+        None => writer.add(&scale, Dtype::F32, shape, &tensor.scales[..kept])?,
+    }
+    let Zero::Points(points) = &tensor.zero else { return Ok(()) };
+    let zero_point = format!("{module}.weight_zero_point");
+    if packed && !per_tensor {
+        let words = (rows * usize::from(tensor.bits)).div_ceil(32);
+        let columns: Vec<Vec<i32>> = (0..groups)
+            .map(|group| pack(&points.iter().skip(group).step_by(groups).copied().collect::<Vec<_>>(), tensor.bits))
+            .collect();
+        let packed: Vec<i32> = (0..words).flat_map(|word| columns.iter().map(move |column| column[word])).collect();
+        writer.add(&zero_point, Dtype::I32, &[words, groups], &packed)
+    } else {
+        writer.add(&zero_point, Dtype::I8, shape, &points[..kept])
+    }
+}
+
+/// Bits that a tensor takes in a file: codes, scales (16 bits where f16 holds them) and zeros.
+pub(super) fn stored_bits(tensor: &QuantizedTensor) -> u64 {
+    let float_bits = |values: &[f32]| values.len() * if as_f16(values).is_some() { 16 } else { 32 };
+    let zeros = match &tensor.zero {
+        Zero::Symmetric => 0,
+        Zero::Points(points) => points.len() * usize::from(tensor.bits),
+        Zero::Offsets(offsets) => float_bits(offsets),
+    };
+    (tensor.codes.len() * usize::from(tensor.bits) + float_bits(&tensor.scales) + zeros) as u64
+}
+
+/// The `quantization_config` of an artefact. `quantized` are the modules with their quantization, `dense` the linear
+/// modules left as they are.
+pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &[String]) -> Value {
+    let mut groups: Vec<(Quantization, Vec<&str>)> = Vec::new();
+    for (module, quantization) in quantized {
+        match groups.iter_mut().find(|(known, _)| known.declares_as(quantization)) {
+            Some((_, modules)) => modules.push(module),
+            None => groups.push((*quantization, vec![module])),
+        }
+    }
+    let formats: Vec<&str> = groups.iter().map(|(quantization, _)| format(quantization.scheme)).collect();
+    let one_format = formats.windows(2).all(|pair| pair[0] == pair[1]);
+    let config_groups: serde_json::Map<String, Value> = groups
+        .iter()
+        .enumerate()
+        .map(|(at, (quantization, modules))| {
+            // The customary target, where it is unambiguous: `ignore` names the linear layers that it leaves out.
+            let all_linear = groups.len() == 1 && !modules.contains(&EMBEDDING);
+            let targets = if all_linear { json!(["Linear"]) } else { json!(modules) };
+            (format!("group_{at}"), group(quantization, &targets))
+        })
+        .collect();
+    json!({
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": if one_format { formats.first().copied().unwrap_or("dense") } else { "mixed-precision" },
+        "config_groups": config_groups,
+        "ignore": dense,
+    })
+}
+
+fn group(quantization: &Quantization, targets: &Value) -> Value {
+    let scheme = quantization.scheme;
+    let inputs = match quantization.activations {
+        ActivationScheme::None => Value::Null,
+        ActivationScheme::DynamicToken => {
+            json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true})
+        }
+    };
+    json!({
+        "targets": targets,
+        "format": format(scheme),
+        "weights": {
+            "num_bits": scheme.bits,
+            "type": "int",
+            "symmetric": scheme.symmetric,
+            "strategy": scheme.granularity,
+            "group_size": if scheme.granularity == Granularity::Group { scheme.group_size } else { None },
+            "dynamic": false,
+        },
+        "input_activations": inputs,
+        "output_activations": null,
+    })
+}
+
+fn is_packed(scheme: WeightScheme) -> bool {
+    scheme.bits < 8
+}
+
+fn format(scheme: WeightScheme) -> &'static str {
+    if is_packed(scheme) { "pack-quantized" } else { "int-quantized" }
+}
+
+/// Signed codes of `bits` bits as unsigned ones, packed without gaps, lowest bits first.
+fn pack(codes: &[i8], bits: u8) -> Vec<i32> {
+    let mut words = vec![0u32; (codes.len() * usize::from(bits)).div_ceil(32)];
+    for (at, &code) in codes.iter().enumerate() {
+        let unsigned = (i32::from(code) + (1 << (bits - 1))) as u32;
+        let bit = at * usize::from(bits);
+        let (word, shift) = (bit / 32, bit % 32);
+        words[word] |= unsigned << shift;
+        if shift + usize::from(bits) > 32 {
+            words[word + 1] |= unsigned >> (32 - shift);
+        }
+    }
+    words.into_iter().map(u32::cast_signed).collect()
+}
+
+/// The values as f16 where that loses nothing.
+fn as_f16(values: &[f32]) -> Option<Vec<f16>> {
+    let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+    halves.iter().zip(values).all(|(half, &value)| half.to_f32() == value).then_some(halves)
+}

@@ -1,0 +1,75 @@
+//! Under which key an artefact is cached.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::Order;
+use crate::assets::cache_dir;
+
+/// Raised whenever a change of the code changes the numbers of an artefact.
+const ALGORITHM_REVISION: u32 = 1;
+
+impl Order<'_> {
+    /// Cache key: SHA-256 of model, recipe, calibration tokens and tool version, as hex. The number of threads is not
+    /// in it, as it changes no number.
+    pub fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |part: &[u8]| {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        };
+        add(env!("CARGO_PKG_VERSION").as_bytes());
+        add(&ALGORITHM_REVISION.to_le_bytes());
+        add(self.model_sha256.as_bytes());
+        // Fields are written in the order of their declaration, so equal recipes have equal JSON.
+        add(serde_json::to_string(self.recipe).unwrap_or_default().as_bytes());
+        add(self.import.map(|path| path.display().to_string()).unwrap_or_default().as_bytes());
+        for window in self.calibration.iter().flat_map(|tokens| &tokens.windows) {
+            add(bytemuck::cast_slice(window));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Folder of an artefact in the cache; it exists only when complete.
+pub fn cached(key: &str) -> PathBuf {
+    cache_dir().join("artefacts").join(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::CalibrationTokens;
+    use super::*;
+    use crate::suite::Recipe;
+    use crate::tensor::DenseFormat;
+
+    #[test]
+    fn whatever_changes_the_numbers_changes_the_key_and_nothing_else_does() {
+        let (f16, bf16) = (Recipe::Cast { dtype: DenseFormat::F16 }, Recipe::Cast { dtype: DenseFormat::Bf16 });
+        let tokens = |windows: Vec<Vec<u32>>| CalibrationTokens { windows };
+        let (two, split, other) = (tokens(vec![vec![1, 2]]), tokens(vec![vec![1], vec![2]]), tokens(vec![vec![1, 3]]));
+        let order = Order {
+            model: Path::new("model.gguf"),
+            model_sha256: "aa",
+            recipe: &f16,
+            import: None,
+            calibration: Some(&two),
+            threads: 1,
+        };
+        let key = order.key();
+        assert!(key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_eq!(key, Order { threads: 2, model: Path::new("elsewhere.gguf"), ..order.clone() }.key());
+        for changed in [
+            Order { model_sha256: "ab", ..order.clone() },
+            Order { recipe: &bf16, ..order.clone() },
+            Order { calibration: Some(&split), ..order.clone() },
+            Order { calibration: Some(&other), ..order.clone() },
+            Order { calibration: None, ..order.clone() },
+        ] {
+            assert_ne!(key, changed.key());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Writes the tensors of an artefact: dense ones and the head first, then block by block.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use ndarray::ArrayView2;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::build::QuantizedSize;
+use super::plan::{EMBEDDING, HEAD, Plan, PlannedTensor, Quantization, Storage};
+use super::propagation::Propagation;
+use super::safetensors_writer::SafetensorsWriter;
+use super::{Order, compressed_tensors};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::Matrix;
+use crate::network::{Block, LoadOptions, Site};
+use crate::quantize::{InputStatistics, Quantized};
+use crate::tensor::{DenseFormat, QuantizedTensor};
+
+/// Values that one task converts.
+const CHUNK: usize = 1 << 16;
+
+/// An artefact's weights in the making.
+pub(super) struct Maker<'a> {
+    checkpoint: &'a Checkpoint,
+    plan: &'a Plan,
+    workers: &'a ThreadPool,
+    writer: SafetensorsWriter,
+    made: Made,
+}
+
+/// What is known of the weights once they are written.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// By tensor name.
+    pub layer_errors: BTreeMap<String, f64>,
+    pub size: QuantizedSize,
+}
+
+/// A linear layer of the block at hand.
+struct Linear<'a> {
+    /// Name inside the block.
+    name: &'static str,
+    tensor: &'a PlannedTensor,
+    quantization: Quantization,
+    quantized: Quantized,
+}
+
+impl<'a> Maker<'a> {
+    /// Begins the safetensors file at `path`.
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        plan: &'a Plan,
+        workers: &'a ThreadPool,
+        path: &Path,
+    ) -> Result<Self> {
+        let writer = SafetensorsWriter::create(path)?;
+        Ok(Maker { checkpoint, plan, workers, writer, made: Made::default() })
+    }
+
+    /// Writes all tensors.
+    pub(super) fn make(mut self, order: &Order<'_>, progress: &mut dyn FnMut(usize, usize)) -> Result<Made> {
+        let mut embedding = None;
+        for tensor in &self.plan.tensors {
+            match tensor.storage {
+                Storage::Dense(format) => self.write_dense(tensor, format)?,
+                Storage::Quantized(quantization) if [EMBEDDING, HEAD].contains(&tensor.module()) => {
+                    let quantized = self.quantize(tensor, quantization, None)?;
+                    self.write_quantized(tensor, quantization, &quantized)?;
+                    embedding = Some(quantized.tensor).filter(|_| tensor.module() == EMBEDDING);
+                }
+                Storage::Quantized(_) => {}
+            }
+        }
+        if self.plan.needs_calibration() {
+            self.make_blocks_calibrated(order, embedding, progress)?;
+        } else {
+            self.make_blocks(progress)?;
+        }
+        self.writer.finish()?;
+        Ok(self.made)
+    }
+
+    /// Quantizes all blocks without calibration.
+    fn make_blocks(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let layers = self.plan.config.layers;
+        for layer in 0..layers {
+            for linear in self.quantize_block(layer, &BTreeMap::new())? {
+                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
+            }
+            progress(layer + 1, layers);
+        }
+        Ok(())
+    }
+
+    /// Quantizes block after block, each calibrated on what the already quantized blocks before it put out, on the
+    /// kernels that will run. Matrices that are not quantized calculate in 32 bits here.
+    fn make_blocks_calibrated(
+        &mut self,
+        order: &Order<'_>,
+        embedding: Option<QuantizedTensor>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<()> {
+        let config = &self.plan.config;
+        let tokens = order.calibration.ok_or_else(|| {
+            Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
+        })?;
+        let table = self.embedding_table(embedding)?;
+        let mut propagation = Propagation::new(config, tokens, &table, order.threads, self.workers)?;
+        drop(table);
+        for layer in 0..config.layers {
+            let options = LoadOptions { dense: Some(DenseFormat::F32) };
+            let mut block = Block::load(self.checkpoint, config, layer, options)?;
+            let statistics = propagation.observe(&block, &self.calibrated_sites(layer)).map_err(|problem| {
+                Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)
+            })?;
+            for linear in self.quantize_block(layer, &statistics)? {
+                let matrix = Matrix::from_quantized(&linear.quantized.tensor, linear.quantization.activations);
+                block.set_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
+                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
+            }
+            if layer + 1 < config.layers {
+                propagation.advance(&block);
+            }
+            progress(layer + 1, config.layers);
+        }
+        Ok(())
+    }
+
+    /// Sites of a block whose statistics some quantizer wants.
+    fn calibrated_sites(&self, layer: usize) -> Vec<Site> {
+        let linears = self.plan.linears_of(layer);
+        let learns = |site: &Site| {
+            linears.iter().any(|(name, _, how)| how.quantizer.needs_calibration() && site.linears().contains(name))
+        };
+        Site::ALL.into_iter().filter(learns).collect()
+    }
+
+    /// Quantizes all linear layers of a block, several at once: a factorization keeps only one thread busy.
+    fn quantize_block(&self, layer: usize, statistics: &BTreeMap<Site, InputStatistics>) -> Result<Vec<Linear<'a>>> {
+        let plan: &'a Plan = self.plan;
+        let quantize = |(name, tensor, quantization): (&'static str, &'a PlannedTensor, Quantization)| {
+            let of_site =
+                statistics.iter().find(|(site, _)| site.linears().contains(&name)).map(|(_, of_site)| of_site);
+            let quantized = self.quantize(tensor, quantization, of_site)?;
+            Ok(Linear { name, tensor, quantization, quantized })
+        };
+        self.workers.install(|| plan.linears_of(layer).into_par_iter().map(quantize).collect())
+    }
+
+    fn quantize(
+        &self,
+        tensor: &PlannedTensor,
+        quantization: Quantization,
+        statistics: Option<&InputStatistics>,
+    ) -> Result<Quantized> {
+        let (_, values) = self.checkpoint.tensor_f32(&tensor.name)?;
+        self.checkpoint.release(&tensor.name);
+        let weight = ArrayView2::from_shape((tensor.shape[0], tensor.shape[1]), &values)
+            .map_err(|problem| self.fault(tensor, problem.to_string()))?;
+        let statistics = statistics.filter(|_| quantization.quantizer.needs_calibration());
+        self.workers
+            .install(|| quantization.quantizer.quantize(weight, quantization.scheme, statistics))
+            .map_err(|problem| self.fault(tensor, problem))
+    }
+
+    /// The embedding as the artefact will look it up, `(vocab_size, hidden_size)`.
+    fn embedding_table(&self, quantized: Option<QuantizedTensor>) -> Result<Vec<f32>> {
+        if let Some(quantized) = quantized {
+            return Ok(quantized.to_f32());
+        }
+        let name = format!("{EMBEDDING}.weight");
+        let (_, mut values) = self.checkpoint.tensor_f32(&name)?;
+        self.checkpoint.release(&name);
+        let dense = self.plan.dense;
+        self.workers.install(|| values.par_chunks_mut(CHUNK).for_each(|values| round_to(values, dense)));
+        Ok(values)
+    }
+
+    fn write_dense(&mut self, tensor: &PlannedTensor, format: DenseFormat) -> Result<()> {
+        let (shape, values) = self.checkpoint.tensor_f32(&tensor.name)?;
+        self.checkpoint.release(&tensor.name);
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(self.fault(tensor, format!("holds {value}; the model is damaged")));
+        }
+        match format {
+            DenseFormat::F32 => self.writer.add(&tensor.name, Dtype::F32, &shape, &values),
+            DenseFormat::Bf16 => {
+                let values = self.convert(&values, <[bf16]>::convert_from_f32_slice);
+                self.writer.add(&tensor.name, Dtype::BF16, &shape, &values)
+            }
+            DenseFormat::F16 => {
+                let halves = self.convert(&values, <[f16]>::convert_from_f32_slice);
+                if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
+                    let problem = format!("holds {}, but f16 ends at 65504; use bf16 or f32", values[at]);
+                    return Err(self.fault(tensor, problem));
+                }
+                self.writer.add(&tensor.name, Dtype::F16, &shape, &halves)
+            }
+        }
+    }
+
+    /// All of `values` in a type of 16 bits.
+    fn convert<T: Default + Copy + Send>(&self, values: &[f32], convert: fn(&mut [T], &[f32])) -> Vec<T> {
+        let mut out = vec![T::default(); values.len()];
+        let chunks = out.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+        self.workers.install(|| chunks.for_each(|(to, from)| convert(to, from)));
+        out
+    }
+
+    fn write_quantized(&mut self, tensor: &PlannedTensor, how: Quantization, quantized: &Quantized) -> Result<()> {
+        self.made.size.add(&quantized.tensor);
+        if let Some(error) = quantized.output_error {
+            self.made.layer_errors.insert(tensor.name.clone(), error);
+        }
+        compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, how.scheme)
+    }
+
+    fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {
+        Error::input(format!("{}: tensor \"{}\"", self.checkpoint.path().display(), tensor.name), problem)
+    }
+}
+
+/// Rounds values to a format, half to even.
+fn round_to(values: &mut [f32], format: DenseFormat) {
+    match format {
+        DenseFormat::F32 => {}
+        DenseFormat::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        DenseFormat::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+    }
+}

@@ -1,0 +1,254 @@
+//! What becomes of every tensor of a model under a recipe, checked before any work starts.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::Matrix;
+use crate::network::{Config, Site};
+use crate::quantize::{Quantizer, group_size, method};
+use crate::suite::{Method, Recipe, WeightScheme};
+use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
+
+/// Module of the embedding table.
+pub(super) const EMBEDDING: &str = "model.embed_tokens";
+/// Module of the output head.
+pub(super) const HEAD: &str = "lm_head";
+
+/// Every tensor of the artefact.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub config: Config,
+    /// Format of matrices that are not quantized.
+    pub dense: DenseFormat,
+    /// In the order of the model's file.
+    pub tensors: Vec<PlannedTensor>,
+}
+
+/// A tensor of the model and what becomes of it.
+#[derive(Debug)]
+pub(super) struct PlannedTensor {
+    /// `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// Outermost first.
+    pub shape: Vec<usize>,
+    pub storage: Storage,
+}
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Storage {
+    Dense(DenseFormat),
+    Quantized(Quantization),
+}
+
+/// How a tensor is quantized.
+#[derive(Clone, Copy)]
+pub(super) struct Quantization {
+    pub quantizer: &'static dyn Quantizer,
+    pub scheme: WeightScheme,
+    pub activations: ActivationScheme,
+}
+
+impl std::fmt::Debug for Quantization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {:?}", self.quantizer.name(), self.scheme, self.activations)
+    }
+}
+
+impl Quantization {
+    /// Whether a checkpoint declares both in the same words: how the codes were found is not said.
+    pub(super) fn declares_as(&self, other: &Quantization) -> bool {
+        self.scheme == other.scheme && self.activations == other.activations
+    }
+}
+
+impl PlannedTensor {
+    /// The name without `.weight`.
+    pub(super) fn module(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+
+    /// The name by which a recipe calls it: a tied embedding is the head.
+    fn name_in_recipes(&self, tied_head: bool) -> &str {
+        if tied_head && self.module() == EMBEDDING { HEAD } else { self.module() }
+    }
+}
+
+impl Plan {
+    /// Plans a cast or a quantization.
+    ///
+    /// # Errors
+    /// An unknown method, an override that names nothing, and all tensors that do not fit their scheme, in one message.
+    pub(super) fn new(checkpoint: &Checkpoint, recipe: &Recipe) -> Result<Plan> {
+        let place = checkpoint.path().display().to_string();
+        let config = Config::from_json(&place, checkpoint.config())?;
+        let dense = match recipe {
+            Recipe::Cast { dtype } => *dtype,
+            Recipe::Quantize(method) => method.dense,
+            Recipe::Import { .. } => return Err(Error::Usage("an import is not made, it is taken as it is".into())),
+        };
+        let mut tensors = Vec::new();
+        for name in checkpoint.names() {
+            let redundant_head = config.tied_head && name == format!("{HEAD}.weight");
+            let Some(shape) = checkpoint.shape(&name).filter(|_| !redundant_head) else { continue };
+            // Norms and biases stay in 32 bits: they are a thousandth of the model, the kernels read them so, and
+            // rounding them would mix another error into the effect of the matrices' format.
+            let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });
+            tensors.push(PlannedTensor { name, shape, storage });
+        }
+        let mut plan = Plan { config, dense, tensors };
+        if let Recipe::Quantize(method) = recipe {
+            plan.quantize(method).map_err(|problems| Error::input(place, problems.join("; ")))?;
+        }
+        Ok(plan)
+    }
+
+    /// Marks the tensors that `recipe` quantizes; all faults at once.
+    fn quantize(&mut self, recipe: &Method) -> std::result::Result<(), Vec<String>> {
+        let quantizer = method(&recipe.method).map_err(|problem| vec![problem])?;
+        let rounding = method("rtn").map_err(|problem| vec![problem])?;
+        // By problem, the tensors that have it.
+        let mut unfit: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut used = vec![false; recipe.overrides.len()];
+        for tensor in self.tensors.iter_mut().filter(|t| t.shape.len() == 2 && t.name.ends_with(".weight")) {
+            let name = tensor.name_in_recipes(self.config.tied_head).to_owned();
+            let linear = is_linear_of_block(&name);
+            if !linear && name != HEAD {
+                continue;
+            }
+            // The head is rounded to nearest: tied, it is also the embedding table, whose lookups see single weights,
+            // and GPTQ's error feedback keeps sums of weights right at the cost of single ones.
+            let quantizer = if linear { quantizer } else { rounding };
+            let mut scheme = linear.then_some(recipe.weights);
+            let mut activations = recipe.activations;
+            for (rule, used) in recipe.overrides.iter().zip(&mut used) {
+                if matches(&rule.tensors, &name) {
+                    *used = true;
+                    scheme = rule.weights;
+                    activations = rule.activations.unwrap_or(recipe.activations);
+                }
+            }
+            let Some(scheme) = scheme else { continue };
+            match check_kernel(scheme, activations, tensor.shape[1]) {
+                Ok(()) => tensor.storage = Storage::Quantized(Quantization { quantizer, scheme, activations }),
+                Err(problem) => unfit.entry(problem).or_default().push(name),
+            }
+        }
+        let mut problems: Vec<String> =
+            unfit.iter().map(|(problem, names)| format!("{problem} (for {})", self.list(names))).collect();
+        for (rule, _) in recipe.overrides.iter().zip(used).filter(|(_, used)| !used) {
+            problems.push(format!(
+                "override \"{}\" names no linear layer; they are called like model.layers.0.self_attn.q_proj, \
+                 model.layers.0.mlp.down_proj, {HEAD}",
+                rule.tensors
+            ));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Names in one line; `model.layers.*.mlp.up_proj` for a layer that every block names.
+    fn list(&self, names: &[String]) -> String {
+        let of_any_block = |name: &str| match is_linear_of_block(name) {
+            true => name.splitn(4, '.').nth(3).map(|linear| format!("model.layers.*.{linear}")),
+            false => None,
+        };
+        let mut listed: Vec<String> = Vec::new();
+        for name in names {
+            let general = of_any_block(name).filter(|general| {
+                names.iter().filter(|name| of_any_block(name).as_ref() == Some(general)).count() == self.config.layers
+            });
+            let name = general.unwrap_or_else(|| name.clone());
+            if !listed.contains(&name) {
+                listed.push(name);
+            }
+        }
+        listed.join(", ")
+    }
+
+    /// The quantized tensors.
+    pub(super) fn quantized(&self) -> impl Iterator<Item = (&PlannedTensor, Quantization)> {
+        self.tensors.iter().filter_map(|tensor| match tensor.storage {
+            Storage::Quantized(quantization) => Some((tensor, quantization)),
+            Storage::Dense(_) => None,
+        })
+    }
+
+    /// The quantized linear layers of a block by their name inside the block, in the order of execution.
+    pub(super) fn linears_of(&self, layer: usize) -> Vec<(&'static str, &PlannedTensor, Quantization)> {
+        let prefix = format!("model.layers.{layer}.");
+        let linears = Site::ALL.into_iter().flat_map(|site| site.linears());
+        linears
+            .filter_map(|&linear| {
+                let (tensor, quantization) =
+                    self.quantized().find(|(t, _)| t.module().strip_prefix(&prefix) == Some(linear))?;
+                Some((linear, tensor, quantization))
+            })
+            .collect()
+    }
+
+    /// Modules of the linear layers that stay dense, the head included.
+    pub(super) fn dense_linears(&self) -> Vec<String> {
+        let quantizes = |name: &str| self.quantized().any(|(t, _)| t.name_in_recipes(self.config.tied_head) == name);
+        let linears = self.tensors.iter().map(PlannedTensor::module).filter(|module| is_linear_of_block(module));
+        linears.chain([HEAD]).filter(|module| !quantizes(module)).map(str::to_owned).collect()
+    }
+
+    /// Whether a quantizer learns from calibration data.
+    pub(super) fn needs_calibration(&self) -> bool {
+        self.quantized().any(|(_, quantization)| quantization.quantizer.needs_calibration())
+    }
+}
+
+/// Checks that a scheme fits matrices of `cols` columns and that a kernel multiplies them.
+fn check_kernel(scheme: WeightScheme, activations: ActivationScheme, cols: usize) -> std::result::Result<(), String> {
+    let group_size = group_size(scheme, cols)?;
+    let groups = cols / group_size;
+    let row = QuantizedTensor {
+        rows: 1,
+        cols,
+        bits: scheme.bits,
+        group_size,
+        codes: vec![0; cols],
+        scales: vec![1.0; groups],
+        zero: if scheme.symmetric { Zero::Symmetric } else { Zero::Points(vec![0; groups]) },
+    };
+    Matrix::from_quantized(&row, activations).map(|_| ())
+}
+
+/// Whether `module` is a linear layer inside a block.
+fn is_linear_of_block(module: &str) -> bool {
+    let inside = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    inside.is_some_and(|(_, linear)| Site::ALL.into_iter().any(|site| site.linears().contains(&linear)))
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(name) = name.strip_prefix(start) else { return false };
+    (0..=name.len()).filter_map(|at| name.get(at..)).any(|name| matches(rest, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        let name = "model.layers.12.mlp.down_proj";
+        for pattern in ["*", "*.down_proj", "model.layers.12.*", "model.*.mlp.*proj", name, "*12*", "**"] {
+            assert!(matches(pattern, name), "{pattern}");
+        }
+        for pattern in ["", "down_proj", "*.down", "model.layers.1.*", "lm_head", "*x*"] {
+            assert!(!matches(pattern, name), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn linear_layers_are_known_by_name() {
+        assert!(is_linear_of_block("model.layers.3.self_attn.o_proj"));
+        for other in ["lm_head", "model.embed_tokens", "model.layers.3.input_layernorm", "layers.3.mlp.up_proj"] {
+            assert!(!is_linear_of_block(other), "{other}");
+        }
+    }
+}

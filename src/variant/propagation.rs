@@ -1,0 +1,98 @@
+//! The calibration windows on their way through the network: hidden states before the block at hand.
+//!
+//! One block's weights are in memory at a time, and the hidden states of all windows.
+
+use std::collections::BTreeMap;
+
+use rayon::ThreadPool;
+
+use super::CalibrationTokens;
+use crate::error::{Error, Result};
+use crate::kernels::Pool;
+use crate::network::{Block, Config, Site};
+use crate::quantize::{InputStatistics, StatisticsAccumulator};
+
+/// Tokens that run through a block at once.
+const BATCH_TOKENS: usize = 4096;
+
+/// Hidden states of all calibration windows.
+pub(super) struct Propagation<'a> {
+    config: &'a Config,
+    pool: Pool,
+    /// Threads of the statistics.
+    workers: &'a ThreadPool,
+    /// Tokens of a window.
+    length: usize,
+    /// `(windows of the batch * length, hidden_size)` each.
+    batches: Vec<Vec<f32>>,
+}
+
+impl<'a> Propagation<'a> {
+    /// Begins with the embeddings of `tokens`, rows of `table` `(vocab_size, hidden_size)`.
+    ///
+    /// # Errors
+    /// No windows, windows of different lengths or longer than the model allows, or tokens that it does not have.
+    pub(super) fn new(
+        config: &'a Config,
+        tokens: &CalibrationTokens,
+        table: &[f32],
+        threads: usize,
+        workers: &'a ThreadPool,
+    ) -> Result<Self> {
+        let length = tokens.windows.first().map_or(0, Vec::len);
+        if length == 0 || tokens.windows.iter().any(|window| window.len() != length) {
+            return Err(Error::Usage("calibration needs at least one window, all of one length above 0".into()));
+        }
+        if length > config.max_positions {
+            return Err(Error::Usage(format!(
+                "calibration windows of {length} tokens exceed the model's {} positions; use shorter ones",
+                config.max_positions
+            )));
+        }
+        let mut batches = Vec::new();
+        for windows in tokens.windows.chunks((BATCH_TOKENS / length).max(1)) {
+            let mut hidden = vec![0.0; windows.len() * length * config.hidden_size];
+            for (&token, out) in windows.iter().flatten().zip(hidden.chunks_exact_mut(config.hidden_size)) {
+                let embedding = table
+                    .chunks_exact(config.hidden_size)
+                    .nth(token as usize)
+                    .ok_or_else(|| Error::Usage(format!("calibration token {token} is outside the vocabulary")))?;
+                out.copy_from_slice(embedding);
+            }
+            batches.push(hidden);
+        }
+        Ok(Propagation { config, pool: Pool::new(threads), workers, length, batches })
+    }
+
+    /// Statistics of the inputs that `block` would see at `sites`; the hidden states stay before the block.
+    ///
+    /// # Errors
+    /// Inputs that overflow.
+    pub(super) fn observe(
+        &self,
+        block: &Block,
+        sites: &[Site],
+    ) -> std::result::Result<BTreeMap<Site, InputStatistics>, String> {
+        let mut accumulators: BTreeMap<Site, StatisticsAccumulator> = BTreeMap::new();
+        for batch in &self.batches {
+            let mut hidden = batch.clone();
+            let tokens = hidden.len() / self.config.hidden_size;
+            block.forward(&self.pool, &mut hidden, tokens / self.length, self.length, &mut |site, inputs| {
+                if sites.contains(&site) {
+                    let new = || StatisticsAccumulator::new(inputs.len() / tokens);
+                    let accumulator = accumulators.entry(site).or_insert_with(new);
+                    self.workers.install(|| accumulator.add(inputs));
+                }
+            });
+        }
+        accumulators.into_iter().map(|(site, accumulator)| Ok((site, accumulator.finish()?))).collect()
+    }
+
+    /// Moves the hidden states behind `block`.
+    pub(super) fn advance(&mut self, block: &Block) {
+        for hidden in &mut self.batches {
+            let sequences = hidden.len() / self.config.hidden_size / self.length;
+            block.forward(&self.pool, hidden, sequences, self.length, &mut |_, _| {});
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Artefacts of a tiny model: written, read again, compared.
+
+use std::fs;
+use std::path::Path;
+
+use ndarray::ArrayView2;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::safetensors_writer::SafetensorsWriter;
+use super::{CalibrationTokens, Order, build};
+use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::error::Result;
+use crate::kernels::Pool;
+use crate::network::{Decoder, LoadOptions};
+use crate::quantize::method;
+use crate::results::Artefact;
+use crate::suite::{Method, Override, Recipe, WeightScheme};
+use crate::tensor::{ActivationScheme, DenseFormat, Granularity, QuantizedTensor};
+
+const HIDDEN: usize = 64;
+const FFN: usize = 96;
+const VOCABULARY: usize = 40;
+const LAYERS: usize = 2;
+
+/// Writes a tiny Llama with random weights; `change` may alter a tensor.
+fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut Vec<f32>)) {
+    fs::create_dir_all(folder).unwrap();
+    let mut random = StdRng::seed_from_u64(11);
+    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors")).unwrap();
+    let mut add = |name: &str, shape: &[usize]| {
+        let count: usize = shape.iter().product();
+        let mut values: Vec<f32> = (0..count).map(|_| random.random_range(-0.3f32..0.3)).collect();
+        if shape.len() == 1 {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        change(name, &mut values);
+        writer.add(name, Dtype::F32, shape, &values).unwrap();
+    };
+    add("model.embed_tokens.weight", &[VOCABULARY, HIDDEN]);
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("input_layernorm", &[HIDDEN][..]),
+            ("self_attn.q_proj", &[HIDDEN, HIDDEN]),
+            ("self_attn.k_proj", &[HIDDEN / 2, HIDDEN]),
+            ("self_attn.v_proj", &[HIDDEN / 2, HIDDEN]),
+            ("self_attn.o_proj", &[HIDDEN, HIDDEN]),
+            ("post_attention_layernorm", &[HIDDEN]),
+            ("mlp.gate_proj", &[FFN, HIDDEN]),
+            ("mlp.up_proj", &[FFN, HIDDEN]),
+            ("mlp.down_proj", &[HIDDEN, FFN]),
+        ] {
+            add(&format!("model.layers.{layer}.{name}.weight"), shape);
+        }
+    }
+    add("model.norm.weight", &[HIDDEN]);
+    if !tied {
+        add("lm_head.weight", &[VOCABULARY, HIDDEN]);
+    }
+    writer.finish().unwrap();
+    let config = json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCABULARY, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "torch_dtype": "float32", "hidden_act": "silu",
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let words: serde_json::Map<String, Value> = (0..VOCABULARY).map(|id| (format!("w{id}"), json!(id))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+fn unchanged(_: &str, _: &mut Vec<f32>) {}
+
+fn scheme(bits: u8, granularity: Granularity, symmetric: bool) -> WeightScheme {
+    let group_size = (granularity == Granularity::Group).then_some(32);
+    WeightScheme { bits, granularity, group_size, symmetric }
+}
+
+fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Override>) -> Recipe {
+    let (activations, dense) = (ActivationScheme::None, DenseFormat::F16);
+    Recipe::Quantize(Method { method: name.into(), weights, activations, overrides, dense })
+}
+
+fn calibration() -> CalibrationTokens {
+    let mut random = StdRng::seed_from_u64(5);
+    let mut window = || (0..32).map(|_| random.random_range(0..VOCABULARY as u32)).collect();
+    CalibrationTokens { windows: (0..8).map(|_| window()).collect() }
+}
+
+/// Builds with calibration data at hand.
+fn make(model: &Path, recipe: &Recipe, into: &Path, threads: usize) -> Result<Artefact> {
+    let tokens = calibration();
+    let order = Order { model, model_sha256: "00", recipe, import: None, calibration: Some(&tokens), threads };
+    build(&order, into, &mut |_, _| {})
+}
+
+fn quantized(checkpoint: &Checkpoint, name: &str) -> (QuantizedTensor, ActivationScheme) {
+    match checkpoint.tensor(name).unwrap() {
+        StoredTensor::Quantized(tensor, activations) => (tensor, activations),
+        StoredTensor::Dense { .. } => panic!("{name} is dense"),
+    }
+}
+
+/// The tensor as RTN alone makes it.
+fn rounded(model: &Path, name: &str, scheme: WeightScheme) -> QuantizedTensor {
+    let (shape, values) = Checkpoint::open(model).unwrap().tensor_f32(name).unwrap();
+    let weight = ArrayView2::from_shape((shape[0], shape[1]), &values).unwrap();
+    method("rtn").unwrap().quantize(weight, scheme, None).unwrap().tensor
+}
+
+fn config(folder: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_cast_rounds_matrices_and_keeps_norms() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, into) = (root.path().join("model"), root.path().join("cache/f16"));
+    write_model(&model, false, &unchanged);
+    let artefact = make(&model, &Recipe::Cast { dtype: DenseFormat::F16 }, &into, 2).unwrap();
+
+    let (before, after) = (Checkpoint::open(&model).unwrap(), Checkpoint::open(&into).unwrap());
+    let (mut names, mut expected) = (after.names(), before.names());
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
+    for name in names {
+        let (exact, (shape, cast)) = (before.tensor_f32(&name).unwrap().1, after.tensor_f32(&name).unwrap());
+        let round = |v: &f32| if shape.len() == 1 { *v } else { half::f16::from_f32(*v).to_f32() };
+        assert_eq!(exact.iter().map(round).collect::<Vec<_>>(), cast, "{name}");
+    }
+    assert_eq!(config(&into)["torch_dtype"], "float16");
+    let bytes: u64 = fs::read_dir(&into).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!((artefact.file_bytes, artefact.bits_per_weight), (bytes, None));
+    assert_eq!(fs::read_dir(into.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
+}
+
+#[test]
+fn every_scheme_comes_back_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    write_model(&model, true, &unchanged);
+    for bits in [2, 3, 4, 5, 8] {
+        for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group] {
+            for symmetric in [true, false] {
+                let scheme = scheme(bits, granularity, symmetric);
+                let into = root.path().join(format!("{scheme}"));
+                let artefact = make(&model, &quantize("rtn", scheme, vec![]), &into, 1).unwrap();
+                let checkpoint = Checkpoint::open(&into).unwrap();
+                for linear in ["self_attn.k_proj", "mlp.down_proj"] {
+                    let name = format!("model.layers.1.{linear}.weight");
+                    let (read, activations) = quantized(&checkpoint, &name);
+                    assert_eq!(read, rounded(&model, &name, scheme), "{scheme} {name}");
+                    assert_eq!(activations, ActivationScheme::None);
+                }
+                assert!(artefact.bits_per_weight.unwrap() > f64::from(bits));
+                assert!(artefact.layer_errors.is_empty(), "RTN sees no inputs");
+            }
+        }
+    }
+}
+
+#[test]
+fn mixed_schemes_are_declared_module_by_module() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, into) = (root.path().join("model"), root.path().join("mixed"));
+    write_model(&model, true, &unchanged);
+    let (four, eight) = (scheme(4, Granularity::Group, false), scheme(8, Granularity::Channel, true));
+    let rule = |tensors: &str, weights, activations| Override { tensors: tensors.into(), weights, activations };
+    let overrides = vec![
+        rule("*.down_proj", Some(eight), Some(ActivationScheme::DynamicToken)),
+        rule("model.layers.0.mlp.down_proj", None, None),
+        rule("lm_head", Some(eight), None),
+    ];
+    make(&model, &quantize("gptq", four, overrides), &into, 2).unwrap();
+
+    let checkpoint = Checkpoint::open(&into).unwrap();
+    let (table, activations) = quantized(&checkpoint, "model.embed_tokens.weight");
+    assert_eq!(table, rounded(&model, "model.embed_tokens.weight", eight), "a head is rounded, whatever the method");
+    assert_eq!(activations, ActivationScheme::None);
+    let (down, activations) = quantized(&checkpoint, "model.layers.1.mlp.down_proj.weight");
+    assert_eq!((down.bits, activations), (8, ActivationScheme::DynamicToken));
+    assert_eq!(quantized(&checkpoint, "model.layers.0.mlp.up_proj.weight").0.bits, 4);
+    let skipped = checkpoint.tensor("model.layers.0.mlp.down_proj.weight").unwrap();
+    assert!(matches!(skipped, StoredTensor::Dense { stored_as: "f16", .. }), "the last match wins");
+    let declared = &config(&into)["quantization_config"];
+    assert_eq!(declared["format"], "mixed-precision");
+    assert_eq!(declared["ignore"], json!(["model.layers.0.mlp.down_proj"]));
+    Decoder::load(&checkpoint, LoadOptions::default()).unwrap();
+}
+
+#[test]
+fn gptq_is_reproducible_and_brings_the_output_closer_than_rounding() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    write_model(&model, false, &unchanged);
+    let scheme = scheme(3, Granularity::Group, true);
+    let build = |name: &str, threads| {
+        let into = root.path().join(format!("{name}-{threads}"));
+        (make(&model, &quantize(name, scheme, vec![]), &into, threads).unwrap(), into)
+    };
+    let ((learned, one), (_, two), (_, rounded)) = (build("gptq", 1), build("gptq", 2), build("rtn", 2));
+    let bytes = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(bytes(&one) == bytes(&two), "the number of threads changes no bit");
+    assert_eq!(learned.layer_errors.len(), 7 * LAYERS);
+    assert!(learned.layer_errors.values().all(|error| (1e-6..0.2).contains(error)), "{:?}", learned.layer_errors);
+
+    let logits = |folder: &Path| {
+        let decoder = Decoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
+        let (pool, tokens) = (Pool::new(1), calibration().windows.concat());
+        let mut cache = decoder.cache(8, 32);
+        let hidden = decoder.forward(&pool, &tokens, &mut cache).unwrap().to_vec();
+        let mut logits = Vec::new();
+        decoder.logits(&pool, &hidden, &mut logits);
+        logits
+    };
+    let exact = logits(&model);
+    let distance = |folder: &Path| -> f64 {
+        logits(folder).iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / exact.len() as f64
+    };
+    let (learned, rounded) = (distance(&one), distance(&rounded));
+    assert!(learned < 0.8 * rounded, "GPTQ {learned}, RTN {rounded}");
+}
+
+#[test]
+fn faults_are_named_before_work_starts_and_leave_nothing_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, into) = (root.path().join("model"), root.path().join("cache/x"));
+    write_model(&model, true, &unchanged);
+    let message = |recipe: &Recipe| make(&model, recipe, &into, 1).unwrap_err().to_string();
+
+    let mut sixty_four = scheme(4, Granularity::Group, true);
+    sixty_four.group_size = Some(64);
+    let rule = Override { tensors: "model.layers.7.*".into(), weights: None, activations: None };
+    let text = message(&quantize("rtn", sixty_four, vec![rule]));
+    assert!(
+        text.contains("group_size 64 does not divide in_features 96; use 32 or 96 (for model.layers.*.mlp.down_proj)"),
+        "{text}"
+    );
+    assert!(text.contains("override \"model.layers.7.*\" names no linear layer"), "{text}");
+
+    let mut sixteen = scheme(4, Granularity::Group, true);
+    sixteen.group_size = Some(16);
+    assert!(message(&quantize("rtn", sixteen, vec![])).contains("no kernel"));
+    assert!(message(&quantize("hqq", sixty_four, vec![])).contains("use rtn or gptq"));
+
+    let recipe = quantize("gptq", scheme(4, Granularity::Channel, true), vec![]);
+    let order =
+        Order { model: &model, model_sha256: "00", recipe: &recipe, import: None, calibration: None, threads: 1 };
+    let text = build(&order, &into, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(text.contains("calibration"), "{text}");
+
+    for (value, dtype, expected) in [(f32::NAN, DenseFormat::F32, "NaN"), (7e4, DenseFormat::F16, "65504")] {
+        let damaged = root.path().join(expected);
+        write_model(&damaged, true, &|name, values| {
+            if name.contains("o_proj") {
+                values[3] = value;
+            }
+        });
+        let text = make(&damaged, &Recipe::Cast { dtype }, &into, 1).unwrap_err().to_string();
+        assert!(text.contains("o_proj") && text.contains(expected), "{text}");
+    }
+    assert_eq!(fs::read_dir(into.parent().unwrap()).map_or(0, Iterator::count), 0, "nothing is left behind");
+}
+
+#[test]
+fn an_import_is_the_published_file() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, published) = (root.path().join("model"), root.path().join("published"));
+    write_model(&model, true, &unchanged);
+    make(&model, &quantize("rtn", scheme(4, Granularity::Group, true), vec![]), &published, 1).unwrap();
+
+    let import = |activations| Recipe::Import { source: "path:published".into(), activations };
+    let recipe = import(ActivationScheme::None);
+    let order = Order {
+        model: &model,
+        model_sha256: "00",
+        recipe: &recipe,
+        import: Some(&published),
+        calibration: None,
+        threads: 1,
+    };
+    let artefact = build(&order, &root.path().join("unused"), &mut |_, _| {}).unwrap();
+    assert_eq!(artefact.path, published.display().to_string());
+    assert_eq!(artefact.bits_per_weight, Some(4.5));
+    assert!(!root.path().join("unused").exists());
+
+    let recipe = import(ActivationScheme::DynamicToken);
+    let text = build(&Order { recipe: &recipe, ..order }, root.path(), &mut |_, _| {}).unwrap_err().to_string();
+    assert!(text.contains("not supported"), "{text}");
+}
