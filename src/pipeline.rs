@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::results::Run;
+use crate::error::{Error, Result};
+use crate::measure::{Inputs, Processes, Progress, Session, Workers};
+use crate::results::{Evidence, Run, RunFolder, read_journal, samples_csv, scores_csv, write_whole};
+use crate::suite::{self, Suite};
+use crate::{decide, machine, report};
 
 /// What a run is asked to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -13,7 +16,7 @@ pub struct RunOptions {
     pub suite: PathBuf,
     /// The run folder; `None` makes `results/runs/<suite>/<utc>-<host>/`.
     pub out: Option<PathBuf>,
-    /// Only these variants, and the reference; empty takes all.
+    /// Only these variants, and the reference; empty takes all, or those of the run that is resumed.
     pub only: Vec<String>,
     /// Wall time for the whole run: as many blocks as fit, at least the suite's fewest.
     pub budget: Option<Duration>,
@@ -29,8 +32,29 @@ pub struct RunOptions {
 /// A suite or input fault, a run that cannot be resumed, a reference that cannot be built. The failure of another
 /// variant is no error: it is a record in the run.
 pub fn run_suite(options: &RunOptions) -> Result<(PathBuf, Run)> {
-    let _ = options;
-    todo!("measure")
+    machine::catch_interrupts();
+    let suite = chosen_variants(suite::read(&options.suite)?, options)?;
+    let mut workers = Processes::new()?;
+    let inputs = Inputs::fetch(suite, options.suite.parent().unwrap_or(Path::new("")))?;
+    let fetch_s = workers.elapsed_s();
+
+    let mut session = open(options, inputs, &mut workers)?;
+    let folder = session.folder().to_path_buf();
+    if !session.is_finished() {
+        measure(&mut session, fetch_s, options.budget).map_err(|error| say_how_to_resume(error, options, &folder))?;
+    }
+    drop(session);
+    Ok((folder.clone(), report(&folder)?))
+}
+
+/// The stages that measure; each skips what the journal already holds.
+fn measure(session: &mut Session<'_>, fetch_s: f64, budget: Option<Duration>) -> Result<()> {
+    session.record_stage("fetch", fetch_s)?;
+    session.prepare()?;
+    session.build()?;
+    session.score()?;
+    session.time(budget)?;
+    session.finish()
 }
 
 /// Judges a run folder again from its journal and rewrites `run.json`, the CSV files and the report.
@@ -38,6 +62,64 @@ pub fn run_suite(options: &RunOptions) -> Result<(PathBuf, Run)> {
 /// # Errors
 /// No run folder, a damaged journal, a folder that cannot be written.
 pub fn report(folder: &Path) -> Result<Run> {
-    let _ = folder;
-    todo!("measure")
+    let folder = RunFolder::open(folder)?;
+    let evidence = Evidence::from_events(read_journal(folder.path())?.events)?;
+    let run = decide::judge(&evidence, &evidence.suite.accept);
+    let json = serde_json::to_vec_pretty(&run)
+        .map_err(|e| Error::Measurement(format!("cannot write the judged run as JSON: {e}")))?;
+    write_whole(&folder.samples_csv(), &samples_csv(&evidence)?)?;
+    write_whole(&folder.scores_csv(), &scores_csv(&evidence)?)?;
+    write_whole(&folder.run_json(), &json)?;
+    report::write(folder.path(), &run, &evidence)?;
+    Ok(run)
+}
+
+/// The suite with the variants that were asked for; the reference always stays.
+fn chosen_variants(mut suite: Suite, options: &RunOptions) -> Result<Suite> {
+    let mut chosen = options.only.clone();
+    if let (Some(folder), true) = (&options.resume, chosen.is_empty()) {
+        let run = Evidence::from_events(read_journal(folder)?.events)?;
+        chosen = run.suite.variants.into_iter().map(|v| v.name).collect();
+    }
+    if chosen.is_empty() {
+        return Ok(suite);
+    }
+    let known: Vec<&str> = suite.variants.iter().map(|v| v.name.as_str()).collect();
+    if let Some(unknown) = chosen.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(Error::Usage(format!(
+            "{}: has no variant \"{unknown}\"; it has {}",
+            options.suite.display(),
+            known.join(", ")
+        )));
+    }
+    suite.variants.retain(|v| v.name == suite.reference || chosen.contains(&v.name));
+    Ok(suite)
+}
+
+/// A new run in its folder, or an interrupted one.
+fn open<'w>(options: &RunOptions, inputs: Inputs, workers: &'w mut dyn Workers) -> Result<Session<'w>> {
+    let progress = Progress::new(options.quiet);
+    if let Some(folder) = &options.resume {
+        return Session::resume(inputs, RunFolder::open(folder)?, workers, progress);
+    }
+    let folder = match &options.out {
+        Some(folder) => RunFolder::create_at(folder)?,
+        None => {
+            let (suite, host) = (&inputs.suite.name, &inputs.machine.host);
+            RunFolder::create(Path::new("results/runs"), suite, workers.unix_s(), host)?
+        }
+    };
+    progress.note(&format!("run folder: {}", folder.path().display()));
+    Session::begin(inputs, folder, workers, progress)
+}
+
+fn say_how_to_resume(error: Error, options: &RunOptions, folder: &Path) -> Error {
+    if !machine::interrupted() {
+        return error;
+    }
+    Error::Measurement(format!(
+        "interrupted; what is measured is kept, go on with: bench run {} --resume {}",
+        options.suite.display(),
+        folder.display()
+    ))
 }

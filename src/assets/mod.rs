@@ -80,3 +80,12 @@ impl Source {
 pub fn cache_dir() -> PathBuf {
     todo!("assets")
 }
+
+/// Texts of a source's documents, in order, one a file; `base` as for [`Source::fetch`].
+///
+/// # Errors
+/// As [`Source::fetch`]; a file that is no text, or lacks the JSON field.
+pub fn read_text(text: &crate::suite::TextSource, base: &Path) -> Result<Vec<String>> {
+    let _ = (text, base);
+    todo!("assets")
+}

@@ -3,11 +3,13 @@
 //! Everything is optional: a cloud machine tells little, another operating system less. What is not told is absent.
 
 mod describe;
+mod interrupt;
 mod probe;
 mod proc;
 mod record;
 
 pub use describe::describe;
+pub use interrupt::{catch_interrupts, interrupted};
 pub use probe::Probe;
 pub use record::{Covariates, MachineRecord};
 

@@ -1,1 +1,66 @@
-//! Parent side: blocks in random order, slots in fresh processes, budget and stopping, state of the machine.
+//! Parent side: what is prepared, built, scored and timed in which order, and what a failure costs.
+//!
+//! A [`Session`] walks through the stages; every answer of a worker becomes an event in the journal before the next
+//! worker starts. What the journal holds is skipped, so a resumed run takes the same path as a fresh one. The parent
+//! holds no weights and does nothing while a worker runs. Workers are behind the trait [`Workers`]: processes in
+//! earnest ([`Processes`]), a fake with a fake clock in tests.
+//!
+//! Timing follows the randomized block design: one block holds one slot of the reference, one of its A/A control and
+//! one of every candidate, in random order, so that drift of the machine falls on all alike and cancels in the
+//! difference within the block (Mytkowicz et al. 2009, "Producing wrong data without doing anything obviously
+//! wrong"; Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time").
+
+mod blocks;
+mod disturbances;
+mod inputs;
+mod memory;
+mod processes;
+mod progress;
+mod scoring;
+mod session;
+mod timing;
+
+pub use inputs::Inputs;
+pub use processes::Processes;
+pub use progress::Progress;
+pub use session::Session;
+
+use crate::error::Result;
+use crate::results::Score;
+use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, ScoreJob, TimeJob, Timing};
+
+/// Told by a worker: units done, units in all.
+pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Those who do the work, with their clock. Every call runs one worker to its end.
+pub trait Workers {
+    /// Reads and tokenizes texts.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn prepare(&mut self, job: PrepareJob, progress: OnProgress<'_>) -> Result<Prepared>;
+    /// Makes an artefact.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn build(&mut self, job: BuildJob, progress: OnProgress<'_>) -> Result<BuildOutcome>;
+    /// Scores a variant.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn score(&mut self, job: ScoreJob, progress: OnProgress<'_>) -> Result<Score>;
+    /// Times a variant; tells no progress, so that the parent sleeps.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn time(&mut self, job: TimeJob) -> Result<Timing>;
+    /// Seconds since the run began.
+    fn elapsed_s(&self) -> f64;
+    /// Seconds since 1970-01-01 UTC.
+    fn unix_s(&self) -> f64;
+    /// Whether the user asked to stop.
+    fn interrupted(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests;

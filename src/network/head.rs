@@ -46,6 +46,11 @@ impl Head {
         self.weight.rows()
     }
 
+    /// Width of a row of hidden states.
+    pub fn hidden_size(&self) -> usize {
+        self.weight.cols()
+    }
+
     /// Logits of final normalized hidden states, `(rows, hidden_size)`, into `out`, `(rows, vocab_size)`.
     ///
     /// # Panics

@@ -4,15 +4,86 @@
 //! standard output; standard error is for people. The parent keeps the child's standard input open: when it closes,
 //! the parent is gone and the child exits.
 
+mod build;
+mod prepare;
 mod protocol;
+mod score;
+mod time;
 
-pub use protocol::{
-    BuildJob, BuildOutcome, Job, Loadable, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing,
-};
+pub use protocol::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
 
+use std::any::Any;
+use std::io::{self, BufRead, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-/// The hidden subcommand `bench __worker`: reads a job, does it, answers.
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The hidden subcommand `bench __worker`: reads a job, does it, answers. Exits with 0 when it answered, be it by an
+/// error message.
 pub fn run() -> ExitCode {
-    todo!("worker")
+    let mut line = String::new();
+    if let Err(error) = io::stdin().lock().read_line(&mut line) {
+        eprintln!("worker: cannot read a job: {error}");
+        return ExitCode::FAILURE;
+    }
+    exit_with_the_parent();
+    let answer = match serde_json::from_str(&line) {
+        Ok(job) => catch_unwind(AssertUnwindSafe(|| perform(job))).unwrap_or_else(|panic| Err(panicked(&*panic))),
+        Err(error) => Err(Error::Usage(format!("expected one job as a JSON line on standard input: {error}"))),
+    };
+    let message = answer.map_or_else(|error| Message::Error(error.to_string()), Message::Result);
+    match send(&message) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("worker: cannot answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(job: Job) -> Result<serde_json::Value> {
+    let mut progress = |done: usize, total: usize| {
+        // A parent that is gone closes standard input too, and that ends this process.
+        let _ = send(&Message::Progress { done, total });
+    };
+    match job {
+        Job::Prepare(job) => to_json(&prepare::prepare(&job, &mut progress)?),
+        Job::Build(job) => to_json(&build::build(&job, &mut progress)?),
+        Job::Score(job) => to_json(&score::score(&job, &mut progress)?),
+        Job::Time(job) => to_json(&time::time(&job)?),
+    }
+}
+
+fn to_json(answer: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(answer).map_err(|e| Error::Measurement(format!("cannot write the answer as JSON: {e}")))
+}
+
+fn send(message: &Message) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line)?;
+    out.flush()
+}
+
+/// Waits in a thread of its own for the end of standard input, which comes only when the parent has died; sleeping
+/// in a read costs no processor time.
+fn exit_with_the_parent() {
+    std::thread::spawn(|| {
+        // An error means the same as the end: nobody is there to answer to.
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    });
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message");
+    Error::Measurement(format!("a defect of this program: panicked: {text}"))
 }

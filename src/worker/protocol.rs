@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Covariates;
 use crate::results::{Artefact, KernelUse, Memory, Sample};
 use crate::suite::{Recipe, Suite};
+use crate::tasks::TokenFiles;
 
 /// What a worker is asked to do: the one line on its standard input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,8 +51,8 @@ pub struct PrepareJob {
     pub base: PathBuf,
     /// The model's file or folder, for its tokenizer.
     pub model: PathBuf,
-    /// Folder for the token files; names in `tasks`.
-    pub data: PathBuf,
+    /// Where the token files go.
+    pub files: TokenFiles,
 }
 
 /// What was prepared.
@@ -89,15 +90,6 @@ pub struct BuildOutcome {
     pub peak_rss: Option<u64>,
 }
 
-/// An artefact and the recipe that says how to load it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Loadable {
-    /// Folder or file.
-    pub path: PathBuf,
-    /// The recipe.
-    pub recipe: Recipe,
-}
-
 /// What a score does with the reference's hidden states.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -107,7 +99,7 @@ pub enum Reference {
     /// Compare with the reference, whose logits are `head(hidden states)`.
     Compare {
         /// The reference's artefact, of which only the output head is loaded.
-        head: Loadable,
+        artefact: PathBuf,
         /// Its hidden states, as [`Reference::Store`] wrote them.
         hidden: PathBuf,
     },
@@ -118,8 +110,8 @@ pub enum Reference {
 /// Accuracy of a variant on a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreJob {
-    /// The variant.
-    pub variant: Loadable,
+    /// The variant's artefact.
+    pub artefact: PathBuf,
     /// Task name.
     pub task: String,
     /// Token file of the task's windows.
@@ -133,8 +125,8 @@ pub struct ScoreJob {
 /// Speed and memory of a variant at one point of the workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimeJob {
-    /// The variant.
-    pub variant: Loadable,
+    /// The variant's artefact.
+    pub artefact: PathBuf,
     /// Token file of the prompts.
     pub prompts: PathBuf,
     /// Sequences at once.

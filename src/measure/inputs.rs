@@ -1,0 +1,73 @@
+//! What a run starts from: everything fetched and on this machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::assets::{Local, Source};
+use crate::error::{Error, Result};
+use crate::machine::{self, MachineRecord};
+use crate::suite::{Recipe, Suite};
+
+/// A suite with its model and data on this machine.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The suite, with the variants that shall run.
+    pub suite: Suite,
+    /// Folder that relative sources start from.
+    pub base: PathBuf,
+    /// The model's file or folder.
+    pub model: PathBuf,
+    /// SHA-256 over its files.
+    pub model_sha256: String,
+    /// Imported artefacts by variant: where they are, or why they could not be fetched.
+    pub imports: BTreeMap<String, std::result::Result<PathBuf, String>>,
+    /// This machine.
+    pub machine: MachineRecord,
+}
+
+impl Inputs {
+    /// Fetches the model, the texts and the imported artefacts of `suite`; relative sources start from `base`. An
+    /// import that cannot be fetched costs its own variant only.
+    ///
+    /// # Errors
+    /// A model or text that cannot be fetched.
+    pub fn fetch(suite: Suite, base: &Path) -> Result<Inputs> {
+        let model = fetch(&suite.model, base)?;
+        let texts = suite.tasks.iter().map(|t| &t.text).chain(suite.calibration.iter().map(|c| &c.text));
+        for text in texts {
+            fetch(&text.source, base)?;
+        }
+        let mut imports = BTreeMap::new();
+        for variant in &suite.variants {
+            if let Recipe::Import { source, .. } = &variant.recipe
+                && source != "model"
+            {
+                let path = fetch(source, base).and_then(|local| one_path(source, &local));
+                imports.insert(variant.name.clone(), path.map_err(|e| e.to_string()));
+            }
+        }
+        Ok(Inputs {
+            model: one_path(&suite.model, &model)?,
+            model_sha256: model.sha256,
+            base: base.to_path_buf(),
+            imports,
+            machine: machine::describe(),
+            suite,
+        })
+    }
+}
+
+fn fetch(source: &str, base: &Path) -> Result<Local> {
+    Source::parse(source).map_err(|problem| Error::input(source, problem))?.fetch(base)
+}
+
+/// A model is one file or one folder.
+fn one_path(source: &str, local: &Local) -> Result<PathBuf> {
+    match local.paths.as_slice() {
+        [path] => Ok(path.clone()),
+        paths => Err(Error::input(
+            source,
+            format!("expected one model file or folder, got {} paths; name one of them", paths.len()),
+        )),
+    }
+}

@@ -1,0 +1,113 @@
+//! The scoring stage: every built variant on every task, the reference first.
+//!
+//! The reference's worker leaves its final hidden states in the run folder's `scratch/`; the others recompute its
+//! logits from them. They are deleted when the stage ends, and made again when a resumed run needs them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Session;
+use crate::error::{Error, Result};
+use crate::results::{Event, Score, create_folder};
+use crate::suite::Task;
+use crate::worker::{Reference, ScoreJob};
+
+impl Session<'_> {
+    /// Scores what is not scored yet.
+    ///
+    /// # Errors
+    /// When the journal or the scratch folder cannot be written, or the user interrupts.
+    pub fn score(&mut self) -> Result<()> {
+        let began = self.workers.elapsed_s();
+        let tasks = self.inputs.suite.tasks.clone();
+        let left: usize = tasks.iter().map(|task| self.unscored(task).len()).sum();
+        self.progress.expect("score", left);
+        if left > 0 {
+            create_folder(&self.folder.scratch())?;
+        }
+        for task in &tasks {
+            self.score_task(task)?;
+        }
+        remove_folder(&self.folder.scratch())?;
+        self.record_stage("score", self.workers.elapsed_s() - began)
+    }
+
+    fn score_task(&mut self, task: &Task) -> Result<()> {
+        let unscored = self.unscored(task);
+        if unscored.is_empty() {
+            return Ok(());
+        }
+        let hidden = self.folder.scratch().join(format!("{}.hidden", self.task_number(task)));
+        let reference = self.inputs.suite.reference.clone();
+        let head = self.artefact(&reference);
+        if head.is_some() && !self.has_failed(&reference, "score") && !hidden.exists() {
+            self.score_one(task, &reference, Reference::Store(hidden.clone()))?;
+        }
+        for variant in unscored.iter().filter(|name| **name != reference) {
+            let against = match &head {
+                Some(head) if hidden.exists() => Reference::Compare { artefact: head.clone(), hidden: hidden.clone() },
+                _ => Reference::Absent,
+            };
+            self.score_one(task, variant, against)?;
+        }
+        remove_file(&hidden)
+    }
+
+    fn score_one(&mut self, task: &Task, variant: &str, against: Reference) -> Result<()> {
+        let Some(artefact) = self.artefact(variant) else { return Ok(()) };
+        let began = self.workers.elapsed_s();
+        let job = ScoreJob {
+            artefact,
+            task: task.name.clone(),
+            windows: self.token_files().windows(self.task_number(task)),
+            reference: against,
+            threads: self.threads(),
+        };
+        let label =
+            if self.inputs.suite.tasks.len() > 1 { format!("{variant} on {}", task.name) } else { variant.to_string() };
+        let mut progress = self.progress.step("score", &label);
+        let score = self.workers.score(job, &mut |done, total| progress.advance(done, total));
+        match self.unless_interrupted(score) {
+            Ok(score) => {
+                self.saw_peak(score.worker_peak_rss);
+                let perplexity = perplexity_in_words(&score);
+                // A resumed run makes the reference's states again; its score is known already.
+                if self.found(variant).is_some_and(|v| !v.scores.contains_key(&task.name)) {
+                    self.record(Event::Scored { variant: variant.into(), score })?;
+                }
+                self.progress.done("score", &label, self.workers.elapsed_s() - began, &perplexity);
+                Ok(())
+            }
+            Err(error @ Error::Measurement(_)) => Err(error),
+            Err(error) => self.fail(variant, "score", &error),
+        }
+    }
+
+    /// Names of built variants without a score or a failed attempt, the reference first.
+    fn unscored(&self, task: &Task) -> Vec<String> {
+        let mut names: Vec<String> = self.reference_first().into_iter().map(|v| v.name).collect();
+        names.retain(|name| {
+            self.artefact(name).is_some()
+                && !self.has_failed(name, "score")
+                && self.found(name).is_some_and(|found| !found.scores.contains_key(&task.name))
+        });
+        names
+    }
+
+    fn task_number(&self, task: &Task) -> usize {
+        self.inputs.suite.tasks.iter().position(|t| t.name == task.name).unwrap_or_default()
+    }
+}
+
+fn perplexity_in_words(score: &Score) -> String {
+    let (nll, tokens) = score.windows.iter().fold((0.0, 0), |(nll, n), w| (nll + w.nll, n + w.tokens));
+    format!("perplexity {:.3}", (nll / tokens.max(1) as f64).exp())
+}
+
+fn remove_file(path: &PathBuf) -> Result<()> {
+    if path.exists() { fs::remove_file(path).map_err(|e| Error::io(path, "delete", e)) } else { Ok(()) }
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    if path.exists() { fs::remove_dir_all(path).map_err(|e| Error::io(path, "delete", e)) } else { Ok(()) }
+}

@@ -1,0 +1,121 @@
+//! The job of a slot: load, warm up, time, report.
+//!
+//! An iteration is a prompt and greedy generation on a cleared cache. TTFT runs from the prompt to the choice of the
+//! first token; the decode time from there to the choice of the last. The end-of-sequence token does not end an
+//! iteration, so that every one does the same work. Each has a prompt of its own, so that no cache of results helps.
+
+use std::time::{Duration, Instant};
+
+use super::protocol::{TimeJob, Timing};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, Pool, vector};
+use crate::machine::{self, Probe};
+use crate::network::{Decoder, KvCache, LoadOptions};
+use crate::results::{Memory, Sample};
+use crate::tasks::{Prompts, read_tokens};
+
+/// Fewest iterations and shortest time of a warm-up. It has the shape of the timed work: a shorter one hides one-time
+/// costs.
+const WARMUP_ITERATIONS: usize = 2;
+const WARMUP: Duration = Duration::from_millis(300);
+
+/// Loads, warms up and times.
+pub(super) fn time(job: &TimeJob) -> Result<Timing> {
+    let prompts: Prompts = read_tokens(&job.prompts)?;
+    let (warmup, timed) = (batches(&prompts.warmup, job)?, batches(&prompts.timed, job)?);
+    if warmup.is_empty() || timed.len() < job.iterations {
+        return Err(Error::input(
+            job.prompts.display(),
+            format!("expected prompts for {} iterations of {} sequences", job.iterations, job.batch),
+        ));
+    }
+    let pool = Pool::new(job.threads);
+    let began = Instant::now();
+    // Packed weights are this process's own memory and written while packing, so all their pages are present.
+    let decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
+    let load_s = began.elapsed().as_secs_f64();
+    let prompt = prompts.timed[0].len();
+    let cache = decoder.cache(job.batch, prompt + job.generate - 1);
+    let mut run =
+        Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, rows: Vec::new(), logits: Vec::new() };
+
+    let began = Instant::now();
+    let mut warmup_iterations = 0;
+    while warmup_iterations < WARMUP_ITERATIONS || began.elapsed() < WARMUP {
+        run.once(&warmup[warmup_iterations % warmup.len()])?;
+        warmup_iterations += 1;
+    }
+    let steady_rss = machine::current_rss();
+    let probe = Probe::start();
+    let samples = timed[..job.iterations].iter().map(|tokens| run.once(tokens)).collect::<Result<Vec<_>>>()?;
+    let covariates = probe.stop(job.threads);
+    let memory = Memory {
+        weight_bytes: decoder.weight_bytes(),
+        kv_bytes: run.cache.bytes(),
+        peak_rss: machine::peak_rss(),
+        steady_rss,
+    };
+    let kernels = decoder.kernels(job.batch * prompt, job.batch);
+    Ok(Timing { samples, memory, kernels, covariates, load_s, warmup_iterations })
+}
+
+/// Prompts of one iteration after the other, each `(batch, prompt)` sequence-major.
+fn batches(prompts: &[Vec<u32>], job: &TimeJob) -> Result<Vec<Vec<u32>>> {
+    let length = prompts.first().map_or(0, Vec::len);
+    if length == 0 || prompts.iter().any(|p| p.len() != length) {
+        return Err(Error::input(job.prompts.display(), "expected prompts of one length, at least one token long"));
+    }
+    Ok(prompts.chunks_exact(job.batch).map(<[_]>::concat).collect())
+}
+
+/// The timed work, with its buffers kept between iterations.
+struct Iteration<'a> {
+    decoder: &'a Decoder,
+    pool: &'a Pool,
+    cache: KvCache,
+    job: &'a TimeJob,
+    prompt: usize,
+    /// Final hidden states of every sequence's last token, `(batch, hidden_size)`.
+    rows: Vec<f32>,
+    /// `(batch, vocab_size)`.
+    logits: Vec<f32>,
+}
+
+impl Iteration<'_> {
+    /// Runs one iteration on `tokens`, `(batch, prompt)` sequence-major.
+    fn once(&mut self, tokens: &[u32]) -> Result<Sample> {
+        self.cache.clear();
+        let mut next = Vec::with_capacity(self.job.batch);
+        let began = Instant::now();
+        self.step(tokens, &mut next)?;
+        let first = Instant::now();
+        for _ in 1..self.job.generate {
+            let tokens = std::mem::take(&mut next);
+            self.step(&tokens, &mut next)?;
+        }
+        let last = Instant::now();
+        Ok(Sample {
+            ttft_s: (first - began).as_secs_f64(),
+            decode_s: (last - first).as_secs_f64(),
+            prompt_tokens: self.job.batch * self.prompt,
+            generated_tokens: self.job.batch * self.job.generate,
+        })
+    }
+
+    /// Feeds `tokens` and puts the most likely next token of every sequence into `next`.
+    fn step(&mut self, tokens: &[u32], next: &mut Vec<u32>) -> Result<()> {
+        let config = self.decoder.config();
+        let (width, vocabulary) = (config.hidden_size, config.vocab_size);
+        let each = tokens.len() / self.job.batch;
+        let hidden = self.decoder.forward(self.pool, tokens, &mut self.cache)?;
+        self.rows.clear();
+        for sequence in hidden.chunks_exact(each * width) {
+            self.rows.extend_from_slice(&sequence[(each - 1) * width..]);
+        }
+        self.decoder.logits(self.pool, &self.rows, &mut self.logits);
+        next.clear();
+        next.extend(self.logits.chunks_exact(vocabulary).map(|logits| vector::argmax(Isa::active(), logits) as u32));
+        Ok(())
+    }
+}
