@@ -181,10 +181,11 @@ fn variants(suite: &Suite, model: Option<&Model>) -> String {
             Some(Some(false)) => "to be built",
             Some(None) => "built unless the same text was used before",
         };
-        let size = model.map_or("-".into(), |m| units::bytes(m.weight_bytes(&variant.recipe) as u64));
+        let size =
+            model.map_or("-".into(), |m| format!("about {}", units::bytes(m.weight_bytes(&variant.recipe) as u64)));
         // A name may hold anything printable, but nothing that moves a terminal's cursor.
         let name: String = variant.name.chars().filter(|c| !c.is_control()).collect();
-        table.add_row([format!("{name}{role}"), variant.recipe.to_string(), format!("about {size}"), state.into()]);
+        table.add_row([format!("{name}{role}"), variant.recipe.to_string(), size, state.into()]);
     }
     table.to_string()
 }
@@ -245,26 +246,27 @@ struct Speeds {
 }
 
 impl Speeds {
-    /// Times one matrix of 32 MiB, larger than most caches.
+    /// Times one matrix of 64 MiB, larger than most caches.
     fn probe(threads: usize) -> Speeds {
-        const SIDE: usize = 4096;
+        const ROWS: usize = 8192;
+        const COLS: usize = 4096;
         const TOKENS: usize = 64;
         let pool = Pool::new(threads);
         let row = |i: usize, out: &mut [f32]| out.iter_mut().enumerate().for_each(|(j, x)| *x = ((i + j) % 7) as f32);
-        let matrix = Matrix::from_rows(DenseFormat::F16, SIDE, SIDE, &row);
+        let matrix = Matrix::from_rows(DenseFormat::F16, ROWS, COLS, &row);
         let best = |tokens: usize, times: usize| {
-            let mut input = Activations::with_capacity(tokens, SIDE);
-            let mut output = vec![0.0; tokens * SIDE];
+            let mut input = Activations::with_capacity(tokens, COLS);
+            let mut output = vec![0.0; tokens * ROWS];
             let mut fastest = f64::INFINITY;
             for _ in 0..times {
-                input.write(tokens, SIDE).fill(0.5);
+                input.write(tokens, COLS).fill(0.5);
                 let start = Instant::now();
                 matrix.multiply(&pool, &mut input, &mut output);
                 fastest = fastest.min(start.elapsed().as_secs_f64());
             }
             fastest.max(1e-9)
         };
-        Speeds { many: (SIDE * SIDE * TOKENS) as f64 / best(TOKENS, 3), read: (SIDE * SIDE * 2) as f64 / best(1, 5) }
+        Speeds { many: (ROWS * COLS * TOKENS) as f64 / best(TOKENS, 3), read: (ROWS * COLS * 2) as f64 / best(1, 5) }
     }
 }
 
@@ -313,7 +315,7 @@ fn range(low: f64, high: f64) -> String {
 
 /// One pass over the weights; for a method that learns also the calibration text through the blocks twice, the second
 /// moments of all inputs, and its solver, which costs `out_features * in_features^2` per layer in 64-bit numbers, at
-/// about an eighth of the speed of the probe.
+/// about a quarter of the speed of the probe.
 fn build_seconds(suite: &Suite, recipe: &Recipe, model: &Model, speeds: &Speeds) -> f64 {
     const WEIGHTS_PER_SECOND: f64 = 1e8;
     let pass = (model.blocks() + model.head as f64) / WEIGHTS_PER_SECOND;
@@ -325,7 +327,7 @@ fn build_seconds(suite: &Suite, recipe: &Recipe, model: &Model, speeds: &Speeds)
     let forward = 2.0 * tokens * model.blocks() / speeds.many;
     let moments: f64 = model.linears.iter().map(|(_, cols)| tokens * (cols * cols) as f64 * 4.0 / 7.0).sum();
     let solver: f64 = model.linears.iter().map(|(rows, cols)| (rows * cols * cols) as f64).sum();
-    pass + forward + (moments + solver) * 8.0 / speeds.many
+    pass + forward + (moments + solver) * 4.0 / speeds.many
 }
 
 /// Seconds of one block: every slot loads, warms up once and answers its prompts.
