@@ -42,7 +42,7 @@ fn unknown(what: &str, why: impl AsRef<str>) -> Reasoned {
 }
 
 /// Name of the accuracy metric, its estimate, and its threshold in the estimate's unit (with the sign of a difference).
-pub(super) fn accuracy_estimate(
+pub fn accuracy_estimate(
     metric: AccuracyMetric,
     score: &ScoreEstimates,
 ) -> (&'static str, Option<&Estimate>, f64, &'static str) {
@@ -129,7 +129,7 @@ fn speed(case: &Case<'_>, variant: &VariantResult, limit: &SpeedLimit, timing_fa
 }
 
 /// Name of the memory metric and its number of bytes.
-pub(super) fn memory_bytes(variant: &VariantResult, metric: MemoryMetric) -> (&'static str, Option<u64>) {
+pub fn memory_bytes(variant: &VariantResult, metric: MemoryMetric) -> (&'static str, Option<u64>) {
     match metric {
         MemoryMetric::Weights => ("weights", variant.memory.map(|m| m.weight_bytes)),
         MemoryMetric::PeakRss => ("peak RSS", variant.memory.and_then(|m| m.peak_rss)),

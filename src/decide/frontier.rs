@@ -74,8 +74,7 @@ fn dominates_beyond_noise(differences: &[Difference]) -> bool {
 /// missing or the variant failed.
 fn objectives(case: &Case<'_>, variant: &VariantResult) -> Option<[f64; 3]> {
     let score = variant.scores.get(&case.accept.accuracy.task)?;
-    let point = case.judged_point();
-    let at = variant.points.iter().find(|p| p.batch == point.batch && p.threads == point.threads)?;
+    let at = case.judged_point().of(variant)?;
     let weights = variant.memory?.weight_bytes as f64;
     let (loss, log_time) = if variant.reference {
         (0.0, 0.0)

@@ -20,9 +20,9 @@ use crate::results::{
 };
 use crate::suite::{Accept, SpeedMetric, Variant};
 
+pub use answers::{accuracy_estimate, memory_bytes};
 pub use noise::{Disturbance, disturbances};
-
-use timings::Point;
+pub use timings::{Point, judged_metric, metric_name};
 
 /// Judges a run's evidence under `accept` (the suite's own rule, or another one for old data).
 pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
@@ -101,17 +101,12 @@ impl<'a> Case<'a> {
         self.accept.confidence
     }
 
-    /// The time that is compared: the rule's, else decode.
     fn speed_metric(&self) -> SpeedMetric {
-        self.accept.speed.as_ref().map_or(SpeedMetric::Decode, |s| s.metric)
+        judged_metric(self.accept)
     }
 
-    /// The point that is judged: the suite's first batch at the rule's threads, else at the most threads.
     fn judged_point(&self) -> Point {
-        let workload = &self.evidence.suite.workload;
-        let most = workload.threads.iter().copied().max().unwrap_or(1);
-        let threads = self.accept.speed.as_ref().map_or(most, |s| s.threads);
-        Point { batch: workload.batch.first().copied().unwrap_or(1), threads }
+        Point::judged(&self.evidence.suite.workload, self.accept)
     }
 
     /// Why nothing can be compared with the reference, if so.

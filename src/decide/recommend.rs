@@ -23,8 +23,7 @@ pub(super) fn recommend(case: &Case<'_>, variants: &[VariantResult]) -> Recommen
 
 /// The speedup that is compared, where it is known.
 fn speedup<'v>(case: &Case<'_>, variant: &'v VariantResult) -> Option<&'v Estimate> {
-    let point = case.judged_point();
-    let at = variant.points.iter().find(|p| p.batch == point.batch && p.threads == point.threads)?;
+    let at = case.judged_point().of(variant)?;
     at.speedup.get(metric_name(case.speed_metric()))
 }
 

@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use super::Case;
 use super::estimate::estimate;
-use crate::results::{Direction, Estimate, PointEstimates, Slot, Unit, VariantEvidence};
+use crate::results::{Direction, Estimate, PointEstimates, Slot, Unit, VariantEvidence, VariantResult};
 use crate::stats::{hodges_lehmann, mean_interval, median};
-use crate::suite::SpeedMetric;
+use crate::suite::{Accept, SpeedMetric, Workload};
 
 /// All times that are compared.
 pub(super) const METRICS: [SpeedMetric; 3] = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total];
 
 /// Name of a metric as in suite files and in [`PointEstimates::speedup`].
-pub(super) fn metric_name(metric: SpeedMetric) -> &'static str {
+pub fn metric_name(metric: SpeedMetric) -> &'static str {
     match metric {
         SpeedMetric::Prefill => "prefill",
         SpeedMetric::Decode => "decode",
@@ -25,8 +25,10 @@ pub(super) fn metric_name(metric: SpeedMetric) -> &'static str {
 
 /// One combination of batch and threads of the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Point {
+pub struct Point {
+    /// Sequences at once.
     pub batch: usize,
+    /// Threads.
     pub threads: usize,
 }
 
@@ -35,6 +37,24 @@ impl Point {
     pub fn label(self) -> String {
         format!("b{}t{}", self.batch, self.threads)
     }
+
+    /// The point that is judged and shown first: the workload's first batch at the rule's threads, else at the most
+    /// threads.
+    pub fn judged(workload: &Workload, accept: &Accept) -> Point {
+        let most = workload.threads.iter().copied().max().unwrap_or(1);
+        let threads = accept.speed.as_ref().map_or(most, |s| s.threads);
+        Point { batch: workload.batch.first().copied().unwrap_or(1), threads }
+    }
+
+    /// A variant's estimates at this point.
+    pub fn of(self, variant: &VariantResult) -> Option<&PointEstimates> {
+        variant.points.iter().find(|p| p.batch == self.batch && p.threads == self.threads)
+    }
+}
+
+/// The time that is compared: the rule's, else decode.
+pub fn judged_metric(accept: &Accept) -> SpeedMetric {
+    accept.speed.as_ref().map_or(SpeedMetric::Decode, |s| s.metric)
 }
 
 /// What a slot says of its speed, all as natural logarithms.

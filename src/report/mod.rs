@@ -1,21 +1,35 @@
 //! Run folder to HTML, SVG, Markdown and terminal table.
+//!
+//! All four show the same [`view`] of a judged run. Names and reasons come from suite files, workers and machines: they
+//! are made harmless in one place each ([`text`] for every output, then the escaping of the format).
+
+mod charts;
+mod html;
+mod markdown;
+mod terminal;
+mod text;
+mod view;
 
 use std::path::Path;
 
 use crate::error::Result;
-use crate::results::{Evidence, Run};
+use crate::results::{Evidence, Run, create_folder, write_whole};
+
+pub use terminal::terminal;
 
 /// Writes `report/index.html`, `report/*.svg` and `report/summary.md` into the run folder.
+///
+/// The same run and evidence give the same bytes.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn write(folder: &Path, run: &Run, evidence: &Evidence) -> Result<()> {
-    let _ = (folder, run, evidence);
-    todo!("report")
-}
-
-/// The table and the answer for a terminal of `width` columns.
-pub fn terminal(run: &Run, width: usize) -> String {
-    let _ = (run, width);
-    todo!("report")
+    let report = folder.join("report");
+    create_folder(&report)?;
+    let charts = charts::draw(run, evidence)?;
+    for chart in &charts {
+        write_whole(&report.join(chart.file), chart.svg.as_bytes())?;
+    }
+    write_whole(&report.join("index.html"), html::page(run, evidence, &charts)?.as_bytes())?;
+    write_whole(&report.join("summary.md"), markdown::summary(run).as_bytes())
 }

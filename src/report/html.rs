@@ -1,0 +1,254 @@
+//! `index.html`: one self-contained file, with everything inline and nothing to fetch.
+
+use minijinja::Environment;
+use minijinja::value::Serde;
+use serde::Serialize;
+
+use super::charts::Chart;
+use super::text::{name, one_line};
+use super::view;
+use crate::decide::disturbances;
+use crate::error::{Error, Result};
+use crate::results::{Estimate, Evidence, Run, ScoreEstimates, VariantResult};
+use crate::suite::SpeedMetric;
+use crate::units;
+
+/// The page; its extension `.html` turns escaping on.
+const TEMPLATE: &str = "index.html";
+
+/// Layers with the largest output error that a variant's details show.
+const WORST_LAYERS: usize = 5;
+
+/// Everything that the template shows; its fields are plain text, but for the charts' SVG.
+#[derive(Serialize)]
+struct Page<'a> {
+    answer: view::Answer,
+    rows: Vec<view::Row>,
+    charts: &'a [Chart],
+    details: Vec<Detail>,
+    machine: Vec<(String, String)>,
+    machine_disturbances: Vec<String>,
+    control: Vec<Control>,
+    disturbances: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
+    stages: Vec<(String, String, String)>,
+    reproduce: Vec<(String, String)>,
+    tool_version: String,
+    started: String,
+    finished: bool,
+    blocks: usize,
+}
+
+/// What the report shows of one variant below the table.
+#[derive(Serialize)]
+struct Detail {
+    name: String,
+    recipe: String,
+    outcome: String,
+    frontier: String,
+    failures: Vec<String>,
+    /// (phase, kernel, matrices, bytes).
+    kernels: Vec<(String, String, usize, String)>,
+    /// (name, value).
+    facts: Vec<(String, String)>,
+    /// Every point of the workload: label, TTFT, TPOT, prefill and decode rate, speedups.
+    points: Vec<PointRow>,
+    /// Mean of the layers' relative squared output errors, and the worst ones.
+    layer_error: Option<String>,
+    worst_layers: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+struct PointRow {
+    label: String,
+    slots: usize,
+    ttft: String,
+    tpot: String,
+    prefill: String,
+    decode: String,
+    /// Speedups of prefill, decode, total with intervals.
+    speedups: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Control {
+    at: String,
+    ratio: String,
+    sound: bool,
+}
+
+/// The report as HTML.
+///
+/// # Errors
+/// When the template does not render, which a test rules out.
+pub(super) fn page(run: &Run, evidence: &Evidence, charts: &[Chart]) -> Result<String> {
+    let fault = |e: minijinja::Error| Error::input("report/index.html", e.to_string());
+    let mut environment = Environment::new();
+    environment.add_template(TEMPLATE, include_str!("index.html")).map_err(fault)?;
+    let page = environment.get_template(TEMPLATE).map_err(fault)?;
+    page.render(Serde(contents(run, evidence, charts))).map_err(fault)
+}
+
+fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a> {
+    Page {
+        answer: view::answer(run),
+        rows: view::rows(run),
+        charts,
+        details: run.variants.iter().map(|v| detail(run, v)).collect(),
+        machine: machine(run),
+        machine_disturbances: run.machine.disturbances.iter().map(|d| one_line(d)).collect(),
+        control: control(run),
+        disturbances: disturbance_rows(evidence),
+        warnings: run.warnings.iter().map(|w| one_line(w)).collect(),
+        stages: stages(run),
+        reproduce: reproduce(run),
+        tool_version: one_line(&run.tool_version),
+        started: crate::results::utc(run.started_unix_s),
+        finished: run.finished_unix_s.is_some(),
+        blocks: run.blocks,
+    }
+}
+
+fn detail(run: &Run, variant: &VariantResult) -> Detail {
+    let verdict = variant.verdict.as_ref().map_or("reference".into(), |v| v.outcome.to_string());
+    let row = view::rows(run).into_iter().find(|r| r.name == name(&variant.name));
+    let errors = variant.artefact.as_ref().map(|a| &a.layer_errors).filter(|e| !e.is_empty());
+    let mut worst: Vec<(&String, f64)> = errors.into_iter().flatten().map(|(layer, e)| (layer, *e)).collect();
+    worst.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mean = worst.iter().map(|(_, e)| e).sum::<f64>() / worst.len().max(1) as f64;
+    let kernel =
+        |k: &crate::results::KernelUse| (one_line(&k.phase), one_line(&k.kernel), k.matrices, units::bytes(k.bytes));
+    let facts = score_facts(variant).into_iter().chain(memory_facts(variant)).chain(artefact_facts(variant));
+    Detail {
+        name: name(&variant.name),
+        recipe: one_line(&variant.recipe),
+        outcome: verdict,
+        frontier: row.map_or(String::new(), |r| r.frontier),
+        failures: variant.failures.iter().map(|f| one_line(f)).collect(),
+        kernels: variant.kernels.iter().map(kernel).collect(),
+        facts: facts.collect(),
+        points: points(variant),
+        layer_error: (!worst.is_empty()).then(|| format!("{mean:.2e} over {} tensors", worst.len())),
+        worst_layers: worst.iter().take(WORST_LAYERS).map(|(l, e)| (one_line(l), format!("{e:.2e}"))).collect(),
+    }
+}
+
+fn score_facts(variant: &VariantResult) -> Vec<(String, String)> {
+    let of = |(task, score): (&String, &ScoreEstimates)| {
+        let fact = |what: &str, value: Option<String>| Some((format!("{}: {what}", one_line(task)), value?));
+        let estimate = |e: &Option<Estimate>| e.as_ref().map(|e| format!("{e} ({})", e.method));
+        let quantiles = score.kl_quantiles.map(|[p50, p90, p99, p999, max]| {
+            format!("p50 {p50:.2e}, p90 {p90:.2e}, p99 {p99:.2e}, p99.9 {p999:.2e}, max {max:.2e} nats")
+        });
+        [
+            fact("tokens", Some(score.tokens.to_string())),
+            fact("perplexity increase", estimate(&score.perplexity_increase)),
+            fact("log-likelihood difference", estimate(&score.log_likelihood_difference)),
+            fact("token accuracy difference", estimate(&score.token_accuracy_difference)),
+            fact("KL(reference || variant) per token", estimate(&score.kl)),
+            fact("KL tail", quantiles),
+            fact("same most likely token as the reference", score.agreement.map(|a| format!("{:.2} %", 100.0 * a))),
+            fact("flips against the reference", score.flips.map(|(lost, won)| format!("{lost} lost, {won} won"))),
+        ]
+    };
+    variant.scores.iter().flat_map(of).flatten().collect()
+}
+
+fn memory_facts(variant: &VariantResult) -> Vec<(String, String)> {
+    let Some(memory) = variant.memory else { return Vec::new() };
+    let unknown = || view::MISSING.to_string();
+    vec![
+        ("weights as the kernels read them".into(), units::bytes(memory.weight_bytes)),
+        ("KV cache".into(), units::bytes(memory.kv_bytes)),
+        ("peak RSS (VmHWM)".into(), memory.peak_rss.map_or_else(unknown, units::bytes)),
+        ("steady RSS after warm-up".into(), memory.steady_rss.map_or_else(unknown, units::bytes)),
+    ]
+}
+
+fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
+    let Some(artefact) = &variant.artefact else { return Vec::new() };
+    let made = if artefact.cached { "taken from the cache".into() } else { units::seconds(artefact.seconds) };
+    let mut facts = vec![("file".into(), units::bytes(artefact.file_bytes)), ("time to make".into(), made)];
+    if let Some(bits) = artefact.bits_per_weight.filter(|b| b.is_finite()) {
+        facts.push(("bits per quantized weight".into(), format!("{bits:.2}")));
+    }
+    facts
+}
+
+fn points(variant: &VariantResult) -> Vec<PointRow> {
+    let metrics = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total].map(crate::decide::metric_name);
+    let row = |p: &crate::results::PointEstimates| PointRow {
+        label: format!("batch {}, {} threads", p.batch, p.threads),
+        slots: p.slots,
+        ttft: p.ttft.to_string(),
+        tpot: p.tpot.to_string(),
+        prefill: p.prefill_rate.to_string(),
+        decode: p.decode_rate.to_string(),
+        speedups: metrics.map(|m| p.speedup.get(m).map_or(view::MISSING.into(), Estimate::to_string)).into(),
+    };
+    variant.points.iter().map(row).collect()
+}
+
+fn machine(run: &Run) -> Vec<(String, String)> {
+    let machine = &run.machine;
+    let yes_no = |known: Option<bool>| known.map_or(view::MISSING, |yes| if yes { "yes" } else { "no" });
+    let mut facts = vec![
+        ("processor".into(), machine.cpu.clone()),
+        ("architecture".into(), machine.arch.clone()),
+        ("instruction sets".into(), machine.instruction_sets.join(", ")),
+        ("kernels for".into(), machine.isa.clone()),
+        ("processors usable".into(), machine.cores.to_string()),
+        ("memory".into(), units::bytes(machine.memory_bytes)),
+        ("system".into(), machine.os.clone()),
+        ("virtual machine".into(), yes_no(machine.virtual_machine).into()),
+    ];
+    facts.extend(machine.facts.iter().map(|(k, v)| (k.replace('_', " "), v.clone())));
+    facts.into_iter().map(|(k, v): (String, String)| (one_line(&k), one_line(&v))).collect()
+}
+
+fn control(run: &Run) -> Vec<Control> {
+    let sound = |e: &Estimate| e.low.is_some_and(|l| l <= 1.0) && e.high.is_some_and(|h| h >= 1.0);
+    run.control.iter().map(|(at, e)| Control { at: at.clone(), ratio: e.to_string(), sound: sound(e) }).collect()
+}
+
+/// (what, how often).
+fn disturbance_rows(evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let often = |d: &crate::decide::Disturbance| match d.known {
+        0 => "not told by this machine".into(),
+        known => format!("{} of {known} slots", d.flagged),
+    };
+    disturbances(evidence).iter().map(|d| (d.what, often(d))).collect()
+}
+
+/// (stage, wall time, largest resident set of its workers).
+fn stages(run: &Run) -> Vec<(String, String, String)> {
+    let bytes = |b: Option<u64>| b.map_or(view::MISSING.into(), units::bytes);
+    let mut rows: Vec<_> =
+        run.stages.iter().map(|s| (one_line(&s.name), units::seconds(s.seconds), bytes(s.worker_peak_rss))).collect();
+    let total: f64 = run.stages.iter().map(|s| s.seconds).sum();
+    rows.push(("all".into(), units::seconds(total), format!("parent {}", bytes(run.parent_peak_rss))));
+    rows
+}
+
+fn reproduce(run: &Run) -> Vec<(String, String)> {
+    let suite = &run.suite;
+    let mut facts = vec![
+        ("run again".into(), format!("bench run {}.toml", suite.name)),
+        ("judge again without running".into(), "bench report RUN-FOLDER".into()),
+        ("program".into(), format!("quantbench {}", run.tool_version)),
+        ("model".into(), suite.model.clone()),
+        ("SHA-256 of the model".into(), run.model_sha256.clone()),
+        ("seed of orders".into(), suite.seed.to_string()),
+    ];
+    if let Some(calibration) = &suite.calibration {
+        facts.push(("calibration text".into(), calibration.text.source.clone()));
+        facts.push(("seed of the calibration windows".into(), calibration.seed.to_string()));
+    }
+    facts.extend(suite.tasks.iter().map(|t| (format!("text of task {}", t.name), t.text.source.clone())));
+    for variant in &run.variants {
+        if let Some(artefact) = &variant.artefact {
+            facts.push((format!("key of {}", name(&variant.name)), artefact.key.clone()));
+        }
+    }
+    facts.into_iter().map(|(k, v): (String, String)| (one_line(&k), one_line(&v))).collect()
+}

@@ -1,0 +1,96 @@
+//! `summary.md`: the answer, the rule, the table and the machine, short enough for a comment on a pull request.
+
+use std::fmt::Write;
+
+use super::view;
+use crate::results::Run;
+
+/// Warnings that a comment shows; the report has all.
+const MOST_WARNINGS: usize = 5;
+
+/// The summary as GitHub-flavoured Markdown.
+pub(super) fn summary(run: &Run) -> String {
+    let answer = view::answer(run);
+    let mut out = String::new();
+    let ship = match &answer.variant {
+        Some(variant) => format!("ship {}", escape(variant)),
+        None => "no variant is proven to meet the rule".into(),
+    };
+    let _ = writeln!(out, "## {}: {ship}\n", escape(&answer.title));
+    let _ = writeln!(out, "{}.\n", escape(&answer.reason));
+    let thresholds = answer.thresholds.iter().map(|t| escape(t)).collect::<Vec<_>>().join("; ");
+    let _ = writeln!(out, "Rule: **{}**, at {} confidence ({thresholds}).\n", escape(&answer.rule), answer.confidence);
+    let _ = writeln!(
+        out,
+        "| variant | perplexity | change | speedup ({}) | decode tok/s | TTFT | weights | peak RSS | verdict | why |",
+        answer.metric
+    );
+    let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---|---|");
+    for row in view::rows(run) {
+        let name = if row.recommended { format!("**{}**", escape(&row.name)) } else { escape(&row.name) };
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {} {} | {} {} | {} | {} | {} | {} | {} | {} |",
+            row.perplexity,
+            row.increase,
+            escape(&row.increase_interval),
+            row.speedup,
+            escape(&row.speedup_interval),
+            row.decode,
+            row.ttft,
+            row.weights,
+            row.peak_rss,
+            row.outcome,
+            escape(&row.reason)
+        );
+    }
+    let _ = writeln!(out, "\nMachine: {}. Times at {}.", escape(&answer.machine), answer.point);
+    warnings(run, &mut out);
+    out
+}
+
+fn warnings(run: &Run, out: &mut String) {
+    if run.warnings.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nWarnings:\n");
+    for warning in run.warnings.iter().take(MOST_WARNINGS) {
+        let _ = writeln!(out, "- {}", escape(&super::text::one_line(warning)));
+    }
+    if run.warnings.len() > MOST_WARNINGS {
+        let _ = writeln!(out, "- and {} more in the report", run.warnings.len() - MOST_WARNINGS);
+    }
+}
+
+/// Text that Markdown shows as it is: no HTML, no table cell, no markup, no mention, no link.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '@' => out.push_str("&#64;"),
+            ':' => out.push_str("&#58;"),
+            '#' => out.push_str("&#35;"),
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '~' | '!' => {
+                out.push('\\');
+                out.push(c);
+            }
+            _ => out.push(c),
+        }
+    }
+    out.replace("www.", "www&#46;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_is_shown_not_obeyed() {
+        assert_eq!(escape("<b>|`x`|@me"), "&lt;b&gt;\\|\\`x\\`\\|&#64;me");
+        assert_eq!(escape("![i](http://a)"), "\\!\\[i\\](http&#58;//a)");
+        assert_eq!(escape("int4-gptq >= 1.5x"), "int4-gptq &gt;= 1.5x");
+    }
+}

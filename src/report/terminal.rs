@@ -1,0 +1,129 @@
+//! The table and the answer for a terminal.
+
+use std::fmt::Write;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+
+use super::view::{self, Row};
+use crate::results::Run;
+
+/// Columns from this width on fit into one table; below, accuracy and speed get a table each.
+const WIDE: usize = 168;
+
+/// A column: its header and what it shows of a row.
+type Column = (&'static str, fn(&Row) -> String);
+
+const NAME: Column = ("variant", |r| if r.recommended { format!("* {}", r.name) } else { r.name.clone() });
+const VERDICT: Column = ("verdict", |r| r.outcome.clone());
+const ACCURACY: [Column; 4] = [
+    ("perplexity", |r| r.perplexity.clone()),
+    ("change", |r| joined(&r.increase, &r.increase_interval)),
+    ("token acc.", |r| r.token_accuracy.clone()),
+    ("KL", |r| r.kl.clone()),
+];
+const SPEED: [Column; 5] = [
+    ("TTFT", |r| r.ttft.clone()),
+    ("TPOT", |r| r.tpot.clone()),
+    ("prefill tok/s", |r| r.prefill.clone()),
+    ("decode tok/s", |r| r.decode.clone()),
+    ("speedup", |r| joined(&r.speedup, &r.speedup_interval)),
+];
+const MEMORY: [Column; 2] = [("weights", |r| r.weights.clone()), ("peak RSS", |r| r.peak_rss.clone())];
+
+fn joined(point: &str, interval: &str) -> String {
+    format!("{point} {interval}").trim_end().to_string()
+}
+
+/// The table and the answer for a terminal of `width` columns (40 at least), without colours.
+pub fn terminal(run: &Run, width: usize) -> String {
+    let width = width.max(40);
+    let rows = view::rows(run);
+    let answer = view::answer(run);
+    let mut out = String::new();
+    let _ = writeln!(out, "{}", wrapped(&answer.title, width, 0));
+    let tables: Vec<Vec<Column>> = if width >= WIDE {
+        vec![[vec![NAME], ACCURACY.to_vec(), SPEED.to_vec(), MEMORY.to_vec(), vec![VERDICT]].concat()]
+    } else {
+        vec![
+            [vec![NAME], ACCURACY.to_vec(), vec![VERDICT]].concat(),
+            [vec![NAME], SPEED.to_vec()].concat(),
+            [vec![NAME], MEMORY.to_vec()].concat(),
+        ]
+    };
+    for columns in &tables {
+        let _ = writeln!(out, "{}", table(columns, &rows, width));
+    }
+    let _ = writeln!(out, "{}", wrapped(&format!("times at {}; speedup of {}", answer.point, answer.metric), width, 0));
+    for row in rows.iter().filter(|r| !r.reason.is_empty()) {
+        let line = format!("{} {}: {}", row.outcome, row.name, row.reason);
+        let _ = writeln!(out, "{}", wrapped(&line, width, 2));
+    }
+    for warning in &run.warnings {
+        let _ = writeln!(out, "{}", wrapped(&format!("warning: {}", super::text::one_line(warning)), width, 2));
+    }
+    let rule = format!("rule: {} at {} confidence ({})", answer.rule, answer.confidence, answer.thresholds.join("; "));
+    let _ = writeln!(out, "{}", wrapped(&rule, width, 2));
+    let ship = match &answer.variant {
+        Some(variant) => format!("ship {variant}: {}", answer.reason),
+        None => answer.reason.clone(),
+    };
+    let _ = writeln!(out, "{}", wrapped(&ship, width, 2));
+    out
+}
+
+fn table(columns: &[Column], rows: &[Row], width: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    table.set_header(columns.iter().map(|(header, _)| *header));
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, of)| of(row)));
+    }
+    for (at, (header, _)) in columns.iter().enumerate() {
+        let text = ["variant", "verdict"].contains(header);
+        if let Some(column) = table.column_mut(at).filter(|_| !text) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// `text` broken at spaces into lines of at most `width` characters, all but the first indented.
+fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        while !rest.is_empty() {
+            let line = lines.last().map_or(0, |l| l.chars().count());
+            let gap = usize::from(line > indent || (lines.len() == 1 && line > 0));
+            let room = width.saturating_sub(line + gap);
+            let fits = rest.len() <= room;
+            if !fits && line > indent {
+                lines.push(" ".repeat(indent));
+                continue;
+            }
+            let taken: String = rest.drain(..rest.len().min(room.max(1))).collect();
+            if let Some(last) = lines.last_mut() {
+                last.push_str(&" ".repeat(gap));
+                last.push_str(&taken);
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped_at_spaces_and_long_words_cut() {
+        assert_eq!(wrapped("one two three", 8, 2), "one two\n  three");
+        assert_eq!(wrapped("abcdefghij", 4, 0), "abcd\nefgh\nij");
+        assert_eq!(wrapped("", 9, 2), "");
+        let text = "perplexity +2.1 % [1.6, 2.6] <= 5 %: yes; decode 2.31x".repeat(3);
+        assert!(wrapped(&text, 40, 2).lines().all(|l| l.chars().count() <= 40));
+    }
+}

@@ -1,0 +1,185 @@
+//! What every output shows of a judged run, as plain text ready to be escaped.
+
+use serde::Serialize;
+
+use super::text;
+use crate::decide::{Point, judged_metric, metric_name};
+use crate::results::{Estimate, Frontier, Run, VariantResult};
+use crate::suite::AccuracyMetric;
+use crate::units;
+
+/// Stands where a number is missing.
+pub(super) const MISSING: &str = "–";
+
+/// One variant of the verdict table, at the judged point and on the rule's task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Row {
+    pub name: String,
+    pub recipe: String,
+    pub reference: bool,
+    pub recommended: bool,
+    pub perplexity: String,
+    /// Increase of perplexity over the reference, percent, and its interval.
+    pub increase: String,
+    pub increase_interval: String,
+    pub token_accuracy: String,
+    pub token_accuracy_difference: String,
+    pub kl: String,
+    pub ttft: String,
+    pub tpot: String,
+    pub prefill: String,
+    pub decode: String,
+    pub speedup: String,
+    pub speedup_interval: String,
+    pub weights: String,
+    pub peak_rss: String,
+    /// `accept`, `reject`, `inconclusive`, or `reference`.
+    pub outcome: String,
+    pub reason: String,
+    pub frontier: String,
+}
+
+/// The answer: which variant to ship, and under which rule.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Answer {
+    pub title: String,
+    pub variant: Option<String>,
+    pub reason: String,
+    pub rule: String,
+    /// Each threshold in words.
+    pub thresholds: Vec<String>,
+    pub confidence: String,
+    /// Where the times of the table come from: `batch 1, 2 threads, prompt 128, generate 64`.
+    pub point: String,
+    /// Name of the compared time: `decode`.
+    pub metric: &'static str,
+    pub reference: String,
+    /// One line about the machine.
+    pub machine: String,
+}
+
+/// Rows in the suite's order.
+pub(super) fn rows(run: &Run) -> Vec<Row> {
+    run.variants.iter().map(|v| row(run, v)).collect()
+}
+
+fn row(run: &Run, variant: &VariantResult) -> Row {
+    let accept = &run.suite.accept;
+    let score = variant.scores.get(&accept.accuracy.task);
+    let point = Point::judged(&run.suite.workload, accept).of(variant);
+    let speedup = point.and_then(|p| p.speedup.get(metric_name(judged_metric(accept))));
+    let increase = score.and_then(|s| s.perplexity_increase.as_ref());
+    let verdict = variant.verdict.as_ref();
+    let reference = if variant.reference { "reference" } else { "not judged" };
+    Row {
+        name: text::name(&variant.name),
+        recipe: text::one_line(&variant.recipe),
+        reference: variant.reference,
+        recommended: run.recommendation.variant.as_ref() == Some(&variant.name),
+        perplexity: score.map_or(MISSING.into(), |s| format!("{:.2}", s.perplexity)),
+        increase: point_of(increase),
+        increase_interval: interval_of(increase),
+        token_accuracy: score.map_or(MISSING.into(), |s| format!("{:.2} %", 100.0 * s.token_accuracy)),
+        token_accuracy_difference: point_of(score.and_then(|s| s.token_accuracy_difference.as_ref())),
+        kl: score.and_then(|s| s.kl.as_ref()).map_or(MISSING.into(), |e| format!("{:.4}", e.value)),
+        ttft: point_of(point.map(|p| &p.ttft)),
+        tpot: point_of(point.map(|p| &p.tpot)),
+        prefill: point.map_or(MISSING.into(), |p| format!("{:.1}", p.prefill_rate.value)),
+        decode: point.map_or(MISSING.into(), |p| format!("{:.1}", p.decode_rate.value)),
+        speedup: point_of(speedup),
+        speedup_interval: interval_of(speedup),
+        weights: variant.memory.map_or(MISSING.into(), |m| units::bytes(m.weight_bytes)),
+        peak_rss: variant.memory.and_then(|m| m.peak_rss).map_or(MISSING.into(), units::bytes),
+        outcome: verdict.map_or(reference.into(), |v| v.outcome.to_string()),
+        reason: verdict.map_or(String::new(), |v| text::one_line(&v.reason)),
+        frontier: frontier(&variant.frontier),
+    }
+}
+
+fn point_of(estimate: Option<&Estimate>) -> String {
+    estimate.map_or(MISSING.into(), Estimate::point)
+}
+
+fn interval_of(estimate: Option<&Estimate>) -> String {
+    estimate.and_then(Estimate::interval).unwrap_or_default()
+}
+
+fn frontier(place: &Frontier) -> String {
+    let list = |by: &[String]| by.iter().map(|n| text::name(n)).collect::<Vec<_>>().join(", ");
+    match place {
+        Frontier::On => "on the Pareto frontier".into(),
+        Frontier::Dominated { by } => format!("dominated by {}", list(by)),
+        Frontier::DominatedWithinNoise { by } => format!("dominated within noise by {}", list(by)),
+        Frontier::Unknown => "place on the frontier unknown".into(),
+    }
+}
+
+/// The answer of a run.
+pub(super) fn answer(run: &Run) -> Answer {
+    let accept = &run.suite.accept;
+    let workload = &run.suite.workload;
+    let point = Point::judged(workload, accept);
+    let threads = if point.threads == 1 { "thread" } else { "threads" };
+    Answer {
+        title: text::one_line(&run.suite.title),
+        variant: run.recommendation.variant.as_deref().map(text::name),
+        reason: text::one_line(&run.recommendation.reason),
+        rule: text::one_line(&accept.rule),
+        thresholds: thresholds(run),
+        confidence: format!("{} %", 100.0 * accept.confidence),
+        point: format!(
+            "batch {}, {} {threads}, prompt {}, generate {}",
+            point.batch, point.threads, workload.prompt, workload.generate
+        ),
+        metric: metric_name(judged_metric(accept)),
+        reference: text::name(&run.suite.reference),
+        machine: machine(run),
+    }
+}
+
+fn thresholds(run: &Run) -> Vec<String> {
+    let accept = &run.suite.accept;
+    let task = text::one_line(&accept.accuracy.task);
+    let mut thresholds = vec![match accept.accuracy.metric {
+        AccuracyMetric::TokenAccuracy { max_drop_points } => {
+            format!("accuracy: token accuracy drops by at most {max_drop_points} points on task {task}")
+        }
+        AccuracyMetric::Perplexity { max_increase_percent } => {
+            format!("accuracy: perplexity rises by at most {max_increase_percent} % on task {task}")
+        }
+        AccuracyMetric::LogLikelihood { max_drop } => {
+            format!("accuracy: mean log-likelihood drops by at most {max_drop} nats on task {task}")
+        }
+    }];
+    if let Some(limit) = &accept.speed {
+        thresholds.push(format!("speed: {} at least {}x", metric_name(limit.metric), limit.min_speedup));
+    }
+    if let Some(limit) = &accept.memory {
+        thresholds.push(format!("memory: {} at most {}", memory_name(run), units::bytes(limit.max_bytes)));
+    }
+    thresholds
+}
+
+/// Name of the memory that the rule judges; `weights` where it judges none.
+pub(super) fn memory_name(run: &Run) -> &'static str {
+    use crate::suite::MemoryMetric::{File, PeakRss, Weights};
+    match run.suite.accept.memory.as_ref().map(|m| m.metric) {
+        Some(PeakRss) => "peak RSS",
+        Some(File) => "file",
+        Some(Weights) | None => "weights",
+    }
+}
+
+fn machine(run: &Run) -> String {
+    let machine = &run.machine;
+    let virtual_machine = if machine.virtual_machine == Some(true) { ", virtual machine" } else { "" };
+    text::one_line(&format!(
+        "{}, {} cores, {} memory, kernels for {}{virtual_machine}; {}; {} blocks",
+        machine.cpu,
+        machine.cores,
+        units::bytes(machine.memory_bytes),
+        machine.isa,
+        machine.os,
+        run.blocks
+    ))
+}
