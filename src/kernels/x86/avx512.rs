@@ -15,8 +15,14 @@ pub(super) const GEMV_PANELS: usize = 4;
 /// Panels and tokens of a tile with many tokens: 24 accumulators.
 pub(super) const GEMM_PANELS: usize = 3;
 const GEMM_TOKENS: usize = 8;
-/// Bytes of a stream that are fetched ahead; into the second level, because the first is too small for four streams.
-pub(super) const PREFETCH_BYTES: usize = 2048;
+
+/// How far ahead of a tile of few tokens its P panels are fetched: the next P panels, as long as they fit the
+/// second-level cache, so that no fetch is wasted at a panel's end; else a little further in the same panels.
+#[inline]
+pub(super) fn prefetch_distance(panels: usize, panel_bytes: usize) -> usize {
+    let next = panels * panel_bytes;
+    if next <= 128 << 10 { next } else { 2048 }
+}
 
 /// Weights and inputs of a sum over all inputs.
 #[derive(Clone, Copy)]
@@ -45,6 +51,7 @@ macro_rules! sums {
             emit: &impl Fn(usize, usize, $sum),
         ) {
             let mut sums = [[$zero(); P]; M];
+            let ahead = prefetch_distance(P, s.panel_bytes);
             // SAFETY: all reads lie inside the panels and tokens that the caller promises; prefetching past the end
             // is harmless.
             unsafe {
@@ -56,7 +63,7 @@ macro_rules! sums {
                         let at = weights.add(p * s.panel_bytes);
                         row[p] = _mm512_loadu_si512(at.cast());
                         if M <= GEMV_TOKENS {
-                            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(PREFETCH_BYTES).cast());
+                            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                         }
                     }
                     for m in 0..M {
@@ -345,6 +352,7 @@ unsafe fn tile_f16<const M: usize, const P: usize>(
     panel: usize,
 ) {
     let mut sums = [[_mm512_setzero_ps(); P]; M];
+    let ahead = prefetch_distance(P, cols * LANES * 2);
     // SAFETY: rows below `cols` of existing panels and tokens; prefetching past the end is harmless.
     unsafe {
         let weights = weights.as_ptr().add(panel * cols * LANES);
@@ -353,7 +361,7 @@ unsafe fn tile_f16<const M: usize, const P: usize>(
             for p in 0..P {
                 let at = weights.add((p * cols + k) * LANES);
                 row[p] = _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
-                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(ahead));
             }
             for m in 0..M {
                 let input = _mm512_set1_ps(*x.values.as_ptr().add(m * x.stride + k));

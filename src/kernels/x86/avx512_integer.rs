@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{GEMM_PANELS, PREFETCH_BYTES, integer_channel, load_group, load_zeros, store};
+use super::avx512::{GEMM_PANELS, integer_channel, load_group, load_zeros, prefetch_distance, store};
 use super::{call_small_tile, with_scratch};
 use crate::kernels::activations::IntegerInput;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
@@ -78,6 +78,7 @@ unsafe fn tile_int8_groups<const M: usize, const P: usize>(
     panel: usize,
 ) {
     let panel_bytes = w.k * LANES;
+    let ahead = prefetch_distance(P, panel_bytes);
     let mut totals = [[_mm512_setzero_ps(); P]; M];
     // SAFETY: rows of existing groups, panels and tokens; prefetching past the end is harmless.
     unsafe {
@@ -92,7 +93,7 @@ unsafe fn tile_int8_groups<const M: usize, const P: usize>(
                     let at = weights.add(p * panel_bytes);
                     row[p] = _mm512_loadu_si512(at.cast());
                     if M < GROUPED_TOKENS {
-                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(PREFETCH_BYTES).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                     }
                 }
                 for m in 0..M {
@@ -208,6 +209,7 @@ unsafe fn int4_gemv(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels: 
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panel: usize) {
     let panel_bytes = w.panel_bytes();
+    let ahead = prefetch_distance(P, panel_bytes);
     let sums = x.sums.as_ptr();
     let low = _mm512_set1_epi8(15);
     let mut totals = [[_mm512_setzero_ps(); P]; M];
@@ -227,7 +229,7 @@ unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: Intege
                     // Bits that cross bytes in the shift are masked away.
                     codes[p] = _mm512_and_si512(_mm512_srl_epi32(_mm512_loadu_si512(at.cast()), shift), low);
                     if half % 2 == 0 {
-                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(PREFETCH_BYTES).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                     }
                 }
                 for m in 0..M {

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{PREFETCH_BYTES, load_group, load_reals, store, unpacked};
+use super::avx512::{load_group, load_reals, prefetch_distance, store, unpacked};
 use super::call_small_tile;
 use crate::kernels::activations::FloatInput;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
@@ -91,6 +91,7 @@ unsafe fn tile_int8<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
     let controls = byte_controls();
     let zero = _mm512_set1_ps(TWO_23 + w.base() as f32);
     let panel_bytes = w.panel_bytes();
+    let ahead = prefetch_distance(P, panel_bytes);
     let mut totals = [[_mm512_setzero_ps(); P]; M];
     // SAFETY: rows of existing groups, panels and tokens; prefetching past the end is harmless.
     unsafe {
@@ -106,7 +107,7 @@ unsafe fn tile_int8<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
                 for p in 0..P {
                     let at = weights.add(p * panel_bytes);
                     let codes = _mm512_loadu_si512(at.cast());
-                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(PREFETCH_BYTES).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                     for byte in 0..4 {
                         let code = _mm512_sub_ps(byte_to_float(codes, controls[byte]), zeros[p]);
                         for m in 0..M {
@@ -131,6 +132,7 @@ unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
     let table = nibble_table(w);
     let has_points = matches!(w.zero, PackedZero::Points(_));
     let panel_bytes = w.panel_bytes();
+    let ahead = prefetch_distance(P, panel_bytes);
     let mut totals = [[_mm512_setzero_ps(); P]; M];
     let mut sums = [[_mm512_setzero_ps(); P]; M];
     let mut points = [_mm512_setzero_ps(); P];
@@ -155,7 +157,7 @@ unsafe fn tile_int4<const M: usize, const P: usize>(w: &IntegerPanels, x: FloatI
                     let at = weights.add(p * panel_bytes + row * 64);
                     codes[p] = _mm512_srl_epi32(_mm512_loadu_si512(at.cast()), shift);
                     if half % 2 == 0 {
-                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(PREFETCH_BYTES).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                     }
                 }
                 for byte in 0..4 {
