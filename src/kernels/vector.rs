@@ -63,6 +63,15 @@ per_isa! {
     pub fn maximum(isa, x: &[f32]) -> f32 = maximum_body
 }
 
+per_isa! {
+    /// `(ln(sum(exp(b))), KL(softmax(a) || softmax(b)))` over two rows of logits, everything after the logits in f64:
+    /// `KL = sum of p_i (a_i - b_i) - lse(a) + lse(b)` with `p = softmax(a)`. NaN when a logit is.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn softmax_divergence(isa, a: &[f32], b: &[f32]) -> (f64, f64) = softmax_divergence_body
+}
+
 /// Index of the first largest value; 0 where nothing is larger than anything (an empty slice, all NaN).
 pub fn argmax(isa: Isa, x: &[f32]) -> usize {
     let largest = maximum(isa, x);
@@ -91,6 +100,41 @@ pub(super) fn exp(x: f32) -> f32 {
     let y = p.mul_add(r * r, r) + 1.0;
     // The low bits of `shifted` are n; the shift moves them into the exponent and drops the rest.
     let power = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
+    if x < LOWEST { 0.0 } else { y * power }
+}
+
+/// `e^x` for `x <= 0`, within 2 units in the last place: 0 below -708; NaN stays NaN. The reduced argument is at most
+/// ln 2 / 2, where the Taylor polynomial of degree 13 is exact to rounding.
+#[inline(always)]
+fn exp_f64(x: f64) -> f64 {
+    const LOWEST: f64 = -708.0;
+    /// Adding it leaves a number rounded half to even in the low bits of the mantissa.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    /// 1/13!, 1/12!, ... 1/2!.
+    const TAYLOR: [f64; 12] = [
+        1.0 / 6_227_020_800.0,
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+    ];
+    let clamped = if x < LOWEST { LOWEST } else { x };
+    let shifted = clamped.mul_add(std::f64::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
+    let p = TAYLOR[1..].iter().fold(TAYLOR[0], |p, c| p.mul_add(r, *c));
+    let y = p.mul_add(r * r, r) + 1.0;
+    // The low bits of `shifted` are n; the shift moves them into the exponent and drops the rest.
+    let power = f64::from_bits((shifted.to_bits().wrapping_add(1023)) << 52);
     if x < LOWEST { 0.0 } else { y * power }
 }
 
@@ -210,6 +254,33 @@ fn log_sum_exp_body(logits: &[f32]) -> f64 {
     f64::from(largest) + sums.iter().sum::<f64>().ln()
 }
 
+#[inline(always)]
+fn softmax_divergence_body(a: &[f32], b: &[f32]) -> (f64, f64) {
+    assert_eq!(a.len(), b.len());
+    let (top_a, top_b) = (f64::from(maximum_body(a)), f64::from(maximum_body(b)));
+    let (mut sum_a, mut sum_b, mut cross) = ([0.0_f64; LANES], [0.0_f64; LANES], [0.0_f64; LANES]);
+    let mut add = |lane: usize, a: f32, b: f32| {
+        let (a, b) = (f64::from(a), f64::from(b));
+        let weight = exp_f64(a - top_a);
+        sum_a[lane] += weight;
+        sum_b[lane] += exp_f64(b - top_b);
+        cross[lane] = weight.mul_add(a - b, cross[lane]);
+    };
+    let (chunks_a, rest_a) = a.as_chunks::<LANES>();
+    let (chunks_b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in chunks_a.iter().zip(chunks_b) {
+        for lane in 0..LANES {
+            add(lane, a[lane], b[lane]);
+        }
+    }
+    for (lane, (&a, &b)) in rest_a.iter().zip(rest_b).enumerate() {
+        add(lane, a, b);
+    }
+    let total = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
+    let (total_a, log_sum_b) = (total(sum_a), top_b + total(sum_b).ln());
+    (log_sum_b, total(cross) / total_a - (top_a + total_a.ln()) + log_sum_b)
+}
+
 /// Replaces `x` by `exp(x - largest)` and returns the sum.
 #[inline(always)]
 pub(super) fn exp_minus(x: &mut [f32], largest: f32) -> f32 {
@@ -276,6 +347,34 @@ mod tests {
         assert!(worst < 2.0, "{worst} units");
         assert_eq!((exp(0.0), exp(-100.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
         assert!(exp(f32::INFINITY).is_finite() && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn divergence_agrees_with_the_library_in_f64_on_every_instruction_set() {
+        let mut worst = 0.0_f64;
+        for i in 0..1_000_000 {
+            let x = -700.0 * (i as f64 / 1_000_000.0).powi(2);
+            worst = worst.max((exp_f64(x) - x.exp()).abs() / (x.exp() * f64::EPSILON));
+        }
+        assert!(worst < 2.0, "{worst} units");
+        assert_eq!((exp_f64(0.0), exp_f64(-800.0), exp_f64(f64::NEG_INFINITY)), (1.0, 0.0, 0.0));
+        for n in LENGTHS {
+            let a = numbers(n, 12.0);
+            let b: Vec<f32> = a.iter().zip(numbers(n + 3, 0.5)).map(|(a, noise)| a + noise).collect();
+            let lse = |x: &[f32]| x.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
+            let (lse_a, lse_b) = (lse(&a), lse(&b));
+            let kl = |(&a, &b): (&f32, &f32)| {
+                let (log_p, log_q) = (f64::from(a) - lse_a, f64::from(b) - lse_b);
+                log_p.exp() * (log_p - log_q)
+            };
+            let exact = a.iter().zip(&b).map(kl).sum::<f64>();
+            let (got_lse, got) = softmax_divergence(Isa::Scalar, &a, &b);
+            assert!((got - exact).abs() < 1e-12 && (got_lse - lse_b).abs() < 1e-12, "{n}: {got} against {exact}");
+            for isa in available() {
+                assert_eq!(softmax_divergence(isa, &a, &b), (got_lse, got), "{isa}");
+            }
+        }
+        assert!(softmax_divergence(Isa::active(), &[f32::NAN, 0.0], &[0.0, 0.0]).1.is_nan());
     }
 
     #[test]

@@ -44,13 +44,12 @@ pub struct Against {
 pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Result<TokenScore, String> {
     let isa = Isa::active();
     let best = vector::argmax(isa, logits);
-    let top = f64::from(logits[best]);
     let (log_sum, against) = match reference {
-        None => (log_sum_exp(logits, top), None),
+        None => (vector::softmax_divergence(isa, logits, logits).0, None),
         Some(reference) => {
             assert_eq!(reference.len(), logits.len(), "vocabularies differ");
             let reference_best = vector::argmax(isa, reference);
-            let (log_sum, kl) = kl_divergence(reference, f64::from(reference[reference_best]), logits, top);
+            let (log_sum, kl) = vector::softmax_divergence(isa, reference, logits);
             // Written so that NaN is caught too.
             if !(kl >= -KL_ROUNDING && kl.is_finite()) {
                 return Err(format!("KL divergence {kl} is no number of at least 0; the logits are damaged"));
@@ -64,24 +63,6 @@ pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Re
         return Err(format!("the log-likelihood of token {target} is {}; the logits are damaged", -nll));
     }
     Ok(TokenScore { nll, correct: best == target as usize, against })
-}
-
-fn log_sum_exp(logits: &[f32], top: f64) -> f64 {
-    top + logits.iter().map(|&b| (f64::from(b) - top).exp()).sum::<f64>().ln()
-}
-
-/// `lse(b)` and KL(softmax(a) || softmax(b)) in one pass; tops are the largest values.
-fn kl_divergence(a: &[f32], top_a: f64, b: &[f32], top_b: f64) -> (f64, f64) {
-    let (mut sum_a, mut sum_b, mut cross) = (0.0, 0.0, 0.0);
-    for (&a, &b) in a.iter().zip(b) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        let weight = (a - top_a).exp();
-        sum_a += weight;
-        sum_b += (b - top_b).exp();
-        cross += weight * (a - b);
-    }
-    let log_sum_b = top_b + sum_b.ln();
-    (log_sum_b, cross / sum_a - (top_a + sum_a.ln()) + log_sum_b)
 }
 
 /// Sums over a window's tokens.
