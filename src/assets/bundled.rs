@@ -1,0 +1,16 @@
+//! `bundled:NAME`: what is shipped with the repository, under `suites/models/` or `suites/data/`.
+
+use std::path::{Path, PathBuf};
+
+use super::files;
+use crate::error::{Error, Result};
+
+/// The file, folder or glob `name`, looked for from `base` upwards.
+pub(super) fn find(name: &str, base: &Path) -> Result<Vec<PathBuf>> {
+    let start = std::path::absolute(base).map_err(|source| Error::io(base, "read", source))?;
+    let places = start.ancestors().flat_map(|folder| [folder.join("suites/models"), folder.join("suites/data")]);
+    places.map(|place| files::find(&place.join(name))).find(Result::is_ok).unwrap_or_else(|| {
+        let problem = format!("not found in suites/models or suites/data, from {} upwards", start.display());
+        Err(Error::input(format!("bundled:{name}"), problem))
+    })
+}

