@@ -36,15 +36,12 @@ pub(super) fn run(command: &mut Command) -> std::result::Result<(), Failure> {
     Err(Failure::Refused(format!("`{}` failed ({}): {}", typed.join(" "), output.status, reason(&said))))
 }
 
-/// The last line that gives a reason; clients end with hints about logs and newer versions.
+/// The line that gives the reason: npm's first (after a code; hints follow it), pip's last error.
 fn reason(said: &str) -> &str {
-    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
-    let is_error = |line: &&str| {
-        let line = line.to_ascii_lowercase();
-        let hint = line.contains("complete log") || line.contains("npm error or the package name");
-        (line.starts_with("error") || line.starts_with("npm err")) && !hint
-    };
-    lines().find(is_error).or_else(|| lines().next()).unwrap_or("it said nothing; is there a network?")
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let npm = lines().find(|line| line.starts_with("npm error") && !line.starts_with("npm error code"));
+    let pip = || lines().rfind(|line| line.starts_with("ERROR"));
+    npm.or_else(pip).or_else(|| lines().next_back()).unwrap_or("it said nothing; is there a network?")
 }
 
 /// The one file with `extension` that a client left in `folder`.

@@ -223,3 +223,90 @@ impl WordRule {
         Ok(Sequence::new(steps.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All 256 byte characters as GPT-2 writes them, two merged tokens, a control token and one with a space.
+    fn vocabulary(pre: &str) -> GgufVocabulary {
+        let mut tokens: Vec<String> =
+            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().map(String::from).collect();
+        tokens.sort();
+        tokens.extend(["12", "he", "Ġhe", "<|end|>", "<two words>", "\u{10A}\u{10A}"].map(String::from));
+        let mut token_types = vec![1; tokens.len()];
+        token_types[256 + 3] = CONTROL;
+        token_types[256 + 4] = USER_DEFINED;
+        let merges = ["1 2", "h e", "Ġ he", "\u{10A} \u{10A}"].map(String::from).to_vec();
+        GgufVocabulary { model: "gpt2".into(), pre: pre.into(), tokens, token_types, merges, ..Default::default() }
+    }
+
+    fn tokenizer(vocabulary: &GgufVocabulary) -> Tokenizer {
+        let tokenizer = from_vocabulary(vocabulary).unwrap();
+        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None };
+        tokenizer.bos = tokenizer.added_in_front().unwrap();
+        tokenizer
+    }
+
+    fn words(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+        let ids = tokenizer.encode(text).unwrap();
+        ids.iter().map(|&id| tokenizer.tokenizer.id_to_token(id).unwrap()).collect()
+    }
+
+    #[test]
+    fn words_are_cut_by_the_rule_that_is_named() {
+        let of = |pre: &str, text: &str| words(&tokenizer(&vocabulary(pre)), text).join("|");
+        assert_eq!(of("gpt-2", "he he12"), "he|Ġhe|12");
+        assert_eq!(of("smollm", "he he12"), "he|Ġhe|1|2");
+        assert_eq!(of("qwen2", "he he12"), "he|Ġhe|1|2");
+        assert_eq!(of("llama-bpe", "he he12"), "he|Ġhe|12");
+        // Digits are cut off first, so that both line ends before a digit stay together.
+        assert_eq!(of("smollm", "\n\n1"), "\u{10A}\u{10A}|1");
+        assert_eq!(of("gpt-2", "\n\n1"), "\u{10A}|\u{10A}|1");
+        // Only Qwen composes characters first: two bytes for é instead of e and an accent's two bytes.
+        assert_eq!(of("qwen2", "e\u{301}").matches('|').count(), 1);
+        assert_eq!(of("llama-bpe", "e\u{301}").matches('|').count(), 2);
+    }
+
+    #[test]
+    fn added_tokens_are_found_in_text_and_ids_come_back_as_text() {
+        let tokenizer = tokenizer(&vocabulary("smollm"));
+        assert_eq!(words(&tokenizer, "he<|end|> he<two words>"), ["he", "<|end|>", "Ġhe", "<two words>"]);
+        for text in ["he <|end|> 12 caf\u{e9} \u{1F600}\n\t <two words>", "", " "] {
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
+        }
+        assert!(tokenizer.decode(&[9999]).unwrap_err().to_string().contains("token id 9999"));
+    }
+
+    #[test]
+    fn bos_is_known_only_where_the_model_adds_it_and_survives_saving() {
+        let mut vocabulary = vocabulary("llama-bpe");
+        vocabulary.bos = Some(256 + 3);
+        assert_eq!(tokenizer(&vocabulary).bos(), None);
+        vocabulary.add_bos = true;
+        let with_bos = tokenizer(&vocabulary);
+        assert_eq!(with_bos.bos(), Some(256 + 3));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        with_bos.save(&path).unwrap();
+        let again = tokenizers::Tokenizer::from_file(&path).unwrap();
+        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None };
+        assert_eq!(again.added_in_front().unwrap(), Some(256 + 3));
+        let text = "he he<|end|>12\n\n1";
+        assert_eq!(again.encode(text).unwrap(), with_bos.encode(text).unwrap());
+    }
+
+    #[test]
+    fn vocabularies_that_cannot_be_followed_exactly_are_refused() {
+        let refusal = |change: &dyn Fn(&mut GgufVocabulary)| {
+            let mut vocabulary = vocabulary("smollm");
+            change(&mut vocabulary);
+            from_vocabulary(&vocabulary).unwrap_err()
+        };
+        assert!(refusal(&|v| v.model = "llama".into()).contains("\"llama\" is not supported"));
+        assert!(refusal(&|v| v.pre = "default".into()).contains("convert the model again"));
+        assert!(refusal(&|v| v.merges.push("h x".into())).contains("not made of two tokens"));
+        assert!(refusal(&|v| v.tokens.push("he".into())).contains("appears twice"));
+        assert!(refusal(&|v| v.add_bos = true).contains("no bos_token_id"));
+    }
+}
