@@ -99,10 +99,10 @@ impl Package {
 
     /// The files, downloaded and unpacked where they are missing or damaged.
     pub(super) fn fetch(&self, download: &dyn Fn(&Path) -> Result<PathBuf>, unpack: &Unpack) -> Result<Local> {
-        if let Some(record) = self.record().filter(|record| self.sizes_fit(record)) {
-            if self.hashes_fit(&record)? {
-                return Ok(self.local(&record));
-            }
+        if let Some(record) = self.record().filter(|record| self.sizes_fit(record))
+            && self.hashes_fit(&record)?
+        {
+            return Ok(self.local(&record));
         }
         fs::create_dir_all(&self.folder).map_err(|source| Error::io(&self.folder, "create", source))?;
         let temporary = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&self.folder);
@@ -127,10 +127,10 @@ impl Package {
             if fs::rename(whole, &place).is_ok() {
                 return Ok(self.local(record));
             }
-            if let Some(theirs) = self.record().filter(|theirs| self.sizes_fit(theirs)) {
-                if self.hashes_fit(&theirs)? {
-                    return Ok(self.local(&theirs));
-                }
+            if let Some(theirs) = self.record().filter(|theirs| self.sizes_fit(theirs))
+                && self.hashes_fit(&theirs)?
+            {
+                return Ok(self.local(&theirs));
             }
             // A damaged copy: moved away first, so that nobody sees half of it while it is deleted.
             let away = tempfile::Builder::new().prefix(".damaged-").tempdir_in(&self.folder);
