@@ -61,7 +61,7 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
 }
 
 fn read_texts(text: &TextSource, base: &Path) -> Result<Vec<String>> {
-    let texts = read_text(text, base)?;
+    let texts: Vec<String> = read_text(text, base)?.into_iter().map(|document| document.text).collect();
     if texts.is_empty() {
         return Err(Error::input(&text.source, "expected at least one document, got none; check `documents`"));
     }
