@@ -4,14 +4,15 @@
 Loads the same GGUF file through transformers, dequantized to float32, scores the same windows, and compares token by
 token with the file that quantbench wrote. Ends with exit code 1 when the two disagree.
 
+    bench eval model.gguf --variant fp32 --text corpus.txt --length 512 --per-token scores.csv
     python tools/compare_transformers.py model.gguf scores.csv --text corpus.txt --length 512
 
-`scores.csv` has a header and the columns window, position, token, nll: the token at `position` (from 1) of window
-`window`, predicted from the tokens before it in the window. Windows are consecutive, `length` tokens each, without
-overlap, over the ids of the whole text without added special tokens. The ids are made here by the tokenizer of the
-same GGUF file, so ids that differ are found, too.
+`scores.csv` has a header and the columns window, position, token, nll: the token at `position` of window `window`,
+predicted from the tokens before it in the window. Windows are consecutive, `length` tokens each, without overlap, over
+the ids of the whole text. Positions start at 1, or at 0 where a beginning-of-sequence token stands before every window.
+The ids are made here by the tokenizer of the same GGUF file, so ids that differ are found, too.
 
-Needs torch, transformers and gguf. Takes a minute for 20,000 tokens of a 135M model on two cores.
+Needs torch, transformers, accelerate and gguf. Takes a minute for 20,000 tokens of a 135M model on two cores.
 """
 
 import argparse
@@ -61,7 +62,9 @@ def main():
     for window, entries in read_scores(arguments.scores).items():
         expected = ids[window * arguments.length : (window + 1) * arguments.length]
         positions, scored, ours = zip(*entries)
-        if list(positions) != list(range(1, len(expected))) or list(scored) != expected[1:]:
+        if positions[0] == 0:
+            expected = [tokenizer.bos_token_id, *expected]
+        if len(positions) != len(expected) - 1 or list(scored) != expected[1:]:
             sys.exit(f"window {window}: the tokens differ from those of the transformers tokenizer")
         ours = torch.tensor(ours, dtype=torch.float64)
         theirs = negative_log_likelihoods(model, expected)
