@@ -7,7 +7,7 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 8] = ["run", "report", "plan", "machine", "fetch", "init", "eval", "completions"];
+const COMMANDS: [&str; 9] = ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "completions"];
 
 fn bench() -> Command {
     let mut command = Command::cargo_bin("bench").unwrap();
@@ -147,10 +147,16 @@ fn the_instruction_set_can_be_lowered_but_not_misspelt() {
 
 #[test]
 fn an_existing_file_is_never_overwritten() {
-    let (_folder, path) = suite(&[]);
+    let (folder, path) = suite(&[]);
     let before = fs::read_to_string(&path).unwrap();
     bench().args(["init", "model.gguf", "-o"]).arg(&path).assert().code(2).stderr(contains("exists already"));
     assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    bench()
+        .args(["quantize", "model.gguf", "--recipe", "method = \"cast\"\ndtype = \"f16\"", "-o"])
+        .arg(folder.path())
+        .assert()
+        .code(2)
+        .stderr(contains("exists already"));
 }
 
 #[test]
@@ -165,6 +171,11 @@ fn a_missing_model_is_named() {
 #[test]
 fn a_wrong_recipe_is_refused_before_any_work() {
     bench()
+        .args(["quantize", "nowhere.gguf", "-o", "nowhere", "--recipe", "method = \"rtm\""])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean `rtn`?"));
+    bench()
         .args(["eval", "nowhere.gguf", "--text", "nowhere.txt", "--threads", "0"])
         .assert()
         .code(2)
@@ -174,7 +185,7 @@ fn a_wrong_recipe_is_refused_before_any_work() {
 #[test]
 fn completions_are_written_for_every_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        bench().args(["completions", shell]).assert().success().stdout(contains("report"));
+        bench().args(["completions", shell]).assert().success().stdout(contains("quantize"));
     }
     bench().args(["completions", "tcsh"]).assert().code(2);
 }

