@@ -106,7 +106,6 @@ fn faults_of_a_suite_are_listed_with_file_and_line() {
 }
 
 #[test]
-#[ignore = "waits for assets"]
 fn a_plan_without_the_model_says_what_must_be_fetched() {
     let (_folder, path) = suite(&[]);
     bench()
@@ -121,7 +120,6 @@ fn a_plan_without_the_model_says_what_must_be_fetched() {
 }
 
 #[test]
-#[ignore = "waits for assets"]
 fn fetching_a_missing_file_says_where_it_should_be() {
     let (_folder, path) = suite(&[]);
     bench().args(["fetch".as_ref(), path.as_os_str()]).assert().code(2).stderr(contains("model.gguf"));
@@ -160,7 +158,6 @@ fn an_existing_file_is_never_overwritten() {
 }
 
 #[test]
-#[ignore = "waits for assets"]
 fn a_missing_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("suite.toml");
