@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long a thread spins before it yields: longer than the serial work between two regions of a decode step.
 const SPIN: Duration = Duration::from_micros(40);
+/// Where spinning was in vain (the other thread waits for this very core), the time halves down to this.
+const SHORTEST_SPIN: Duration = Duration::from_micros(1);
 /// How often it then yields before it parks.
 const YIELDS: usize = 64;
 
@@ -40,11 +42,14 @@ struct Shared {
     workers: Box<[Padded<Worker>]>,
     caller_parked: AtomicBool,
     caller: Mutex<Option<Thread>>,
-    spin: Duration,
+    /// How long the caller spins now; used under the region lock.
+    caller_spin: Cell<Duration>,
+    longest_spin: Duration,
 }
 
 // SAFETY: `task` is written only by the caller that holds the region lock while no region is open, and read by workers
-// only between the epoch's rise (release) and their own `done` (release); everything else is atomic or locked.
+// only between the epoch's rise (release) and their own `done` (release); `caller_spin` is used only under that lock;
+// everything else is atomic or locked.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `task` refers to a `Sync` closure that outlives the region; see `Pool::run`.
 unsafe impl Send for Shared {}
@@ -79,7 +84,8 @@ impl Pool {
             workers: (1..threads).map(|_| worker()).collect(),
             caller_parked: AtomicBool::new(false),
             caller: Mutex::new(None),
-            spin: if oversubscribed { Duration::ZERO } else { SPIN },
+            caller_spin: Cell::new(SPIN),
+            longest_spin: if oversubscribed { SHORTEST_SPIN } else { SPIN },
         });
         let workers = (0..threads - 1)
             .map(|index| {
@@ -123,7 +129,7 @@ impl Pool {
 
         for worker in &shared.workers {
             let ready = || worker.0.done.load(Ordering::Acquire) == epoch;
-            if !spin_until(shared.spin, ready) {
+            if !spin_until(&shared.caller_spin, shared.longest_spin, ready) {
                 park_caller_until(shared, ready);
             }
         }
@@ -190,9 +196,10 @@ impl std::fmt::Debug for Pool {
 fn work(shared: &Shared, index: usize) {
     let worker = &shared.workers[index].0;
     let mut seen = 0;
+    let spin = Cell::new(SPIN);
     loop {
         let ready = || shared.epoch.0.load(Ordering::Acquire) != seen;
-        if !spin_until(shared.spin, ready) {
+        if !spin_until(&spin, shared.longest_spin, ready) {
             worker.parked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             while !ready() {
@@ -222,22 +229,24 @@ fn work(shared: &Shared, index: usize) {
     }
 }
 
-/// Spins, then yields; false when `ready` has not come true.
-fn spin_until(spin: Duration, ready: impl Fn() -> bool) -> bool {
-    if ready() {
-        return true;
-    }
-    if !spin.is_zero() {
-        let start = Instant::now();
-        while start.elapsed() < spin {
-            for _ in 0..16 {
-                if ready() {
-                    return true;
-                }
-                std::hint::spin_loop();
+/// Spins for `spin`, then yields; false when `ready` has not come true. Success doubles the next spin, up to `longest`;
+/// failure halves it.
+fn spin_until(spin: &Cell<Duration>, longest: Duration, ready: impl Fn() -> bool) -> bool {
+    let budget = spin.get().min(longest);
+    let start = Instant::now();
+    loop {
+        for _ in 0..16 {
+            if ready() {
+                spin.set((budget * 2).min(longest));
+                return true;
             }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() >= budget {
+            break;
         }
     }
+    spin.set((budget / 2).max(SHORTEST_SPIN));
     for _ in 0..YIELDS {
         if ready() {
             return true;
