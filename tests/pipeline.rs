@@ -1,0 +1,264 @@
+//! The real program from suite to report on a tiny model: whole runs, killed runs, damaged files.
+
+mod tiny_model;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use quantbench::results::{Built, Evidence, JOURNAL, Outcome, Run, read_journal};
+
+/// A folder with model, text, suite and a cache of its own.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        tiny_model::write(root.path());
+        Place { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn bench(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bench"));
+        command.args(arguments).current_dir(self.root.path()).env("BENCH_CACHE", self.path("cache"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.bench(arguments).output().unwrap()
+    }
+
+    fn evidence(&self, run: &str) -> Evidence {
+        Evidence::from_events(read_journal(&self.path(run)).unwrap().events).unwrap()
+    }
+
+    fn judged(&self, run: &str) -> Run {
+        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// All slots as (variant, control, block, position).
+fn slots(evidence: &Evidence) -> BTreeSet<(String, bool, usize, usize)> {
+    let slots = evidence.variants.values().flat_map(|v| &v.slots);
+    slots.map(|s| (s.variant.clone(), s.control, s.block, s.position)).collect()
+}
+
+fn assert_complete(place: &Place, run: &str) {
+    let evidence = place.evidence(run);
+    assert_eq!(evidence.variants.keys().map(String::as_str).collect::<Vec<_>>(), tiny_model::VARIANTS);
+    let count: usize = evidence.variants.values().map(|v| v.slots.len()).sum();
+    // 3 variants and the control, 2 blocks.
+    assert_eq!((slots(&evidence).len(), count), (8, 8));
+    for (name, found) in &evidence.variants {
+        assert!(found.failures.is_empty(), "{name}: {:?}", found.failures);
+        let score = &found.scores["perplexity"];
+        assert_eq!(score.windows.len(), 20);
+        assert!(score.windows.iter().all(|w| w.tokens == 31 && w.nll > 0.0), "{name}");
+        assert_eq!(score.windows.iter().all(|w| w.kl.is_some()), name != "fp16", "{name}");
+    }
+    assert!(evidence.finished_unix_s.is_some());
+    assert!(!place.path(run).join("scratch").exists());
+    assert_eq!(place.judged(run).variants.len(), 3);
+    for file in ["samples.csv", "scores.csv", "report/index.html", "report/summary.md"] {
+        assert!(place.path(run).join(file).is_file(), "{file}");
+    }
+}
+
+fn rows(path: &Path) -> usize {
+    csv::Reader::from_path(path).unwrap().records().map(Result::unwrap).count()
+}
+
+#[test]
+fn a_suite_runs_from_its_file_to_its_report() {
+    let place = Place::new();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
+    // Two blocks prove nothing about speed, so nothing can be recommended for certain: 1 or 3.
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{:?}: {}", output.status, said(&output));
+    assert_complete(&place, "run");
+    assert_eq!(rows(&place.path("run/samples.csv")), 8 * 2);
+    assert_eq!(rows(&place.path("run/scores.csv")), 3 * 20);
+
+    let evidence = place.evidence("run");
+    let fp16 = &evidence.variants["fp16"];
+    for (name, found) in &evidence.variants {
+        let windows = &found.scores["perplexity"].windows;
+        let same = |w: &quantbench::results::WindowScore| (w.document, w.tokens);
+        assert!(windows.iter().map(same).eq(fp16.scores["perplexity"].windows.iter().map(same)), "{name}");
+        for slot in &found.slots {
+            assert!(slot.memory.weight_bytes > 0 && slot.memory.kv_bytes > 0 && slot.memory.peak_rss.is_some());
+            assert!(slot.warmup_iterations >= 2 && !slot.kernels.is_empty());
+            for sample in &slot.samples {
+                assert_eq!((sample.prompt_tokens, sample.generated_tokens), (16, 4));
+                assert!(sample.ttft_s > 0.0 && sample.decode_s > 0.0);
+            }
+        }
+    }
+    // Eight bits stay nearer to the reference than four.
+    let kl = |name: &str| evidence.variants[name].scores["perplexity"].windows.iter().filter_map(|w| w.kl).sum::<f64>();
+    assert!(0.0 < kl("int8") && kl("int8") < kl("int4-gptq"), "{} {}", kl("int8"), kl("int4-gptq"));
+
+    // A second run takes everything from the cache and measures the same accuracy to the last bit.
+    let output = place.run(&["run", "suite.toml", "--out", "again", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let again = place.evidence("again");
+    for (name, found) in &again.variants {
+        let Built::Ready(artefact) = &found.built else { panic!("{name} was not built") };
+        assert!(artefact.cached, "{name}");
+        assert_eq!(found.scores["perplexity"].windows, evidence.variants[name].scores["perplexity"].windows, "{name}");
+    }
+}
+
+#[test]
+fn a_run_is_judged_again_from_its_journal_alone() {
+    let place = Place::new();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet", "--only", "int8"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let before = fs::read(place.path("run/run.json")).unwrap();
+    assert_eq!(place.judged("run").variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["fp16", "int8"]);
+    for name in ["run.json", "samples.csv", "scores.csv"] {
+        fs::remove_file(place.path("run").join(name)).unwrap();
+    }
+    fs::remove_dir_all(place.path("model")).unwrap();
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    let run = quantbench::pipeline::report(&place.path("run")).unwrap();
+    assert_eq!(run, serde_json::from_slice(&before).unwrap());
+    assert_eq!(fs::read(place.path("run/run.json")).unwrap(), before);
+}
+
+#[test]
+fn a_run_goes_on_from_any_line_of_its_journal() {
+    let place = Place::new();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let whole = place.evidence("run");
+    let journal = fs::read_to_string(place.path("run").join(JOURNAL)).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    // After the first build, the first score, the first slot, and in the middle of the last slot.
+    let first = |event: &str| lines.iter().position(|l| l.contains(&format!("\"event\":\"{event}\""))).unwrap() + 1;
+    for kept in [first("built"), first("scored"), first("slot"), lines.len() - 4] {
+        let cut = format!("{}\n{}", lines[..kept].join("\n"), &lines[kept][..lines[kept].len() / 2]);
+        fs::write(place.path("run").join(JOURNAL), cut).unwrap();
+        let output = place.run(&["run", "suite.toml", "--resume", "run", "--quiet"]);
+        assert!(output.status.code().is_some_and(|c| c <= 3), "{kept}: {}", said(&output));
+        assert_complete(&place, "run");
+        let evidence = place.evidence("run");
+        assert_eq!(slots(&evidence), slots(&whole), "{kept}");
+        assert!(evidence.warnings.iter().any(|w| w.contains("that line was dropped")), "{:?}", evidence.warnings);
+        for (name, found) in &evidence.variants {
+            assert_eq!(found.scores["perplexity"].windows, whole.variants[name].scores["perplexity"].windows, "{kept}");
+        }
+    }
+    let changed = tiny_model::SUITE.replace("prompt = 16", "prompt = 8");
+    fs::write(place.path("suite.toml"), changed).unwrap();
+    let output = place.run(&["run", "suite.toml", "--resume", "run", "--quiet"]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+/// Starts a run and kills it with SIGKILL as soon as its journal holds `slots` slots.
+#[cfg(unix)]
+fn run_and_kill(place: &Place, slots: usize) {
+    let mut child: Child = place
+        .bench(&["run", "suite.toml", "--out", "run"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    loop {
+        let journal = fs::read_to_string(place.path("run").join(JOURNAL)).unwrap_or_default();
+        if journal.matches("\"event\":\"slot\"").count() >= slots {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120) && child.try_wait().unwrap().is_none(), "{journal}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_killed_run_loses_the_slot_in_flight_at_most_and_leaves_no_worker() {
+    let place = Place::new();
+    run_and_kill(&place, 3);
+    let kept = slots(&place.evidence("run"));
+    assert!(kept.len() >= 3 && kept.len() < 8);
+    let began = Instant::now();
+    while workers_of(&place) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "a worker outlived its parent");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = place.run(&["run", "suite.toml", "--resume", "run", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert_complete(&place, "run");
+    assert!(slots(&place.evidence("run")).is_superset(&kept));
+}
+
+/// Processes that work in this place's folder; Linux only, elsewhere none are seen.
+#[cfg(unix)]
+fn workers_of(place: &Place) -> usize {
+    let here = fs::canonicalize(place.root.path()).unwrap();
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    processes.flatten().filter(|p| fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == here)).count()
+}
+
+#[test]
+fn a_damaged_artefact_is_a_failure_on_record_not_the_end() {
+    let place = Place::new();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let Built::Ready(artefact) = &place.evidence("run").variants["int8"].built else { panic!("int8 was not built") };
+    // Same size, so that the cache does not notice; the header's length is absurd.
+    let weights = Path::new(&artefact.path).join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    bytes[..8].fill(0xff);
+    fs::write(&weights, bytes).unwrap();
+
+    let output = place.run(&["run", "suite.toml", "--out", "second"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let evidence = place.evidence("second");
+    let failures = &evidence.variants["int8"].failures;
+    assert_eq!(failures.iter().map(|(stage, _)| stage.as_str()).collect::<Vec<_>>(), ["score", "time"]);
+    assert!(failures.iter().all(|(_, reason)| reason.contains("model.safetensors") && !reason.contains("panic")));
+    assert_eq!(evidence.variants["int4-gptq"].slots.len(), 2);
+    let run = place.judged("second");
+    let int8 = run.variants.iter().find(|v| v.name == "int8").unwrap();
+    assert_eq!(int8.verdict.as_ref().unwrap().outcome, Outcome::Inconclusive);
+    assert!(said(&output).contains("score \"int8\" failed"), "{}", said(&output));
+}
+
+#[test]
+fn what_cannot_run_is_said_before_anything_runs() {
+    let place = Place::new();
+    let output = place.run(&["run", "suite.toml", "--only", "int9"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("has no variant \"int9\"; it has fp16, int8, int4-gptq"), "{}", said(&output));
+
+    fs::create_dir(place.path("full")).unwrap();
+    fs::write(place.path("full/note"), "mine").unwrap();
+    let output = place.run(&["run", "suite.toml", "--out", "full"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("not empty"), "{}", said(&output));
+
+    let output = place.run(&["run", "suite.toml", "--resume", "full"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("no run folder"), "{}", said(&output));
+
+    fs::write(place.path("suite.toml"), tiny_model::SUITE.replace("length = 32\nwindows = 20", "length = 9999"))
+        .unwrap();
+    let output = place.run(&["run", "suite.toml", "--out", "long", "--quiet"]);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(said(&output).contains("expected a document of at least 9999 tokens"), "{}", said(&output));
+}

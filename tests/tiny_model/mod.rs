@@ -1,0 +1,151 @@
+//! A Llama of a few thousand weights with a byte-level tokenizer, a text and a suite, so that the real program can be
+//! run from end to end in seconds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::json;
+
+const HIDDEN: usize = 64;
+const FFN: usize = 128;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 16;
+const LAYERS: usize = 2;
+const VOCABULARY: usize = 256;
+
+/// Writes `model/`, `text/*.txt` and `suite.toml` into `folder`.
+pub fn write(folder: &Path) {
+    let model = folder.join("model");
+    fs::create_dir_all(&model).unwrap();
+    fs::create_dir_all(folder.join("text")).unwrap();
+    write_config(&model);
+    write_weights(&model);
+    write_tokenizer(&model);
+    for document in 0..8 {
+        fs::write(folder.join(format!("text/{document}.txt")), text(document)).unwrap();
+    }
+    fs::write(folder.join("suite.toml"), SUITE).unwrap();
+}
+
+pub const SUITE: &str = r#"
+title = "a tiny model"
+model = "path:model"
+[data]
+calibration = { source = "path:text/*.txt", documents = "0..3", windows = 8, length = 32 }
+[[task]]
+kind = "perplexity"
+data = { source = "path:text/*.txt", documents = "3..8" }
+length = 32
+windows = 20
+[workload]
+prompt = 16
+generate = 4
+threads = [1]
+iterations = 2
+blocks = 2
+[accept]
+accuracy = { metric = "perplexity", max_increase_percent = 5 }
+speed = { metric = "decode", min_speedup = 1.01 }
+[[variant]]
+name = "int8"
+method = "rtn"
+weights = { bits = 8, granularity = "channel" }
+activations = { bits = 8, granularity = "token", mode = "dynamic" }
+[[variant]]
+name = "int4-gptq"
+method = "gptq"
+weights = { bits = 4, granularity = "group", group_size = 32 }
+"#;
+
+/// Names of the suite's variants, the reference included.
+pub const VARIANTS: [&str; 3] = ["fp16", "int4-gptq", "int8"];
+
+fn write_config(model: &Path) {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": true,
+        "torch_dtype": "float32",
+    });
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+}
+
+fn write_weights(model: &Path) {
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    let mut state = 1_u32;
+    let mut add = |name: String, shape: Vec<usize>| {
+        let norm = shape.len() == 1;
+        let scale = if norm { 0.1 } else { 1.5 / (*shape.last().unwrap() as f32).sqrt() };
+        let values = (0..shape.iter().product()).flat_map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale;
+            (if norm { 1.0 + value } else { value }).to_le_bytes()
+        });
+        tensors.push((name, shape, values.collect()));
+    };
+    add("model.embed_tokens.weight".into(), vec![VOCABULARY, HIDDEN]);
+    add("model.norm.weight".into(), vec![HIDDEN]);
+    for layer in 0..LAYERS {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        add(name("input_layernorm"), vec![HIDDEN]);
+        add(name("post_attention_layernorm"), vec![HIDDEN]);
+        add(name("self_attn.q_proj"), vec![HEADS * HEAD_DIM, HIDDEN]);
+        add(name("self_attn.k_proj"), vec![KV_HEADS * HEAD_DIM, HIDDEN]);
+        add(name("self_attn.v_proj"), vec![KV_HEADS * HEAD_DIM, HIDDEN]);
+        add(name("self_attn.o_proj"), vec![HIDDEN, HEADS * HEAD_DIM]);
+        add(name("mlp.gate_proj"), vec![FFN, HIDDEN]);
+        add(name("mlp.up_proj"), vec![FFN, HIDDEN]);
+        add(name("mlp.down_proj"), vec![HIDDEN, FFN]);
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    serialize_to_file(views, None, &model.join("model.safetensors")).unwrap();
+}
+
+/// Byte-level BPE without merges: a token a byte.
+fn write_tokenizer(model: &Path) {
+    // The printable form that byte-level BPE gives every byte: itself where it prints, else 256 and up in order.
+    let prints = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut next = 256;
+    let vocabulary: BTreeMap<String, u32> = (0..256)
+        .map(|byte| {
+            let form = if prints(byte) { byte } else { (next, next += 1).0 };
+            (char::from_u32(form).unwrap().to_string(), byte)
+        })
+        .collect();
+    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                   "vocab": vocabulary, "merges": [] },
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+fn text(document: usize) -> String {
+    let words = ["scale", "zero", "point", "group", "tensor", "weight", "token", "block"];
+    (0..60).map(|i| words[(i * (document + 3) + i / 7 + document) % words.len()]).collect::<Vec<_>>().join(" ")
+}
