@@ -1,5 +1,7 @@
 //! Judging evidence whose truth is known, evidence with holes, and evidence made of rubbish.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod synthetic;
 
 use proptest::prelude::*;

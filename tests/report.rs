@@ -1,9 +1,11 @@
 //! The report of a made-up run: whole, self-contained, true to `run.json`, inert against hostile names, byte-stable.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod synthetic;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use quantbench::decide::judge;
@@ -159,14 +161,15 @@ fn a_run_without_any_numbers_still_has_a_report() {
     assert!(read(folder.path(), "frontier.svg").contains("nothing was measured"));
 }
 
-/// Writes the made-up report where `QUANTBENCH_SAMPLE` says, to be looked at: never where a measured run lies.
+/// `REPORT_TEST_FOLDER` keeps the made-up reports, to be looked at.
 #[test]
 #[ignore = "needs chromium; .ci/run runs it"]
 fn a_browser_shows_the_page_without_errors_requests_or_sideways_scrolling() {
     let temporary = tempfile::tempdir().unwrap();
+    let root = std::env::var_os("REPORT_TEST_FOLDER").map_or(temporary.path().into(), PathBuf::from);
     for (name, e) in [("sound", evidence(&truths(), SETTING)), ("hostile", hostile())] {
-        let folder = temporary.path().join(name);
-        fs::create_dir(&folder).unwrap();
+        let folder = root.join(name);
+        fs::create_dir_all(&folder).unwrap();
         written(&folder, &e);
         let page = folder.join("report/index.html");
         let probe = folder.join("report/probe.html");

@@ -90,11 +90,12 @@ pub(super) fn page(run: &Run, evidence: &Evidence, charts: &[Chart]) -> Result<S
 }
 
 fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a> {
+    let rows = view::rows(run);
     Page {
         answer: view::answer(run),
-        rows: view::rows(run),
         charts,
-        details: run.variants.iter().map(|v| detail(run, v)).collect(),
+        details: run.variants.iter().zip(&rows).map(|(v, row)| detail(v, row)).collect(),
+        rows,
         machine: machine(run),
         machine_disturbances: run.machine.disturbances.iter().map(|d| one_line(d)).collect(),
         control: control(run),
@@ -109,9 +110,7 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a>
     }
 }
 
-fn detail(run: &Run, variant: &VariantResult) -> Detail {
-    let verdict = variant.verdict.as_ref().map_or("reference".into(), |v| v.outcome.to_string());
-    let row = view::rows(run).into_iter().find(|r| r.name == name(&variant.name));
+fn detail(variant: &VariantResult, row: &view::Row) -> Detail {
     let errors = variant.artefact.as_ref().map(|a| &a.layer_errors).filter(|e| !e.is_empty());
     let mut worst: Vec<(&String, f64)> = errors.into_iter().flatten().map(|(layer, e)| (layer, *e)).collect();
     worst.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -120,10 +119,10 @@ fn detail(run: &Run, variant: &VariantResult) -> Detail {
         |k: &crate::results::KernelUse| (one_line(&k.phase), one_line(&k.kernel), k.matrices, units::bytes(k.bytes));
     let facts = score_facts(variant).into_iter().chain(memory_facts(variant)).chain(artefact_facts(variant));
     Detail {
-        name: name(&variant.name),
-        recipe: one_line(&variant.recipe),
-        outcome: verdict,
-        frontier: row.map_or(String::new(), |r| r.frontier),
+        name: row.name.clone(),
+        recipe: row.recipe.clone(),
+        outcome: row.outcome.clone(),
+        frontier: row.frontier.clone(),
         failures: variant.failures.iter().map(|f| one_line(f)).collect(),
         kernels: variant.kernels.iter().map(kernel).collect(),
         facts: facts.collect(),

@@ -140,7 +140,12 @@ fn frontier(run: &Run) -> Result<Chart> {
     };
     let limit = accept.speed.as_ref().map(|s| Limit { at: s.min_speedup, text: format!("S_min {}x", s.min_speedup) });
     let scatter = Scatter {
-        x: Axis { title: format!("{metric} speedup over {}", text::name(&run.suite.reference)), limit, higher: true },
+        x: Axis {
+            title: format!("{metric} speedup over {}", text::name(&run.suite.reference)),
+            limit,
+            higher: true,
+            negated: false,
+        },
         y: accuracy_axis(run),
         marks: run.variants.iter().filter_map(mark).collect(),
         from_zero: false,
@@ -173,7 +178,7 @@ fn memory(run: &Run) -> Result<Chart> {
         Limit { at, text: format!("M_max {}", crate::units::bytes(m.max_bytes)) }
     });
     let scatter = Scatter {
-        x: Axis { title: format!("{}, MiB", view::memory_name(run)), limit, higher: false },
+        x: Axis { title: format!("{}, MiB", view::memory_name(run)), limit, higher: false, negated: false },
         y: accuracy_axis(run),
         marks: run.variants.iter().filter_map(mark).collect(),
         from_zero: true,
@@ -221,7 +226,7 @@ fn accuracy(run: &Run, variant: &VariantResult) -> Option<(f64, Option<(f64, f64
 fn accuracy_axis(run: &Run) -> Axis {
     let (title, at, text) = match run.suite.accept.accuracy.metric {
         AccuracyMetric::Perplexity { max_increase_percent: max } => {
-            ("change of perplexity, % (negated: up is better)", -max, format!("dAcc_max {max} %"))
+            ("increase of perplexity, %", -max, format!("dAcc_max {max} %"))
         }
         AccuracyMetric::TokenAccuracy { max_drop_points: max } => {
             ("change of token accuracy, points", -max, format!("dAcc_max {max} points"))
@@ -230,7 +235,8 @@ fn accuracy_axis(run: &Run) -> Axis {
             ("change of log-likelihood, nats per token", -max, format!("dAcc_max {max} nats"))
         }
     };
-    Axis { title: title.into(), limit: Some(Limit { at, text }), higher: true }
+    let negated = matches!(run.suite.accept.accuracy.metric, AccuracyMetric::Perplexity { .. });
+    Axis { title: title.into(), limit: Some(Limit { at, text }), higher: true, negated }
 }
 
 fn value_and_bounds(estimate: &Estimate) -> (f64, Option<(f64, f64)>) {

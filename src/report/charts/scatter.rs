@@ -22,6 +22,8 @@ pub(super) struct Axis {
     pub limit: Option<Limit>,
     /// Higher is better.
     pub higher: bool,
+    /// Numbers are shown with the other sign: an increase that is bad grows downward.
+    pub negated: bool,
 }
 
 /// A threshold.
@@ -85,12 +87,13 @@ impl Scatter {
         let frame = self.frame(&marks);
         self.background(canvas, &frame)?;
         self.axes(canvas, &frame)?;
-        self.frontier(canvas, &frame, &marks)?;
+        let path = self.frontier(&frame, &marks);
+        canvas.draw(&PathElement::new(path.clone(), RGBColor(150, 160, 174).stroke_width(2)))?;
         for mark in &marks {
             error_bars(canvas, &frame, mark)?;
             mark.kind.draw(canvas, frame.pixel(mark.x, mark.y))?;
         }
-        names(canvas, &frame, &marks)?;
+        names(canvas, &frame, &marks, &path)?;
         legend(canvas, &marks)
     }
 
@@ -119,9 +122,8 @@ impl Scatter {
         let from = frame.pixel(x_limit.map_or(frame.x.0, |l| l.at), y_limit.map_or(frame.y.0, |l| l.at));
         let best = frame.pixel(if self.x.higher { frame.x.1 } else { frame.x.0 }, frame.y.1);
         canvas.draw(&Rectangle::new([from, best], RGBColor(238, 247, 241).filled()))?;
-        let dashed = |a: (i32, i32), b: (i32, i32)| {
-            canvas.draw(&DashedPathElement::new([a, b].into_iter(), 6, 5, SOFT.stroke_width(1)))
-        };
+        let dashed =
+            |a: (i32, i32), b: (i32, i32)| canvas.draw(&DashedPathElement::new([a, b], 6, 5, SOFT.stroke_width(1)));
         let area = frame.area;
         if let Some(limit) = x_limit {
             dashed((from.0, area.top), (from.0, area.bottom))?;
@@ -144,8 +146,9 @@ impl Scatter {
             canvas.draw(&PathElement::new([(x, area.top), (x, area.bottom)], GRID.stroke_width(1)))?;
             canvas.draw(&Text::new(text, (x, area.bottom + 8), style(SOFT).pos(Pos::new(HPos::Center, VPos::Top))))?;
         }
-        for (value, text) in ticks(frame.y) {
-            let (_, y) = frame.pixel(frame.x.0, value);
+        let upward = if self.y.negated { (-frame.y.1, -frame.y.0) } else { frame.y };
+        for (value, text) in ticks(upward) {
+            let (_, y) = frame.pixel(frame.x.0, if self.y.negated { -value } else { value });
             canvas.draw(&PathElement::new([(area.left, y), (area.right, y)], GRID.stroke_width(1)))?;
             canvas.draw(&Text::new(text, (area.left - 8, y), style(SOFT).pos(Pos::new(HPos::Right, VPos::Center))))?;
         }
@@ -160,8 +163,8 @@ impl Scatter {
         Ok(())
     }
 
-    /// Joins the marks that no other mark dominates in these two axes.
-    fn frontier(&self, canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark]) -> Drawn {
+    /// Pixels of the marks that no other mark dominates in these two axes, from left to right.
+    fn frontier(&self, frame: &Frame, marks: &[&Mark]) -> Vec<(i32, i32)> {
         let sign = if self.x.higher { 1.0 } else { -1.0 };
         let dominates = |a: &Mark, b: &Mark| {
             let (ax, bx) = (sign * a.x, sign * b.x);
@@ -169,9 +172,7 @@ impl Scatter {
         };
         let mut on: Vec<&&Mark> = marks.iter().filter(|m| !marks.iter().any(|other| dominates(other, m))).collect();
         on.sort_by(|a, b| a.x.total_cmp(&b.x));
-        let path: Vec<(i32, i32)> = on.iter().map(|m| frame.pixel(m.x, m.y)).collect();
-        canvas.draw(&PathElement::new(path, RGBColor(150, 160, 174).stroke_width(2)))?;
-        Ok(())
+        on.iter().map(|m| frame.pixel(m.x, m.y)).collect()
     }
 }
 
@@ -190,7 +191,7 @@ fn bars(frame: &Frame, mark: &Mark) -> Vec<((i32, i32), (i32, i32))> {
     across.into_iter().chain(upright).collect()
 }
 
-fn names(canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark]) -> Drawn {
+fn names(canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark], path: &[(i32, i32)]) -> Drawn {
     let text = |mark: &&Mark| {
         let outside = mark.y < frame.y.0 || mark.y > frame.y.1;
         if outside { format!("{} ({:+.3e}, beyond the edge)", mark.name, mark.y) } else { mark.name.clone() }
@@ -207,6 +208,7 @@ fn names(canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark]) -> Drawn {
             bottom: a.1.max(b.1) + 1,
         });
     }
+    obstacles.extend(path.windows(2).flat_map(|ends| along(ends[0], ends[1])));
     for ((at, text), area) in spots.iter().zip(labels::place(&spots, frame.area, &obstacles)) {
         let nearest = (at.0.clamp(area.left, area.right), at.1.clamp(area.top, area.bottom));
         if (nearest.0 - at.0).abs().max((nearest.1 - at.1).abs()) > 14 {
@@ -223,6 +225,13 @@ fn names(canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark]) -> Drawn {
         canvas.draw(&Text::new((*text).to_string(), (x, y), style(INK).pos(Pos::new(h, VPos::Center))))?;
     }
     Ok(())
+}
+
+/// Small areas along a line, so that names keep clear of it.
+fn along(a: (i32, i32), b: (i32, i32)) -> Vec<Area> {
+    let steps = ((b.0 - a.0).abs().max((b.1 - a.1).abs()) / 6).max(1);
+    let at = |i: i32| (a.0 + (b.0 - a.0) * i / steps, a.1 + (b.1 - a.1) * i / steps);
+    (0..=steps).map(|i| Area::around(at(i), 2)).collect()
 }
 
 /// The kinds that occur, in one line at the top right.
