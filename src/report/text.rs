@@ -1,13 +1,17 @@
 //! Text from outside, made fit for one line: no control characters, no line breaks, no bidirectional overrides.
 
+/// Longest text that is shown at all: a reason with all its numbers takes half of it.
+const LONGEST_TEXT: usize = 1200;
+
 /// Longest name that tables and charts show.
 const LONGEST_NAME: usize = 40;
 
-/// `text` on one line: control and invisible formatting characters become spaces, runs of spaces one space.
+/// `text` on one line: control and invisible formatting characters become spaces, runs of spaces one space; what is
+/// longer than any honest text is cut in the middle.
 pub(super) fn one_line(text: &str) -> String {
     let visible = text.chars().map(|c| if c.is_control() || is_invisible(c) { ' ' } else { c });
     let visible: String = visible.collect();
-    visible.split_whitespace().collect::<Vec<_>>().join(" ")
+    shorten(&visible.split_whitespace().collect::<Vec<_>>().join(" "), LONGEST_TEXT)
 }
 
 /// A name on one line, cut in the middle where it is too long.
@@ -41,6 +45,7 @@ mod tests {
     #[test]
     fn hostile_text_becomes_one_plain_line() {
         assert_eq!(one_line("a\nb\r\n\tc\u{1b}[31m\u{202e}x\u{0}"), "a b c [31m x");
+        assert_eq!(one_line(&"long ".repeat(1000)).chars().count(), LONGEST_TEXT);
         assert_eq!(name(&"n".repeat(100)).chars().count(), LONGEST_NAME);
         assert_eq!(shorten("abcdefghij", 5), "ab…ij");
         assert_eq!(name("int4-gptq"), "int4-gptq");
