@@ -1,5 +1,7 @@
 //! The real program from suite to report on a tiny model: whole runs, killed runs, damaged files.
 
+#![allow(clippy::unwrap_used, reason = "tests stop at what they did not expect")]
+
 mod tiny_model;
 
 use std::collections::BTreeSet;
