@@ -106,13 +106,13 @@ fn faults_of_a_suite_are_listed_with_file_and_line() {
 }
 
 #[test]
-fn a_plan_without_the_model_says_what_must_be_fetched() {
+fn a_plan_without_the_model_says_what_is_missing() {
     let (_folder, path) = suite(&[]);
     bench()
         .args(["plan".as_ref(), path.as_os_str()])
         .assert()
         .success()
-        .stdout(contains("model: path:model.gguf\n    to be fetched"))
+        .stdout(contains("model: path:model.gguf\n    missing: no such file"))
         .stdout(contains("fp16 (reference)"))
         .stdout(contains("RTN, 4 bits symmetric, groups of 64"))
         .stdout(contains("6 to 30 blocks of 3 slots"))

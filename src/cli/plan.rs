@@ -43,8 +43,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let base = fetch::base(&args.suite);
     let mut text = format!("{}\n\nsources\n", suite.title);
     for (what, source) in fetch::sources(&suite) {
-        let here = fetch::parse(&args.suite, &source)?.is_local(base);
-        _ = writeln!(text, "  {what}: {source}\n    {}", if here { "on this machine" } else { "to be fetched" });
+        let state = match fetch::parse(&args.suite, &source)? {
+            parsed if parsed.is_local(base) => "on this machine",
+            Source::Path(_) => "missing: no such file; edit the suite",
+            _ => "to be fetched",
+        };
+        _ = writeln!(text, "  {what}: {source}\n    {state}");
     }
     let source = fetch::parse(&args.suite, &suite.model)?;
     let model = if source.is_local(base) { Some(Model::open(&source.fetch(base)?)?) } else { None };
@@ -62,7 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 .collect::<Result<_>>()?;
             text.push_str(&estimate(&suite, model, &Speeds::probe(threads), &tokens));
         }
-        None => _ = writeln!(text, "\ntime, memory, disk\n  unknown until the model is here; `bench fetch` brings it"),
+        None => {
+            _ = writeln!(
+                text,
+                "\ntime, memory, disk\n  unknown until the model is here; `bench fetch` brings what is published"
+            )
+        }
     }
     let cores = machine::cores();
     if let Some(most) = suite.workload.threads.iter().max().filter(|n| **n > cores) {
