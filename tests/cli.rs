@@ -1,5 +1,7 @@
 //! The command line as a user types it; no network, no real model.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -23,7 +23,7 @@ fn bounds(values: &[f64], mean: f64, confidence: f64) -> Option<(f64, f64)> {
     half.is_finite().then_some((mean - half, mean + half))
 }
 
-/// Log speedups of ten blocks, used by several known answers; `tools/golden/statistics.py`.
+/// Log speedups of ten blocks, used by several known answers; `tools/golden/known_intervals.py`.
 #[cfg(test)]
 pub(super) const LOG_RATIOS: [f64; 10] = [0.031, 0.018, 0.044, 0.026, 0.009, 0.037, 0.022, 0.051, 0.015, 0.029];
 

@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(median_interval(&LOG_RATIOS[..5], 0.95).unwrap().bounds, None);
     }
 
-    /// numpy.quantile, `tools/golden/statistics.py`.
+    /// numpy.quantile, `tools/golden/known_intervals.py`.
     #[test]
     fn quantiles_agree_with_numpy() {
         for (p, expected) in [(0.0, 0.009), (0.25, 0.019), (0.9, 0.0447), (1.0, 0.051)] {

@@ -89,7 +89,7 @@ mod tests {
         documents.iter().enumerate().flat_map(of).collect()
     }
 
-    /// The same formulas in numpy, `tools/golden/statistics.py`.
+    /// The same formulas in numpy, `tools/golden/known_intervals.py`.
     #[test]
     fn known_clusters() {
         let documents: [&[f64]; 4] = [&[0.02, 0.03], &[0.01, -0.01, 0.0], &[0.05, 0.04], &[0.0, 0.01, 0.02, 0.01]];

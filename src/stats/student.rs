@@ -20,7 +20,7 @@ pub(super) fn t_two_sided(confidence: f64, df: usize) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// scipy.stats.t.ppf, `tools/golden/statistics.py`.
+    /// scipy.stats.t.ppf, `tools/golden/known_intervals.py`.
     #[test]
     fn quantiles_agree_with_scipy() {
         for (p, df, expected) in [

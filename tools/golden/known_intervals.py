@@ -1,4 +1,4 @@
-"""Known answers of src/stats, from scipy and numpy: python tools/golden/statistics.py"""
+"""Known answers of src/stats, from scipy and numpy: python tools/golden/known_intervals.py"""
 
 import numpy as np
 from scipy import stats
