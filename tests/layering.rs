@@ -1,5 +1,7 @@
 //! The layers of DESIGN: imports go down only, and `unsafe` lives where it is allowed.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

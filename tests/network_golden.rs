@@ -1,5 +1,7 @@
 //! Tiny decoders of every family against the logits of Hugging Face transformers (`tools/golden/tiny_models.py`).
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;

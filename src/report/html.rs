@@ -177,7 +177,7 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
 fn points(variant: &VariantResult) -> Vec<PointRow> {
     let metrics = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total].map(crate::decide::metric_name);
     let row = |p: &crate::results::PointEstimates| PointRow {
-        label: format!("batch {}, {} threads", p.batch, p.threads),
+        label: format!("batch {}, {}", p.batch, view::threads(p.threads)),
         slots: p.slots,
         ttft: p.ttft.to_string(),
         tpot: p.tpot.to_string(),

@@ -114,12 +114,17 @@ fn frontier(place: &Frontier) -> String {
     }
 }
 
+/// `1 thread`, `2 threads`.
+pub(super) fn threads(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "thread" } else { "threads" })
+}
+
 /// The answer of a run.
 pub(super) fn answer(run: &Run) -> Answer {
     let accept = &run.suite.accept;
     let workload = &run.suite.workload;
     let point = Point::judged(workload, accept);
-    let threads = if point.threads == 1 { "thread" } else { "threads" };
+    let threads = threads(point.threads);
     Answer {
         title: text::one_line(&run.suite.title),
         variant: run.recommendation.variant.as_deref().map(text::name),
@@ -127,10 +132,7 @@ pub(super) fn answer(run: &Run) -> Answer {
         rule: text::one_line(&accept.rule),
         thresholds: thresholds(run),
         confidence: format!("{} %", 100.0 * accept.confidence),
-        point: format!(
-            "batch {}, {} {threads}, prompt {}, generate {}",
-            point.batch, point.threads, workload.prompt, workload.generate
-        ),
+        point: format!("batch {}, {threads}, prompt {}, generate {}", point.batch, workload.prompt, workload.generate),
         metric: metric_name(judged_metric(accept)),
         reference: text::name(&run.suite.reference),
         machine: machine(run),

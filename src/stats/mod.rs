@@ -12,7 +12,7 @@ mod signed_rank;
 mod student;
 
 pub use mean::{mean, mean_interval};
-pub use order::{median, median_interval, quantile};
+pub use order::{median, quantile};
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use signed_rank::hodges_lehmann;
 pub use student::t_quantile;

@@ -1,6 +1,6 @@
 //! Accuracy: which tokens are asked, and how an answer is scored.
 //!
-//! [`windows`] cuts text into windows; [`score_token`] compares one predicted distribution with the true token and
+//! [`windows()`] cuts text into windows; [`score_token`] compares one predicted distribution with the true token and
 //! with the reference's distribution; [`ScoreSums`] adds tokens up to windows.
 
 mod divergence;

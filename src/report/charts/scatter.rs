@@ -14,7 +14,7 @@ pub(super) const SIZE: (u32, u32) = (900, 520);
 const MARGIN: (i32, i32, i32, i32) = (80, 24, 44, 62);
 
 /// Marks further out than this many times the threshold's distance are pinned to the edge.
-const FAR: f64 = 4.0;
+const FAR: f64 = 6.0;
 
 /// An axis.
 pub(super) struct Axis {
@@ -93,7 +93,7 @@ impl Scatter {
             error_bars(canvas, &frame, mark)?;
             mark.kind.draw(canvas, frame.pixel(mark.x, mark.y))?;
         }
-        names(canvas, &frame, &marks, &path)?;
+        self.names(canvas, &frame, &marks, &path)?;
         legend(canvas, &marks)
     }
 
@@ -174,6 +174,53 @@ impl Scatter {
         on.sort_by(|a, b| a.x.total_cmp(&b.x));
         on.iter().map(|m| frame.pixel(m.x, m.y)).collect()
     }
+
+    /// The names beside their marks; a mark beyond the vertical axis says its value.
+    fn names(&self, canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark], path: &[(i32, i32)]) -> Drawn {
+        let text = |mark: &&Mark| {
+            let outside = mark.y < frame.y.0 || mark.y > frame.y.1;
+            let shown = if self.y.negated { -mark.y } else { mark.y };
+            if outside { format!("{} ({}, beyond the edge)", mark.name, signed(shown)) } else { mark.name.clone() }
+        };
+        let texts: Vec<String> = marks.iter().map(text).collect();
+        let spots: Vec<((i32, i32), &str)> =
+            marks.iter().zip(&texts).map(|(m, t)| (frame.pixel(m.x, m.y), t.as_str())).collect();
+        let mut obstacles: Vec<Area> = spots.iter().map(|(at, _)| Area::around(*at, 8)).collect();
+        for (a, b) in marks.iter().flat_map(|m| bars(frame, m)) {
+            obstacles.push(Area {
+                left: a.0.min(b.0) - 1,
+                top: a.1.min(b.1) - 1,
+                right: a.0.max(b.0) + 1,
+                bottom: a.1.max(b.1) + 1,
+            });
+        }
+        obstacles.extend(path.windows(2).flat_map(|ends| along(ends[0], ends[1])));
+        for ((at, text), area) in spots.iter().zip(labels::place(&spots, frame.area, &obstacles)) {
+            let nearest = (at.0.clamp(area.left, area.right), at.1.clamp(area.top, area.bottom));
+            if (nearest.0 - at.0).abs().max((nearest.1 - at.1).abs()) > 14 {
+                canvas.draw(&PathElement::new([*at, nearest], SOFT.mix(0.6).stroke_width(1)))?;
+            }
+            // Text ends at the mark's side of its area, so that a wide estimate of its width leaves no gap there.
+            let (h, x) = if area.right <= at.0 { (HPos::Right, area.right) } else { (HPos::Left, area.left) };
+            let (h, x) = if area.left < at.0 && at.0 < area.right {
+                (HPos::Center, i32::midpoint(area.left, area.right))
+            } else {
+                (h, x)
+            };
+            let y = i32::midpoint(area.top, area.bottom);
+            canvas.draw(&Text::new((*text).to_string(), (x, y), style(INK).pos(Pos::new(h, VPos::Center))))?;
+        }
+        Ok(())
+    }
+}
+
+/// A value with its sign and about three digits: `+39.7`, `-0.52`, `+3.1e6`.
+fn signed(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e5 => format!("{value:+.1e}"),
+        size if size >= 10.0 => format!("{value:+.1}"),
+        _ => format!("{value:+.2}"),
+    }
 }
 
 fn error_bars(canvas: &Canvas<'_>, frame: &Frame, mark: &Mark) -> Drawn {
@@ -189,42 +236,6 @@ fn bars(frame: &Frame, mark: &Mark) -> Vec<((i32, i32), (i32, i32))> {
     let across = mark.x_bounds.map(|(low, high)| (frame.pixel(low, mark.y), frame.pixel(high, mark.y)));
     let upright = mark.y_bounds.map(|(low, high)| (frame.pixel(mark.x, low), frame.pixel(mark.x, high)));
     across.into_iter().chain(upright).collect()
-}
-
-fn names(canvas: &Canvas<'_>, frame: &Frame, marks: &[&Mark], path: &[(i32, i32)]) -> Drawn {
-    let text = |mark: &&Mark| {
-        let outside = mark.y < frame.y.0 || mark.y > frame.y.1;
-        if outside { format!("{} ({:+.3e}, beyond the edge)", mark.name, mark.y) } else { mark.name.clone() }
-    };
-    let texts: Vec<String> = marks.iter().map(text).collect();
-    let spots: Vec<((i32, i32), &str)> =
-        marks.iter().zip(&texts).map(|(m, t)| (frame.pixel(m.x, m.y), t.as_str())).collect();
-    let mut obstacles: Vec<Area> = spots.iter().map(|(at, _)| Area::around(*at, 8)).collect();
-    for (a, b) in marks.iter().flat_map(|m| bars(frame, m)) {
-        obstacles.push(Area {
-            left: a.0.min(b.0) - 1,
-            top: a.1.min(b.1) - 1,
-            right: a.0.max(b.0) + 1,
-            bottom: a.1.max(b.1) + 1,
-        });
-    }
-    obstacles.extend(path.windows(2).flat_map(|ends| along(ends[0], ends[1])));
-    for ((at, text), area) in spots.iter().zip(labels::place(&spots, frame.area, &obstacles)) {
-        let nearest = (at.0.clamp(area.left, area.right), at.1.clamp(area.top, area.bottom));
-        if (nearest.0 - at.0).abs().max((nearest.1 - at.1).abs()) > 14 {
-            canvas.draw(&PathElement::new([*at, nearest], SOFT.mix(0.6).stroke_width(1)))?;
-        }
-        // Text ends at the mark's side of its area, so that a wide estimate of its width leaves no gap there.
-        let (h, x) = if area.right <= at.0 { (HPos::Right, area.right) } else { (HPos::Left, area.left) };
-        let (h, x) = if area.left < at.0 && at.0 < area.right {
-            (HPos::Center, i32::midpoint(area.left, area.right))
-        } else {
-            (h, x)
-        };
-        let y = i32::midpoint(area.top, area.bottom);
-        canvas.draw(&Text::new((*text).to_string(), (x, y), style(INK).pos(Pos::new(h, VPos::Center))))?;
-    }
-    Ok(())
 }
 
 /// Small areas along a line, so that names keep clear of it.
