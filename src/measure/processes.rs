@@ -89,7 +89,7 @@ fn listen(output: impl BufRead, progress: OnProgress<'_>) -> std::result::Result
     Ok(answer)
 }
 
-/// How a worker that gave no answer ended, in words, with the last line of its log.
+/// How a worker that gave no answer ended, in words, with the last line of its log that says something.
 fn explain(status: ExitStatus, log: &mut File, need: u64) -> String {
     let mut reason = match status.code() {
         Some(code) => format!("ended with exit code {code} and no answer"),
@@ -100,11 +100,16 @@ fn explain(status: ExitStatus, log: &mut File, need: u64) -> String {
     };
     let mut text = Vec::new();
     if log.seek(SeekFrom::Start(0)).and_then(|_| log.read_to_end(&mut text)).is_ok()
-        && let Some(last) = String::from_utf8_lossy(&text).lines().rev().find(|line| !line.trim().is_empty())
+        && let Some(last) = String::from_utf8_lossy(&text).lines().rev().find(|line| says_something(line))
     {
         reason.push_str(&format!("; its last words: {}", last.trim()));
     }
     reason
+}
+
+/// Whether a line of a log is more than the runtime's remark about backtraces.
+fn says_something(line: &str) -> bool {
+    !line.trim().is_empty() && !line.starts_with("skipping backtrace") && !line.starts_with("note:")
 }
 
 impl Workers for Processes {
