@@ -1,5 +1,5 @@
 //! AVX2 with FMA and F16C: products in f32. Weights that are not f32 are unpacked to f32 first, a few panels at a
-//! time, and the same tile multiplies them all.
+//! time, and the same tile multiplies them all; 16-bit weights of a single token are widened as they stream by.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -178,6 +178,61 @@ unsafe fn unpacked(k: usize, x: FloatInput<'_>, y: &Output, panels: Range<usize>
     });
 }
 
+/// Multiplies one token by P panels whose weights are widened as they stream by and never written back: decode reads
+/// every weight once, so scratch memory would only cost. `load(panel, row)` gives the 16 weights of input `row`.
+///
+/// # Safety
+/// The processor has the features; `inputs` holds `k` values, and `load` may be asked for P panels and `k` rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stream_tile<const P: usize>(
+    k: usize,
+    inputs: *const f32,
+    y: &Output,
+    panel: usize,
+    load: &impl Fn(usize, usize) -> [__m256; 2],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; P];
+    for row in 0..k {
+        // SAFETY: the caller's promise.
+        let input = unsafe { _mm256_set1_ps(*inputs.add(row)) };
+        for (p, sum) in sums.iter_mut().enumerate() {
+            let weights = load(panel + p, row);
+            sum[0] = _mm256_fmadd_ps(weights[0], input, sum[0]);
+            sum[1] = _mm256_fmadd_ps(weights[1], input, sum[1]);
+        }
+    }
+    for (p, sum) in sums.into_iter().enumerate() {
+        store(y, 0, panel + p, sum);
+    }
+}
+
+/// [`stream_tile`] over `panels`, four streams at a time.
+///
+/// # Safety
+/// As [`stream_tile`], for all of `panels`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stream(
+    k: usize,
+    x: FloatInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+    load: &impl Fn(usize, usize) -> [__m256; 2],
+) {
+    assert!(x.tokens == 1 && x.values.len() >= k);
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let wide = if panels.end - panel >= 4 { 4 } else { 1 };
+        // SAFETY: the panels exist by the caller's promise; the token has `k` inputs.
+        unsafe {
+            match wide {
+                4 => stream_tile::<4>(k, x.values.as_ptr(), y, panel, load),
+                _ => stream_tile::<1>(k, x.values.as_ptr(), y, panel, load),
+            }
+        }
+        panel += wide;
+    }
+}
+
 /// `y = x wᵀ` for IEEE half-precision weights, widened to f32.
 ///
 /// # Safety
@@ -191,14 +246,22 @@ pub(in crate::kernels) unsafe fn dense_f16(
     panels: Range<usize>,
 ) {
     assert!(weights.len() >= panels.end * cols * LANES);
+    let load = |panel: usize, row: usize| {
+        // SAFETY: row `row` of the panel; prefetching past the end is harmless.
+        unsafe {
+            let at = weights.as_ptr().add((panel * cols + row) * LANES);
+            _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+            load_f16(at)
+        }
+    };
+    if x.tokens == 1 {
+        // SAFETY: the caller's promise; `load` reads rows of existing panels.
+        return unsafe { stream(cols, x, y, panels, &load) };
+    }
     let unpack = |panel: usize, out: *mut f32| {
         for row in 0..cols {
-            // SAFETY: row `row` of the panel, and of the scratch.
-            unsafe {
-                let at = weights.as_ptr().add((panel * cols + row) * LANES);
-                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
-                write_row(out.add(row * LANES), load_f16(at));
-            }
+            // SAFETY: row `row` of the scratch.
+            unsafe { write_row(out.add(row * LANES), load(panel, row)) };
         }
     };
     // SAFETY: the caller's promise; `unpack` writes `cols * 16` values.
@@ -208,8 +271,8 @@ pub(in crate::kernels) unsafe fn dense_f16(
 /// `y = x wᵀ` for bfloat16 weights; `x` has been rounded to bfloat16.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA; `weights` holds `cols` (rounded up to even) `* 16` values for each of `panels`.
-#[target_feature(enable = "avx2,fma")]
+/// The processor has AVX2, FMA and F16C; `weights` holds `cols` (rounded up to even) `* 16` values for each of `panels`.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::kernels) unsafe fn dense_bf16(
     weights: &[u16],
     cols: usize,
@@ -219,19 +282,26 @@ pub(in crate::kernels) unsafe fn dense_bf16(
 ) {
     let pairs = cols.div_ceil(2);
     assert!(weights.len() >= panels.end * pairs * 2 * LANES && x.stride >= pairs * 2);
+    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    // A lane holds the inputs of a pair: the even one in its low half, the odd one in its high half.
+    let load = |panel: usize, row: usize| {
+        let shift = _mm_cvtsi32_si128((16 - row % 2 * 16) as i32);
+        // SAFETY: pair `row / 2` of the panel; prefetching past the end is harmless.
+        let two = unsafe {
+            let at = weights.as_ptr().add((panel * pairs + row / 2) * 2 * LANES);
+            _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+            [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(LANES).cast())]
+        };
+        two.map(|lanes| _mm256_castsi256_ps(_mm256_and_si256(_mm256_sll_epi32(lanes, shift), high)))
+    };
+    if x.tokens == 1 {
+        // SAFETY: the caller's promise; `load` reads rows of existing panels.
+        return unsafe { stream(pairs * 2, x, y, panels, &load) };
+    }
     let unpack = |panel: usize, out: *mut f32| {
-        for pair in 0..pairs {
-            // SAFETY: pair `pair` of the panel, and its two rows of the scratch.
-            unsafe {
-                let at = weights.as_ptr().add((panel * pairs + pair) * 2 * LANES);
-                _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(PREFETCH_BYTES));
-                let two = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(LANES).cast())];
-                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-                let even = [_mm256_slli_epi32::<16>(two[0]), _mm256_slli_epi32::<16>(two[1])];
-                let odd = [_mm256_and_si256(two[0], high), _mm256_and_si256(two[1], high)];
-                write_row(out.add(pair * 2 * LANES), [_mm256_castsi256_ps(even[0]), _mm256_castsi256_ps(even[1])]);
-                write_row(out.add((pair * 2 + 1) * LANES), [_mm256_castsi256_ps(odd[0]), _mm256_castsi256_ps(odd[1])]);
-            }
+        for row in 0..pairs * 2 {
+            // SAFETY: row `row` of the scratch.
+            unsafe { write_row(out.add(row * LANES), load(panel, row)) };
         }
     };
     // SAFETY: the caller's promise; `unpack` writes `pairs * 2 * 16` values.
