@@ -328,10 +328,85 @@ unsafe fn write_row(out: *mut f32, values: [__m256; 2]) {
 pub(in crate::kernels) unsafe fn weight_only(w: &IntegerPanels, x: FloatInput<'_>, y: &Output, panels: Range<usize>) {
     assert!(x.stride >= w.k && x.values.len() >= (x.tokens - 1) * x.stride + w.k);
     assert!(w.codes.len() >= panels.end * w.panel_bytes());
+    if x.tokens == 1 {
+        // SAFETY: the panels exist; the token has `w.k` inputs.
+        panels.for_each(|panel| unsafe { stream_codes(w, x, y, panel) });
+        return;
+    }
     // SAFETY: the panel exists, and `out` holds `w.k * 16` values.
     let unpack = |panel: usize, out: *mut f32| unsafe { unpack_codes(w, panel, out) };
     // SAFETY: the caller's promise; `unpack` writes `w.k * 16` values.
     unsafe { unpacked(w.k, x, y, panels, &unpack) };
+}
+
+/// Multiplies one token by a panel: codes become floats as they stream by, and a group's sum is scaled once.
+///
+/// # Safety
+/// The panel exists, and the token has `w.k` inputs.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stream_codes(w: &IntegerPanels, x: FloatInput<'_>, y: &Output, panel: usize) {
+    match w.width {
+        // SAFETY: the caller's promise.
+        Width::Int4 => unsafe { stream_groups::<true>(w, x, y, panel) },
+        // SAFETY: the caller's promise.
+        Width::Int8 => unsafe { stream_groups::<false>(w, x, y, panel) },
+    }
+}
+
+/// [`stream_codes`] for nibbles or bytes.
+///
+/// # Safety
+/// As [`stream_codes`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stream_groups<const NIBBLES: bool>(w: &IntegerPanels, x: FloatInput<'_>, y: &Output, panel: usize) {
+    let mask = _mm256_set1_epi32(if NIBBLES { 15 } else { 255 });
+    let mut total = [_mm256_setzero_ps(); 2];
+    // SAFETY: rows of an existing panel and inputs of the token; prefetching past the end is harmless.
+    unsafe {
+        let codes = w.codes.as_ptr().add(panel * w.panel_bytes());
+        for group in 0..w.groups {
+            let at = (panel * w.groups + group) * LANES;
+            let zero = load_zeros(w, at, w.base());
+            let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+            for row in group * w.group / 4..(group + 1) * w.group / 4 {
+                let (from, high) = if NIBBLES {
+                    (row / 16 * (BLOCK * LANES / 2) + row % 8 * 64, row % 16 >= 8)
+                } else {
+                    (row * 64, false)
+                };
+                let from = codes.add(from);
+                _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(PREFETCH_BYTES).cast());
+                for half in 0..2 {
+                    let mut four = _mm256_loadu_si256(from.add(half * 32).cast());
+                    if high {
+                        four = _mm256_srli_epi32::<4>(four);
+                    }
+                    let bytes = [
+                        four,
+                        _mm256_srli_epi32::<8>(four),
+                        _mm256_srli_epi32::<16>(four),
+                        _mm256_srli_epi32::<24>(four),
+                    ];
+                    for k in 0..4 {
+                        let code = _mm256_sub_epi32(_mm256_and_si256(bytes[k], mask), zero[half]);
+                        let input = _mm256_set1_ps(*x.values.as_ptr().add(row * 4 + k));
+                        sums[k][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), input, sums[k][half]);
+                    }
+                }
+            }
+            let scale = load_reals(&w.scales, at);
+            for half in 0..2 {
+                let even = _mm256_add_ps(sums[0][half], sums[2][half]);
+                let odd = _mm256_add_ps(sums[1][half], sums[3][half]);
+                total[half] = _mm256_fmadd_ps(_mm256_add_ps(even, odd), scale[half], total[half]);
+            }
+            if let PackedZero::Offsets(offsets) = &w.zero {
+                let (offset, sum) = (load_reals(offsets, at), _mm256_set1_ps(x.sums[group]));
+                total = [_mm256_fmadd_ps(offset[0], sum, total[0]), _mm256_fmadd_ps(offset[1], sum, total[1])];
+            }
+        }
+    }
+    store(y, 0, panel, total);
 }
 
 /// Unpacks a panel to real weights in the order of f32 panels, zeros behind the last group.
