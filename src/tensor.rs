@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`Zero::Symmetric`] | `scale * q` | `-2^(b-1) ..= 2^(b-1)-1` |
 //! | [`Zero::Points`] | `scale * (q - zero_point)` | `-2^(b-1) ..= 2^(b-1)-1` |
-//! | [`Zero::Offsets`] | `scale * q + offset` | `0 ..= 2^b-1` (GGUF Q4_1, Q4_K; 4 bits at most) |
+//! | [`Zero::Offsets`] | `scale * q + offset` | `0 ..= 2^b-1` (GGUF Q4_1, Q2_K, Q4_K, Q5_1, Q5_K; 7 bits at most) |
 //!
 //! Matrices are row-major `(rows = out_features, cols = in_features)`.
 
@@ -76,6 +76,9 @@ impl QuantizedTensor {
         }
         if self.scales.iter().any(|s| !s.is_finite()) {
             return Err("a scale is NaN or infinite".into());
+        }
+        if self.bits == 8 && matches!(self.zero, Zero::Offsets(_)) {
+            return Err("8 bits with float offsets: unsigned codes have 7 bits at most".into());
         }
         let (low, high) = self.code_range();
         if let Some(code) = self.codes.iter().find(|&&c| i32::from(c) < low || i32::from(c) > high) {

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::gguf_blocks;
 use super::storage::Format;
 use crate::error::{Error, Result};
 use crate::units;
@@ -159,26 +160,22 @@ fn format_of(type_id: u32) -> std::result::Result<Format, String> {
     Ok(match type_id {
         0 => Format::F32,
         1 => Format::F16,
-        2 => Format::Q4_0,
-        3 => Format::Q4_1,
-        8 => Format::Q8_0,
-        12 => Format::Q4_K,
-        14 => Format::Q6_K,
         30 => Format::Bf16,
-        _ => {
-            let name = match type_id {
-                6 => "Q5_0",
-                7 => "Q5_1",
-                10 => "Q2_K",
-                11 => "Q3_K",
-                13 => "Q5_K",
-                16..=23 | 29 => "an IQ format",
-                _ => "unknown",
-            };
-            return Err(format!(
-                "ggml type {type_id} ({name}) is not supported; supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K"
-            ));
-        }
+        _ => match gguf_blocks::FORMATS.iter().find(|blocks| blocks.type_id == type_id) {
+            Some(blocks) => Format::Blocks(blocks),
+            None => {
+                let name = match type_id {
+                    16..=19 | 21 | 22 | 29 => "an IQ format of 1 to 3 bits",
+                    34 | 35 => "a ternary format",
+                    39 => "MXFP4",
+                    _ => "unknown",
+                };
+                let blocks = gguf_blocks::FORMATS.each_ref().map(|blocks| blocks.name.to_uppercase()).join(", ");
+                return Err(format!(
+                    "ggml type {type_id} ({name}) is not supported; supported: F32, F16, BF16, {blocks}"
+                ));
+            }
+        },
     })
 }
 

@@ -131,7 +131,7 @@ pub enum StoredTensor {
         shape: Vec<usize>,
         /// Values, row-major.
         values: Vec<f32>,
-        /// `f32`, `f16`, `bf16`, or a block format without an exact kernel (`q6_k`) that was widened.
+        /// `f32`, `f16` or `bf16`.
         stored_as: &'static str,
     },
     /// Integers with scales, exactly as the format defines them.
@@ -321,16 +321,13 @@ impl Checkpoint {
             }
         };
         let matrix = self.matrix(&entry.shape, slab, format, order);
-        if format.is_quantized() {
-            let tensor = matrix.to_quantized();
+        if let Format::Blocks(blocks) = format {
+            let tensor = matrix.to_quantized(blocks);
             tensor.validate().map_err(fault)?;
             return Ok(StoredTensor::Quantized(tensor, ActivationScheme::None));
         }
-        let values = matrix.to_f32();
-        if format == Format::Q6_K && values.iter().any(|value| !value.is_finite()) {
-            return Err(fault("a scale is NaN or infinite".into()));
-        }
-        Ok(StoredTensor::Dense { shape: entry.shape.clone(), values, stored_as: format.name() })
+        let shape = entry.shape.clone();
+        Ok(StoredTensor::Dense { shape, values: matrix.to_f32(), stored_as: format.name() })
     }
 
     /// Reads one tensor as f32 values, dequantized where it is quantized; with its shape.
@@ -349,7 +346,9 @@ impl Checkpoint {
     pub fn dense_rows(&self, name: &str) -> Option<DenseRows<'_>> {
         let entry = self.entry(name)?;
         match &entry.storage {
-            Storage::Whole { slab, format, order } if entry.shape.len() == 2 && !format.is_quantized() => {
+            Storage::Whole { slab, format, order }
+                if entry.shape.len() == 2 && !matches!(format, Format::Blocks(_)) =>
+            {
                 Some(DenseRows { matrix: self.matrix(&entry.shape, slab, *format, *order) })
             }
             _ => None,

@@ -2,26 +2,17 @@
 
 use half::{bf16, f16};
 
-use super::gguf_blocks;
+use super::gguf_blocks::{BlockFormat, Numbers};
 use crate::tensor::{QuantizedTensor, Zero};
 
 /// Layout of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(non_camel_case_types)] // the names that GGUF gives its block formats
 pub(super) enum Format {
     F32,
     F16,
     Bf16,
-    /// 32 codes of 8 bits with one f16 scale.
-    Q8_0,
-    /// 32 codes of 4 bits with one f16 scale.
-    Q4_0,
-    /// 32 codes of 4 bits with f16 scale and offset.
-    Q4_1,
-    /// 256 codes of 4 bits in 8 groups, whose 6-bit scales and offsets share two f16 factors.
-    Q4_K,
-    /// 256 codes of 6 bits in 16 groups, whose 8-bit scales share one f16 factor.
-    Q6_K,
+    /// Integers with scales, as GGUF stores them.
+    Blocks(&'static BlockFormat),
 }
 
 impl Format {
@@ -31,11 +22,7 @@ impl Format {
             Format::F32 => "f32",
             Format::F16 => "f16",
             Format::Bf16 => "bf16",
-            Format::Q8_0 => "q8_0",
-            Format::Q4_0 => "q4_0",
-            Format::Q4_1 => "q4_1",
-            Format::Q4_K => "q4_k",
-            Format::Q6_K => "q6_k",
+            Format::Blocks(blocks) => blocks.name,
         }
     }
 
@@ -43,8 +30,7 @@ impl Format {
     pub(super) fn block_elements(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::Bf16 => 1,
-            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 => 32,
-            Format::Q4_K | Format::Q6_K => 256,
+            Format::Blocks(blocks) => blocks.elements,
         }
     }
 
@@ -53,17 +39,8 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::Bf16 => 2,
-            Format::Q8_0 => 34,
-            Format::Q4_0 => 18,
-            Format::Q4_1 => 20,
-            Format::Q4_K => 144,
-            Format::Q6_K => 210,
+            Format::Blocks(blocks) => blocks.bytes,
         }
-    }
-
-    /// Whether the format is integers that a kernel runs exactly.
-    pub(super) fn is_quantized(self) -> bool {
-        matches!(self, Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q4_K)
     }
 
     /// Bytes of `elements` elements, which must be whole blocks.
@@ -138,40 +115,25 @@ impl<'a> StoredMatrix<'a> {
         out
     }
 
-    /// The integers as stored; for formats where [`Format::is_quantized`] holds.
-    pub(super) fn to_quantized(self) -> QuantizedTensor {
-        let group_size = 32;
-        let groups = self.cols / group_size;
+    /// The integers as stored, in `blocks`, the matrix's own format.
+    pub(super) fn to_quantized(self, blocks: &BlockFormat) -> QuantizedTensor {
+        let groups = self.cols / blocks.group_size;
         let mut codes = vec![0; self.rows * self.cols];
         let mut scales = vec![0.0; self.rows * groups];
-        let mut offsets = match self.format {
-            Format::Q4_1 | Format::Q4_K => vec![0.0; self.rows * groups],
-            _ => Vec::new(),
-        };
-        for row in 0..self.rows {
-            let codes = &mut codes[row * self.cols..][..self.cols];
-            let scales = &mut scales[row * groups..][..groups];
-            match self.format {
-                Format::Q8_0 => gguf_blocks::q8_0_row(self.row(row), codes, scales),
-                Format::Q4_0 => gguf_blocks::q4_0_row(self.row(row), codes, scales),
-                Format::Q4_1 => {
-                    gguf_blocks::q4_1_row(self.row(row), codes, scales, &mut offsets[row * groups..][..groups]);
-                }
-                Format::Q4_K => {
-                    gguf_blocks::q4_k_row(self.row(row), codes, scales, &mut offsets[row * groups..][..groups]);
-                }
-                Format::F32 | Format::F16 | Format::Bf16 | Format::Q6_K => {
-                    unreachable!("{} is read as dense", self.format.name())
-                }
-            }
+        let mut offsets = if blocks.has_offsets { scales.clone() } else { Vec::new() };
+        let mut offset_rows = offsets.chunks_exact_mut(groups);
+        let rows = codes.chunks_exact_mut(self.cols).zip(scales.chunks_exact_mut(groups));
+        for (row, (codes, scales)) in rows.enumerate() {
+            let offsets = offset_rows.next().unwrap_or_default();
+            blocks.read_row(self.row(row), Numbers { codes, scales, offsets });
         }
-        let zero = if offsets.is_empty() { Zero::Symmetric } else { Zero::Offsets(offsets) };
-        let bits = if self.format == Format::Q8_0 { 8 } else { 4 };
+        let zero = if blocks.has_offsets { Zero::Offsets(offsets) } else { Zero::Symmetric };
+        let (bits, group_size) = (blocks.bits, blocks.group_size);
         QuantizedTensor { rows: self.rows, cols: self.cols, bits, group_size, codes, scales, zero }
     }
 }
 
-/// Widens whole blocks to f32.
+/// Widens floats to f32.
 pub(super) fn widen(format: Format, bytes: &[u8], out: &mut [f32]) {
     match format {
         Format::F32 => {
@@ -186,10 +148,7 @@ pub(super) fn widen(format: Format, bytes: &[u8], out: &mut [f32]) {
             let words = bytes.as_chunks::<2>().0;
             out.iter_mut().zip(words).for_each(|(out, &word)| *out = bf16::from_le_bytes(word).to_f32());
         }
-        Format::Q6_K => gguf_blocks::q6_k_to_f32(bytes, out),
-        Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q4_K => {
-            unreachable!("{} is read as integers", format.name())
-        }
+        Format::Blocks(blocks) => unreachable!("{} is read as integers", blocks.name),
     }
 }
 

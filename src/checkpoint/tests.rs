@@ -70,31 +70,56 @@ fn gguf_blocks_are_read_bit_for_bit() {
 }
 
 #[test]
+fn every_block_format_runs_on_a_kernel_as_it_is_stored() {
+    let checkpoint = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
+    let mut formats = 0;
+    for name in checkpoint.names() {
+        let StoredTensor::Quantized(tensor, activations) = checkpoint.tensor(&name).unwrap() else { continue };
+        let matrix = crate::kernels::Matrix::from_quantized(&tensor, activations).unwrap();
+        let mut row = vec![0.0; tensor.cols];
+        for (at, wanted) in tensor.to_f32().chunks_exact(tensor.cols).enumerate() {
+            matrix.row_to_f32(at, &mut row);
+            assert_eq!(bits(&row), bits(wanted), "{name} row {at}");
+        }
+        formats += 1;
+    }
+    assert_eq!(formats, gguf_blocks::FORMATS.len());
+}
+
+#[test]
 fn gguf_says_what_a_published_model_says() {
     let checkpoint = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
     let config = checkpoint.config();
     assert_eq!(config["model_type"], "llama");
     assert_eq!(config["hidden_size"], 256);
-    assert_eq!(config["head_dim"], 64);
+    assert_eq!(config["head_dim"], 128);
     assert_eq!(config["vocab_size"], 4);
     assert_eq!(config["rms_norm_eps"].as_f64().unwrap() as f32, 1e-5);
     assert_eq!(config["rope_theta"], 100_000.0);
-    assert_eq!(config["tie_word_embeddings"], true);
+    assert_eq!(config["tie_word_embeddings"], false);
     assert_eq!(config["attention_bias"], true);
     let of = |name: &str| checkpoint.tensor(name).unwrap();
-    assert!(matches!(of("model.embed_tokens.weight"), StoredTensor::Dense { stored_as: "q6_k", .. }));
-    for (name, expected_bits, offsets) in [
-        ("model.layers.0.self_attn.q_proj.weight", 4, true),
-        ("model.layers.0.self_attn.k_proj.weight", 4, true),
-        ("model.layers.0.self_attn.v_proj.weight", 4, false),
-        ("model.layers.0.self_attn.o_proj.weight", 8, false),
+    for (name, expected_bits, group_size, offsets) in [
+        ("model.embed_tokens", 6, 16, false),
+        ("lm_head", 2, 16, true),
+        ("model.layers.0.self_attn.q_proj", 4, 32, true),
+        ("model.layers.0.self_attn.k_proj", 4, 32, true),
+        ("model.layers.0.self_attn.v_proj", 4, 32, false),
+        ("model.layers.0.self_attn.o_proj", 8, 32, false),
+        ("model.layers.1.self_attn.q_proj", 3, 16, false),
+        ("model.layers.1.self_attn.k_proj", 5, 32, true),
+        ("model.layers.1.self_attn.v_proj", 5, 32, false),
+        ("model.layers.1.self_attn.o_proj", 5, 32, true),
+        ("model.layers.1.mlp.gate_proj", 8, 32, false),
+        ("model.layers.1.mlp.up_proj", 8, 32, false),
     ] {
-        let StoredTensor::Quantized(tensor, ActivationScheme::None) = of(name) else { panic!("{name}") };
-        assert_eq!((tensor.bits, tensor.group_size), (expected_bits, 32), "{name}");
+        let StoredTensor::Quantized(tensor, activations) = of(&format!("{name}.weight")) else { panic!("{name}") };
+        assert_eq!(activations, ActivationScheme::None, "{name}");
+        assert_eq!((tensor.bits, tensor.group_size), (expected_bits, group_size), "{name}");
         assert_eq!(matches!(tensor.zero, Zero::Offsets(_)), offsets, "{name}");
     }
     assert_eq!(checkpoint.tokenizer(), TokenizerSource::Missing);
-    assert!(checkpoint.tensor("lm_head.weight").unwrap_err().to_string().contains("no such tensor"));
+    assert!(checkpoint.tensor("model.norm.weight").unwrap_err().to_string().contains("no such tensor"));
 }
 
 #[test]
@@ -143,7 +168,7 @@ fn every_prefix_of_a_file_is_refused() {
 fn a_truncated_file_is_said_to_be_so() {
     let folder = folder(&[("cut.gguf", &GGUF[..GGUF.len() - 500]), ("empty.gguf", b"")]);
     let message = refusal(&folder.path().join("cut.gguf"));
-    assert!(message.contains("tensor \"blk.0.") && message.contains("truncated"), "{message}");
+    assert!(message.contains("tensor \"blk.1.") && message.contains("truncated"), "{message}");
     assert!(refusal(&folder.path().join("empty.gguf")).contains("empty"));
     let mut model = fs::read(fixture("compressed_tensors/model.safetensors")).unwrap();
     model.truncate(model.len() - 1);
@@ -189,7 +214,8 @@ fn forged_gguf_is_refused() {
         ("absurd shape", forged(matrix, 12, &huge), "absurd"),
         ("empty shape", forged(matrix, 4, &[0; 8]), "empty shape"),
         ("ragged blocks", forged(matrix, 4, &33u64.to_le_bytes()), "whole q4_0 blocks"),
-        ("type", forged(matrix, 20, &[13]), "Q5_K"),
+        ("type", forged(matrix, 20, &[16]), "type 16 (an IQ format of 1 to 3 bits)"),
+        ("columns of another format", forged(matrix, 20, &[12]), "whole q4_k blocks of 256"),
         ("odd offset", forged(matrix, 24, &[1]), "alignment"),
         ("offset past the end", forged(matrix, 24, &(1u64 << 40).to_le_bytes()), "truncated"),
         ("overlap", forged(matrix, 24, &[0; 8]), "overlap"),
@@ -204,15 +230,22 @@ fn forged_gguf_is_refused() {
 
 #[test]
 fn scales_that_are_no_numbers_are_refused_when_read() {
-    let name = "model.layers.0.self_attn.o_proj.weight";
     let honest = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
-    let Storage::Whole { slab, .. } = &honest.entry(name).unwrap().storage else { panic!() };
-    let mut file = GGUF.to_vec();
-    file[slab.bytes.start + 1] = 0x7e;
-    let folder = folder(&[("x.gguf", &file)]);
-    let checkpoint = Checkpoint::open(&folder.path().join("x.gguf")).unwrap();
-    let message = checkpoint.tensor(name).unwrap_err().to_string();
-    assert!(message.contains(name) && message.contains("NaN"), "{message}");
+    // The high byte of an f16 factor: of a NaN, of an infinity.
+    for (name, at, high) in [
+        ("model.layers.0.self_attn.o_proj.weight", 1, 0x7e),
+        ("model.layers.0.self_attn.o_proj.weight", 1, 0x7c),
+        ("model.layers.0.self_attn.k_proj.weight", 3, 0xfe),
+        ("model.embed_tokens.weight", 209, 0x7e),
+    ] {
+        let Storage::Whole { slab, .. } = &honest.entry(name).unwrap().storage else { panic!() };
+        let mut file = GGUF.to_vec();
+        file[slab.bytes.start + at] = high;
+        let folder = folder(&[("x.gguf", &file)]);
+        let checkpoint = Checkpoint::open(&folder.path().join("x.gguf")).unwrap();
+        let message = checkpoint.tensor(name).unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("is NaN or infinite"), "{message}");
+    }
 }
 
 proptest! {
@@ -223,7 +256,7 @@ proptest! {
         let mut file = GGUF.to_vec();
         for (at, byte) in flips {
             // The header is where the damage can do harm; half of the cases keep to it.
-            let at = if header { at % 1200 } else { at };
+            let at = if header { at % 1330 } else { at };
             file[at] = byte;
         }
         let folder = folder(&[("x.gguf", &file)]);

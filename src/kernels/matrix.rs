@@ -62,7 +62,8 @@ impl Matrix {
         Matrix { rows, cols, weights: Weights::Dense(DensePanels::pack(format, rows, cols, row)) }
     }
 
-    /// Packs a quantized matrix: codes of 2 to 4 bits in 4, of 5 to 8 bits in 8.
+    /// Packs a quantized matrix: codes of 2 to 4 bits in 4 (in 8 where groups are not multiples of 32 columns), of 5 to
+    /// 8 bits in 8.
     ///
     /// # Errors
     /// When no kernel runs this scheme exactly; the message says which schemes there are.

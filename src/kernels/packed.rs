@@ -7,11 +7,12 @@
 //! |---|---|---|
 //! | F32, F16 | `[cols][16]` | one weight |
 //! | BF16 | `[cols / 2][16][2]` | two consecutive inputs, as `vdpbf16ps` and AMX want them |
-//! | int8 | `[k / 4][16][4]` | `u = code + 128`, four consecutive inputs, as `vpdpbusd` and AMX want them |
+//! | int8 | `[k / 4][16][4]` | `u`, four consecutive inputs, as `vpdpbusd` and AMX want them |
 //! | int4 | `[k / 64][8][16][4]` | byte of two nibbles `u`: inputs `i` (low) and `i + 32` (high) of a block of 64 |
 //!
-//! `k` is `cols` padded to a multiple of 64. Nibbles are `u = code + 8`, except with offsets, whose codes are unsigned
-//! as they are. Scales, zero points and offsets are `[group][16]` in a panel. Scales and offsets are stored in 16 bits
+//! `k` is `cols` padded to a multiple of 64. Bytes are `u = code + 128` and nibbles `u = code + 8`, except with offsets,
+//! whose codes are unsigned as they are. Codes of 2 to 4 bits are nibbles, except in groups that the int4 layout does not
+//! hold (of 16 columns), where they are bytes. Scales, zero points and offsets are `[group][16]` in a panel. Scales and offsets are stored in 16 bits
 //! when all of them are exactly representable, else in 32.
 
 use half::{bf16, f16};
@@ -223,24 +224,19 @@ impl IntegerPanels {
 
     fn width_of(weight: &QuantizedTensor) -> Result<Width, String> {
         let per_channel = weight.group_size == weight.cols;
-        let width = if weight.bits <= 4 { Width::Int4 } else { Width::Int8 };
-        let multiple = if width == Width::Int4 { 32 } else { 16 };
-        let offsets = matches!(weight.zero, Zero::Offsets(_));
+        let whole = |columns: usize| per_channel || weight.group_size.is_multiple_of(columns);
         let fault = if !(2..=8).contains(&weight.bits) {
             format!("{} bits", weight.bits)
-        } else if width == Width::Int8 && offsets {
-            format!("{} bits with float offsets", weight.bits)
-        } else if !per_channel && !weight.group_size.is_multiple_of(multiple) {
+        } else if !whole(16) {
             format!("{} bits in groups of {}", weight.bits, weight.group_size)
         } else if weight.group_size > MAX_INTEGER_GROUP {
             format!("a scale over {} columns", weight.group_size)
         } else {
-            return Ok(width);
+            return Ok(if weight.bits <= 4 && whole(32) { Width::Int4 } else { Width::Int8 });
         };
         Err(format!(
-            "no kernel runs {fault} exactly; there are 2 to 4 bits per channel or in groups of a multiple of 32 \
-             (symmetric, zero points or float offsets) and 5 to 8 bits per channel or in groups of a multiple of 16 \
-             (symmetric or zero points), with at most {MAX_INTEGER_GROUP} columns to a scale"
+            "no kernel runs {fault} exactly; there are 2 to 8 bits per channel or in groups of a multiple of 16 \
+             (symmetric, zero points or float offsets), with at most {MAX_INTEGER_GROUP} columns to a scale"
         ))
     }
 

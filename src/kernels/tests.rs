@@ -215,11 +215,11 @@ fn check_quantized(w: &QuantizedTensor, tokens: &[usize], kind: Inputs) {
 
 #[test]
 fn int8_on_every_isa() {
-    for convention in [Convention::Symmetric, Convention::Points] {
+    for (bits, convention) in [(8, Convention::Symmetric), (8, Convention::Points), (5, Convention::Offsets)] {
         for (rows, cols, group) in
             [(1, 32, 32), (15, 64, 16), (17, 100, 100), (33, 576, 64), (100, 576, 576), (49, 96, 48), (32, 512, 128)]
         {
-            let w = tensor((rows, cols), 8, group, convention, false, group == 64);
+            let w = tensor((rows, cols), bits, group, convention, false, group == 64);
             check_quantized(&w, &TOKENS, Inputs::Random);
         }
     }
@@ -245,6 +245,16 @@ fn int4_on_every_isa() {
 }
 
 #[test]
+fn groups_of_16_on_every_isa() {
+    for convention in [Convention::Symmetric, Convention::Points, Convention::Offsets] {
+        for bits in [2, 4, 6] {
+            let w = tensor((33, 272), bits, 16, convention, false, bits == 4);
+            check_quantized(&w, &TOKENS, Inputs::Random);
+        }
+    }
+}
+
+#[test]
 fn all_token_counts() {
     let all: Vec<usize> = (1..=19).collect();
     for bits in [4, 8] {
@@ -258,6 +268,7 @@ fn nothing_saturates() {
     for (bits, convention) in [
         (8, Convention::Symmetric),
         (8, Convention::Points),
+        (7, Convention::Offsets),
         (4, Convention::Symmetric),
         (4, Convention::Points),
         (4, Convention::Offsets),
@@ -303,7 +314,9 @@ fn weights_come_out_as_the_canonical_tensor_has_them() {
         (2, 32, Convention::Symmetric),
         (3, 96, Convention::Points),
         (4, 32, Convention::Offsets),
+        (4, 16, Convention::Offsets),
         (5, 16, Convention::Symmetric),
+        (7, 96, Convention::Offsets),
         (8, 96, Convention::Points),
     ] {
         for short in [true, false] {
@@ -321,7 +334,7 @@ fn weights_come_out_as_the_canonical_tensor_has_them() {
 
 #[test]
 fn quantized_scalar_is_the_sum_of_products() {
-    for (bits, convention) in [(8, Convention::Points), (4, Convention::Offsets)] {
+    for (bits, convention) in [(8, Convention::Points), (4, Convention::Offsets), (5, Convention::Offsets)] {
         let w = tensor((20, 192), bits, 64, convention, false, false);
         // Inputs that 8 bits hold exactly, so that both activation schemes must give the float result.
         let mut values: Vec<f32> = (0..2 * 192).map(|i| ((i * 37) % 255) as f32 - 127.0).collect();
@@ -348,14 +361,13 @@ fn sixteen_bit_scales_take_half_the_room() {
 
 #[test]
 fn schemes_without_a_kernel_are_refused() {
-    for (bits, group, convention) in
-        [(4, 16, Convention::Symmetric), (5, 32, Convention::Offsets), (8, 8, Convention::Symmetric)]
-    {
-        let mut w = tensor((16, 64), bits, group, convention, false, false);
-        if convention == Convention::Offsets {
-            w.codes.fill(3);
-        }
+    for (bits, group) in [(4, 8), (8, 8)] {
+        let w = tensor((16, 64), bits, group, Convention::Symmetric, false, false);
         let message = Matrix::from_quantized(&w, ActivationScheme::None).expect_err("refused");
-        assert!(message.contains("there are 2 to 4 bits"), "{message}");
+        assert!(message.contains("groups of a multiple of 16"), "{message}");
     }
+    let mut w = tensor((16, 64), 7, 32, Convention::Offsets, false, false);
+    w.bits = 8;
+    let message = Matrix::from_quantized(&w, ActivationScheme::None).expect_err("refused");
+    assert!(message.contains("7 bits at most"), "{message}");
 }

@@ -9,8 +9,7 @@ use crate::tensor::DenseFormat;
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
-    /// tensors run on integer kernels, floating-point ones in their own format (block formats without a kernel of
-    /// their own as f16).
+    /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
 }
 

@@ -245,9 +245,9 @@ fn faults_are_named_before_work_starts_and_leave_nothing_behind() {
     );
     assert!(text.contains("override \"model.layers.7.*\" names no linear layer"), "{text}");
 
-    let mut sixteen = scheme(4, Granularity::Group, true);
-    sixteen.group_size = Some(16);
-    assert!(message(&quantize("rtn", sixteen, vec![])).contains("no kernel"));
+    let mut eight = scheme(4, Granularity::Group, true);
+    eight.group_size = Some(8);
+    assert!(message(&quantize("rtn", eight, vec![])).contains("no kernel"));
     assert!(message(&quantize("hqq", sixty_four, vec![])).contains("use rtn or gptq"));
 
     let recipe = quantize("gptq", scheme(4, Granularity::Channel, true), vec![]);

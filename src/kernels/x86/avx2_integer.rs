@@ -29,9 +29,9 @@ pub(in crate::kernels) unsafe fn integer(w: &IntegerPanels, x: IntegerInput<'_>,
             // SAFETY: the panel exists, and the scratch holds one in the int8 layout.
             unsafe {
                 let stored = w.codes.as_ptr().add(panel * w.panel_bytes());
-                // `flip` turns stored codes into signed ones.
+                // `flip` turns stored codes into signed ones: it takes the base off by flipping the top bit.
                 let (codes, flip) = match w.width {
-                    Width::Int8 => (stored, -128),
+                    Width::Int8 => (stored, w.base() as i8),
                     Width::Int4 => {
                         unpack_nibbles(w, stored, scratch);
                         (scratch.cast_const(), 0)

@@ -68,6 +68,20 @@ unsafe fn load_points(w: &IntegerPanels, index: usize) -> __m512 {
     }
 }
 
+/// Offsets of a group; zeros where there are none.
+///
+/// # Safety
+/// `index + 16` is at most the number of offsets.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_offsets(w: &IntegerPanels, index: usize) -> __m512 {
+    match &w.zero {
+        // SAFETY: the caller promises 16 offsets from `index`.
+        PackedZero::Offsets(offsets) => unsafe { load_reals(offsets, index) },
+        _ => _mm512_setzero_ps(),
+    }
+}
+
 /// Controls that move byte `0..4` of every dword to its lowest place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -249,13 +263,14 @@ unsafe fn unpack_int8(w: &IntegerPanels, panel: usize, out: *mut f32) {
         let codes = w.codes.as_ptr().add(panel * w.panel_bytes());
         for group in 0..w.groups {
             let at = (panel * w.groups + group) * LANES;
-            let scale = load_reals(&w.scales, at);
+            let (scale, offset) = (load_reals(&w.scales, at), load_offsets(w, at));
             let zero = _mm512_add_ps(_mm512_set1_ps(TWO_23 + w.base() as f32), load_points(w, at));
             for row in group * w.group / 4..(group + 1) * w.group / 4 {
                 let four = _mm512_loadu_si512(codes.add(row * 64).cast());
                 for byte in 0..4 {
                     let code = _mm512_sub_ps(byte_to_float(four, controls[byte]), zero);
-                    _mm512_storeu_ps(out.add((row * 4 + byte) * LANES), _mm512_mul_ps(code, scale));
+                    let weight = _mm512_add_ps(_mm512_mul_ps(code, scale), offset);
+                    _mm512_storeu_ps(out.add((row * 4 + byte) * LANES), weight);
                 }
             }
         }
@@ -276,11 +291,7 @@ unsafe fn unpack_int4(w: &IntegerPanels, panel: usize, out: *mut f32) {
         let codes = w.codes.as_ptr().add(panel * w.panel_bytes());
         for half in 0..halves {
             let at = (panel * w.groups + half * 32 / w.group) * LANES;
-            let (scale, points) = (load_reals(&w.scales, at), load_points(w, at));
-            let offset = match &w.zero {
-                PackedZero::Offsets(offsets) => load_reals(offsets, at),
-                _ => _mm512_setzero_ps(),
-            };
+            let (scale, points, offset) = (load_reals(&w.scales, at), load_points(w, at), load_offsets(w, at));
             let shift = _mm_cvtsi32_si128((half % 2 * 4) as i32);
             for row in 0..8 {
                 let four = _mm512_loadu_si512(codes.add((half / 2 * 8 + row) * 64).cast());
