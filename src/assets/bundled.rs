@@ -1,4 +1,5 @@
-//! `bundled:NAME`: what is shipped with the repository, under `suites/models/` or `suites/data/`.
+//! `bundled:NAME`: what is shipped with the repository, under `suites/models/` or `suites/data/`, the extension
+//! `.safetensors` added where the name alone is not there.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,9 @@ use crate::error::{Error, Result};
 pub(super) fn find(name: &str, base: &Path) -> Result<Vec<PathBuf>> {
     let start = std::path::absolute(base).map_err(|source| Error::io(base, "read", source))?;
     let places = start.ancestors().flat_map(|folder| [folder.join("suites/models"), folder.join("suites/data")]);
-    places.map(|place| files::find(&place.join(name))).find(Result::is_ok).unwrap_or_else(|| {
+    let names = [name.to_owned(), format!("{name}.safetensors")];
+    let paths = places.flat_map(|place| names.each_ref().map(|name| place.join(name)));
+    paths.map(|path| files::find(&path)).find(Result::is_ok).unwrap_or_else(|| {
         let problem = format!("not found in suites/models or suites/data, from {} upwards", start.display());
         Err(Error::input(format!("bundled:{name}"), problem))
     })

@@ -5,6 +5,7 @@
 //! same version is an error, a damaged file is fetched again.
 
 mod archive;
+mod arrays;
 mod bundled;
 mod client;
 mod files;
@@ -13,11 +14,13 @@ mod npm;
 mod package;
 mod pypi;
 mod text;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 
 use self::package::Package;
-pub use self::text::{Document, read_text};
+pub use self::text::{Document, Documents, read_documents};
+pub use self::tokens::{TokenDocument, TokenFile, TokenOwner};
 use crate::error::{Error, Result};
 
 /// A parsed source.

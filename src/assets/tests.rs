@@ -200,7 +200,10 @@ fn texts_come_in_natural_order_with_their_range_and_field() {
     fs::write(folder.path().join("latin.txt"), b"caf\xe9").unwrap();
     let read = |source: &str, documents, field: Option<&str>| {
         let source = TextSource { source: source.into(), documents, field: field.map(Into::into) };
-        read_text(&source, folder.path())
+        read_documents(&source, folder.path()).map(|documents| match documents {
+            Documents::Texts(texts) => texts,
+            Documents::Tokens(file) => panic!("these are texts: {file:?}"),
+        })
     };
     let all = read("path:c_*.json", None, Some("text")).unwrap();
     assert_eq!(all.iter().map(|d| d.text.as_str()).collect::<Vec<_>>(), ["t1", "t2", "t10"]);
@@ -250,4 +253,90 @@ fn a_hash_depends_on_names_and_bytes() {
     assert_eq!(hash("a", "x"), hash("a", "x"));
     assert_ne!(hash("a", "x"), hash("b", "x"));
     assert_ne!(hash("a", "x"), hash("a", "y"));
+}
+
+/// Writes a token file of three documents (3, 1 and 4 ids); `change` may spoil it first.
+fn token_file(path: &Path, change: impl FnOnce(&mut Vec<u32>, &mut Vec<u32>, &mut Vec<u8>, &mut [(String, String)])) {
+    use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+    let mut ids = vec![0, 5, 6, 0, 0, 9, 8, 7];
+    let mut starts = vec![0, 3, 4, 8];
+    let mut genres = vec![0, 1, 0];
+    let mut metadata =
+        [("kind", "tokens"), ("genres", r#"["a","b"]"#), ("names", r#"["x","y","z"]"#), ("tokenizer", "ab")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    change(&mut ids, &mut starts, &mut genres, &mut metadata);
+    let words = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
+    let narrow: Vec<u8> = ids.iter().flat_map(|n| (*n as u16).to_le_bytes()).collect();
+    let starts_bytes = words(&starts);
+    let view = |dtype, count, bytes| TensorView::new(dtype, vec![count], bytes).unwrap();
+    let tensors = [
+        ("ids", view(Dtype::U16, ids.len(), narrow.as_slice())),
+        ("starts", view(Dtype::U32, starts.len(), &starts_bytes)),
+        ("genres", view(Dtype::U8, genres.len(), &genres)),
+    ];
+    serialize_to_file(tensors, Some(metadata.into_iter().collect()), path).unwrap();
+}
+
+#[test]
+fn documents_come_from_token_files_with_their_range() {
+    let repository = tempfile::tempdir().unwrap();
+    let data = repository.path().join("suites/data/tiny");
+    fs::create_dir_all(&data).unwrap();
+    token_file(&data.join("heldout.safetensors"), |_, _, _, _| ());
+    let read = |source: &str, documents| {
+        read_documents(&TextSource { source: source.into(), documents, field: None }, &repository.path().join("suites"))
+    };
+    let Documents::Tokens(file) = read("bundled:tiny/heldout", None).unwrap() else { panic!("these are tokens") };
+    let ids: Vec<&[u32]> = file.documents.iter().map(|d| d.ids.as_slice()).collect();
+    assert_eq!(ids, [&[0, 5, 6][..], &[0], &[0, 9, 8, 7]]);
+    assert_eq!(
+        file.documents.iter().map(|d| (d.name.as_str(), d.genre)).collect::<Vec<_>>(),
+        [("x", 0), ("y", 1), ("z", 0)]
+    );
+    assert_eq!(file.genres, ["a", "b"]);
+    file.owner.check(Some("ab"), 10).unwrap();
+    for (tokenizer, vocabulary, expected) in
+        [(Some("cd"), 10, "with sha256 cd"), (None, 10, "which has none"), (Some("ab"), 9, "token id 9 is outside")]
+    {
+        let problem = file.owner.check(tokenizer, vocabulary).unwrap_err().to_string();
+        assert!(problem.contains(expected) && problem.contains("heldout.safetensors"), "{problem}");
+    }
+    let Documents::Tokens(last) = read("bundled:tiny/heldout", Some((1, 3))).unwrap() else { panic!("still tokens") };
+    assert_eq!(last.documents, file.documents[1..]);
+    let beyond = read("bundled:tiny/heldout", Some((1, 4))).unwrap_err().to_string();
+    assert!(beyond.contains("not among its 3 documents"), "{beyond}");
+    token_file(&data.join("more.safetensors"), |_, _, _, _| ());
+    let several = read("path:data/tiny/*.safetensors", None).unwrap_err().to_string();
+    assert!(several.contains("name it alone"), "{several}");
+}
+
+#[test]
+fn hostile_token_files_are_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.safetensors");
+    type Change = fn(&mut Vec<u32>, &mut Vec<u32>, &mut Vec<u8>, &mut [(String, String)]);
+    let changes: [(Change, &str); 11] = [
+        (|_, starts, _, _| starts[1] = 7, "rise from 0"),
+        (|_, starts, _, _| starts[0] = 1, "rise from 0"),
+        (|_, starts, _, _| starts[3] = 9, "rise from 0 to the 8 ids"),
+        (|_, starts, _, _| starts[3] = u32::MAX, "rise from 0"),
+        (|_, starts, _, _| starts[1] = 4, "rise from 0"),
+        (|_, starts, _, _| starts.truncate(3), "need 4 bounds, got 3"),
+        (|_, _, genres, _| genres[0] = 2, "genre 2 is not one of the 2"),
+        (|_, _, genres, _| genres.push(0), "expected 3 numbers"),
+        (|_, _, _, metadata| metadata[0].1 = "choice".into(), "`kind` is \"choice\", expected \"tokens\""),
+        (|_, _, _, metadata| metadata[2].1 = "x, y".into(), "JSON list"),
+        (|_, _, _, metadata| metadata[3].0 = "tokeniser".into(), "no `tokenizer`"),
+    ];
+    for (change, expected) in changes {
+        token_file(&path, change);
+        let problem = TokenFile::read(&path).unwrap_err().to_string();
+        assert!(problem.contains(expected) && problem.contains("t.safetensors"), "{expected}: {problem}");
+    }
+    token_file(&path, |_, _, _, _| ());
+    let whole = fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(TokenFile::read(&path).is_err(), "{length} of {} bytes", whole.len());
+    }
 }

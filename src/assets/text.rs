@@ -1,9 +1,10 @@
-//! Texts from sources: each file is one document.
+//! Documents from sources: each text file is one document; a token file holds many.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::tokens::TokenFile;
 use super::{Source, files};
 use crate::error::{Error, Result};
 use crate::suite::TextSource;
@@ -17,23 +18,62 @@ pub struct Document {
     pub text: String,
 }
 
-/// Reads the documents of a source in natural order; `base` is the folder that relative paths start from.
+/// The documents of a source, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Documents {
+    /// As text.
+    Texts(Vec<Document>),
+    /// As token ids.
+    Tokens(TokenFile),
+}
+
+/// Reads the documents of a source in natural order; `base` is the folder that relative paths start from. A source
+/// that is one `.safetensors` file holds tokens.
 ///
 /// # Errors
-/// As [`Source::fetch`]; a range outside the documents; a file that is not UTF-8, or not JSON with the field.
-pub fn read_text(source: &TextSource, base: &Path) -> Result<Vec<Document>> {
-    let parsed = Source::parse(&source.source).map_err(|problem| Error::input(&source.source, problem))?;
-    let files = files::expand(&parsed.fetch(base)?.paths)?;
-    let (start, end) = source.documents.unwrap_or((0, files.len()));
-    let chosen = files.get(start..end).filter(|chosen| !chosen.is_empty()).ok_or_else(|| {
-        let problem = format!("documents {start}..{end} are not among its {} files (0..{0})", files.len());
-        Error::input(&source.source, problem)
-    })?;
+/// As [`Source::fetch`]; a range outside the documents; a file that is not UTF-8, or not JSON with the field; what
+/// [`TokenFile::read`] refuses.
+pub fn read_documents(source: &TextSource, base: &Path) -> Result<Documents> {
+    let files = found(source, base)?;
+    if let [(_, path)] = files.as_slice()
+        && is_arrays(path)
+    {
+        let mut file = TokenFile::read(path)?;
+        let range = range(source, file.documents.len(), "documents")?;
+        file.documents = file.documents.drain(range).collect();
+        return Ok(Documents::Tokens(file));
+    }
+    if let Some((name, _)) = files.iter().find(|(_, path)| is_arrays(path)) {
+        let problem = format!("token file \"{name}\" is one of {} files; name it alone", files.len());
+        return Err(Error::input(&source.source, problem));
+    }
     let read = |(name, path): &(String, PathBuf)| {
         let text = read_document(path, source.field.as_deref())?;
         Ok(Document { name: name.clone(), text })
     };
-    chosen.iter().map(read).collect()
+    let texts = files[range(source, files.len(), "files")?].iter().map(read).collect::<Result<_>>()?;
+    Ok(Documents::Texts(texts))
+}
+
+/// The files of a source with their names.
+pub(super) fn found(source: &TextSource, base: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let parsed = Source::parse(&source.source).map_err(|problem| Error::input(&source.source, problem))?;
+    files::expand(&parsed.fetch(base)?.paths)
+}
+
+/// Whether a file holds arrays, not text.
+pub(super) fn is_arrays(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors")
+}
+
+/// The chosen documents of `count`, at least one.
+fn range(source: &TextSource, count: usize, things: &str) -> Result<std::ops::Range<usize>> {
+    let (start, end) = source.documents.unwrap_or((0, count));
+    if start < end && end <= count {
+        return Ok(start..end);
+    }
+    let problem = format!("documents {start}..{end} are not among its {count} {things} (0..{count})");
+    Err(Error::input(&source.source, problem))
 }
 
 fn read_document(path: &Path, field: Option<&str>) -> Result<String> {

@@ -10,15 +10,16 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool};
-use crate::network::{self, Decoder, LoadOptions, Tokenizer};
+use crate::network::{self, Decoder, LoadOptions};
 use crate::results::KernelUse;
+use crate::tasks::Encoder;
 use crate::tensor::DenseFormat;
 
 use super::model;
 
 /// Perplexity of a model on a text.
 ///
-/// The text is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
+/// Each document is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
 /// to predict. Where the tokenizer has a beginning-of-sequence token, it stands before every window and the window's
 /// first token is predicted too; otherwise that token only serves as context. Use it to check these kernels against
 /// another program: --per-token writes every token's score.
@@ -33,9 +34,9 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long, value_enum, default_value_t = Form::Stored)]
     variant: Form,
-    /// The text, UTF-8.
+    /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "FILE")]
-    text: PathBuf,
+    text: String,
     /// Tokens of a window.
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
     length: u32,
@@ -118,17 +119,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
     let length = args.length as usize;
-    let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
     let local = model::locate(&args.model)?;
     let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
-    let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-    let windows = windows(&tokenizer.encode(&text)?, length, tokenizer.bos());
+    let encoder = Encoder::of(&checkpoint)?;
+    let documents = encoder.read(&model::data(&args.text), Path::new("."))?.documents;
+    let windows: Vec<Vec<u32>> = documents.iter().flat_map(|ids| windows(ids, length, encoder.bos())).collect();
     if windows.is_empty() {
-        return Err(Error::input(args.text.display(), "expected text of two tokens or more, so that one is predicted"));
+        return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
     let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.variant.dense() })?;
     let pool = Pool::new(threads);
-    let first = usize::from(tokenizer.bos().is_none());
+    let first = usize::from(encoder.bos().is_none());
     let mut lines: Vec<TokenLine> = Vec::new();
     let start = Instant::now();
     network::score(&decoder, &pool, &windows, &mut |chunk| {
@@ -155,7 +156,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             isa: Isa::active().name(),
             threads,
             length,
-            bos: match tokenizer.bos() {
+            bos: match encoder.bos() {
                 Some(_) => "added before every window, whose first token is predicted",
                 None => "none added: the model's tokenizer adds none; a window's first token is not predicted",
             },
@@ -169,7 +170,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     )
 }
 
-/// Windows of `length` tokens of the text, the last one shorter, each after `bos`; those with nothing to predict are
+/// Windows of `length` tokens of a document, the last one shorter, each after `bos`; those with nothing to predict are
 /// left out.
 fn windows(tokens: &[u32], length: usize, bos: Option<u32>) -> Vec<Vec<u32>> {
     let with_bos = |window: &[u32]| -> Vec<u32> { bos.iter().chain(window).copied().collect() };

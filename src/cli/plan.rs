@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::assets::{Local, Source};
+use crate::assets::{Documents, Local, Source, read_documents};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
@@ -234,12 +234,19 @@ fn work(suite: &Suite) -> String {
     text
 }
 
-/// Tokens that a task scores: the suite's windows, else a guess from the size of its text at four bytes a token.
+/// Tokens that a task scores: the suite's windows, else those of its token file, else a guess from the size of its text
+/// at four bytes a token.
 fn task_tokens(task: &Task, source: &Source, base: &Path) -> Option<u64> {
     if let Some(windows) = task.windows {
         return Some((windows * task.length) as u64);
     }
     let local = if source.is_local(base) { source.fetch(base).ok()? } else { return None };
+    if let [path] = local.paths.as_slice()
+        && path.is_file()
+        && let Ok(Documents::Tokens(file)) = read_documents(&task.text, base)
+    {
+        return Some(file.documents.iter().map(|document| document.ids.len() as u64).sum());
+    }
     let files = local.paths.len();
     let (start, end) = task.text.documents.unwrap_or((0, files));
     let share = end.min(files).saturating_sub(start) as f64 / files.max(1) as f64;

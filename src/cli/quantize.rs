@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use crate::assets::Source;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::network::Tokenizer;
 use crate::suite::{self, Recipe, recipe_from_text};
+use crate::tasks::Encoder;
 use crate::units;
 use crate::variant::{self, CalibrationTokens, Order};
 
@@ -28,7 +28,7 @@ pub struct Args {
     /// The recipe as the keys of a [[variant]], separated by commas or on lines of their own; or @FILE.
     #[arg(long, value_name = "TOML")]
     recipe: String,
-    /// Text to learn from: a file, a folder's pattern in quotes, or a source; each file is one document.
+    /// Text to learn from: a file, a folder's pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "TEXT")]
     calibration: Option<String>,
     /// Windows drawn from the calibration text.
@@ -132,13 +132,9 @@ fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<Calib
         let problem = "learns from text; add --calibration FILE";
         return Err(Error::Usage(format!("method {}: {problem}", method.method)));
     };
-    let documents = model::locate(text)?
-        .paths
-        .iter()
-        .map(|file| std::fs::read_to_string(file).map_err(|e| Error::io(file, "read", e)))
-        .collect::<Result<Vec<_>>>()?;
-    let tokenizer = Tokenizer::from_checkpoint(&Checkpoint::open(path)?)?;
-    CalibrationTokens::draw(&tokenizer, &documents, args.windows, args.length, args.seed).map(Some)
+    let encoder = Encoder::of(&Checkpoint::open(path)?)?;
+    let corpus = encoder.read(&model::data(text), Path::new("."))?;
+    CalibrationTokens::draw(&corpus.documents, encoder.bos(), args.windows, args.length, args.seed).map(Some)
 }
 
 fn import(recipe: &Recipe) -> Result<Option<PathBuf>> {

@@ -10,7 +10,7 @@ use super::{Inputs, OnProgress, Progress, Session, Workers};
 use crate::error::{Error, Result};
 use crate::machine::{Covariates, MachineRecord};
 use crate::results::{
-    Artefact, Event, Evidence, JOURNAL, Memory, RunFolder, Sample, Score, Slot, WindowScore, read_journal,
+    Artefact, Event, Evidence, Genres, JOURNAL, Memory, RunFolder, Sample, Score, Slot, WindowScore, read_journal,
 };
 use crate::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload,
@@ -152,6 +152,7 @@ impl Workers for Fake {
         Ok(Score {
             task: job.task,
             windows: vec![window],
+            genres: Genres::default(),
             kl_quantiles: None,
             seconds: 1.0,
             kernels: vec![],

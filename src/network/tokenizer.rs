@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::NFC;
@@ -26,6 +27,7 @@ pub struct Tokenizer {
     place: String,
     tokenizer: tokenizers::Tokenizer,
     bos: Option<u32>,
+    sha256: Option<String>,
 }
 
 impl Tokenizer {
@@ -34,9 +36,11 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer, a damaged one, or a kind that is not supported.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        let mut sha256 = None;
         let (place, tokenizer) = match checkpoint.tokenizer() {
             TokenizerSource::Json(path) => {
                 let text = std::fs::read(&path).map_err(|source| Error::io(&path, "read", source))?;
+                sha256 = Some(Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect());
                 (path.display().to_string(), tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string()))
             }
             TokenizerSource::Gguf(vocabulary) => {
@@ -51,7 +55,7 @@ impl Tokenizer {
         // Texts are cut into windows by the tasks, never by the tokenizer.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|problem| Error::input(&place, problem.to_string()))?;
-        let mut tokenizer = Tokenizer { place, tokenizer, bos: None };
+        let mut tokenizer = Tokenizer { place, tokenizer, bos: None, sha256 };
         tokenizer.bos = tokenizer.added_in_front()?;
         Ok(tokenizer)
     }
@@ -74,6 +78,11 @@ impl Tokenizer {
             return Err(Error::input(&self.place, format!("token id {id} is outside the vocabulary")));
         }
         self.tokenizer.decode(ids, false).map_err(|problem| Error::input(&self.place, problem.to_string()))
+    }
+
+    /// SHA-256 of the `tokenizer.json` as hex; `None` where the tokenizer comes from a GGUF file.
+    pub fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 
     /// The id to put before every text, where the model was trained with one.
@@ -243,7 +252,7 @@ mod tests {
 
     fn tokenizer(vocabulary: &GgufVocabulary) -> Tokenizer {
         let tokenizer = from_vocabulary(vocabulary).unwrap();
-        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None };
+        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None, sha256: None };
         tokenizer.bos = tokenizer.added_in_front().unwrap();
         tokenizer
     }
@@ -290,7 +299,7 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         with_bos.save(&path).unwrap();
         let again = tokenizers::Tokenizer::from_file(&path).unwrap();
-        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None };
+        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None, sha256: None };
         assert_eq!(again.added_in_front().unwrap(), Some(256 + 3));
         let text = "he he<|end|>12\n\n1";
         assert_eq!(again.encode(text).unwrap(), with_bos.encode(text).unwrap());

@@ -115,6 +115,9 @@ pub struct Score {
     pub task: String,
     /// One per window, in the task's order, the same for every variant.
     pub windows: Vec<WindowScore>,
+    /// Genres of the windows.
+    #[serde(default)]
+    pub genres: Genres,
     /// Quantiles of the per-token KL divergence from the reference, in nats: p50, p90, p99, p999, max.
     pub kl_quantiles: Option<[f64; 5]>,
     /// Wall time, model load excluded.
@@ -123,6 +126,15 @@ pub struct Score {
     pub kernels: Vec<KernelUse>,
     /// Largest resident set of the worker, in bytes.
     pub worker_peak_rss: Option<u64>,
+}
+
+/// Genres of a task's windows; empty where its data names none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Genres {
+    /// Names.
+    pub names: Vec<String>,
+    /// Genre of each window, in order, as an index of `names`.
+    pub of: Vec<usize>,
 }
 
 /// Sums over one window of text.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Window;
 use crate::error::{Error, Result};
-use crate::results::write_whole;
+use crate::results::{Genres, write_whole};
 
 /// Where the token files of a run lie.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ impl TokenFiles {
         &self.folder
     }
 
-    /// [`super::Window`]s of the suite's task number `task`.
+    /// [`Windows`] of the suite's task number `task`.
     pub fn windows(&self, task: usize) -> PathBuf {
         self.folder.join(format!("task-{task}.json"))
     }
@@ -45,6 +46,15 @@ impl TokenFiles {
     pub fn complete(&self) -> PathBuf {
         self.folder.join("complete")
     }
+}
+
+/// What a variant is scored on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Windows {
+    /// Windows in order.
+    pub windows: Vec<Window>,
+    /// Their genres.
+    pub genres: Genres,
 }
 
 /// Prompts of the timed work, all of one length: first those of the warm-up, then those that are timed.

@@ -1,12 +1,14 @@
 //! Accuracy: which tokens are asked, and how an answer is scored.
 //!
-//! [`windows()`] cuts text into windows; [`score_token`] compares one predicted distribution with the true token and
+//! [`Encoder`] turns data into tokens; [`windows()`] cuts them into windows; [`score_token`] compares one predicted distribution with the true token and
 //! with the reference's distribution; [`ScoreSums`] adds tokens up to windows.
 
+mod corpus;
 mod divergence;
 mod files;
 mod windows;
 
+pub use corpus::{Corpus, Encoder};
 pub use divergence::{ScoreSums, TokenScore, score_token};
-pub use files::{Prompts, TokenFiles, read_tokens, write_tokens};
+pub use files::{Prompts, TokenFiles, Windows, read_tokens, write_tokens};
 pub use windows::{Window, prompts, windows};

@@ -5,7 +5,6 @@ use rand::rngs::StdRng;
 use rand::seq::index::sample;
 
 use crate::error::{Error, Result};
-use crate::network::Tokenizer;
 
 /// Calibration windows as token ids, all of one length.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -15,50 +14,33 @@ pub struct CalibrationTokens {
 }
 
 impl CalibrationTokens {
-    /// Draws `windows` windows of `length` tokens from the texts of `documents` at random without replacement. Windows
-    /// do not overlap and do not cross documents; the end of a document that fills no window is left out. Where the
-    /// model wants a beginning-of-sequence token, it is the first of the `length` tokens.
+    /// Draws `windows` windows of `length` tokens from `documents` at random without replacement. Windows do not
+    /// overlap and do not cross documents; the end of a document that fills no window is left out. A `bos` token is the
+    /// first of the `length` tokens.
     ///
     /// The same seed draws the same windows.
     ///
     /// # Errors
-    /// Fewer windows than asked for, with how many there are; text that the tokenizer refuses.
-    pub fn draw<T: AsRef<str>>(
-        tokenizer: &Tokenizer,
-        documents: &[T],
-        windows: usize,
-        length: usize,
-        seed: u64,
-    ) -> Result<Self> {
-        let tokens = documents.iter().map(|text| tokenizer.encode(text.as_ref())).collect::<Result<Vec<_>>>()?;
-        draw(&tokens, tokenizer.bos(), windows, length, seed)
+    /// Fewer windows than asked for, with how many there are.
+    pub fn draw(documents: &[Vec<u32>], bos: Option<u32>, windows: usize, length: usize, seed: u64) -> Result<Self> {
+        let body = length.saturating_sub(bos.iter().len());
+        if body == 0 || windows == 0 {
+            return Err(Error::Usage(format!("calibration of {windows} windows of {length} tokens holds no text")));
+        }
+        let choices: Vec<&[u32]> = documents.iter().flat_map(|document| document.chunks_exact(body)).collect();
+        if choices.len() < windows {
+            return Err(Error::Usage(format!(
+                "calibration asks for {windows} windows of {length} tokens, but the {} documents hold {}; ask for fewer \
+                 or shorter windows, or give more text",
+                documents.len(),
+                choices.len()
+            )));
+        }
+        let mut random = StdRng::seed_from_u64(seed);
+        let drawn = sample(&mut random, choices.len(), windows);
+        let window = |at: usize| bos.iter().chain(choices[at]).copied().collect();
+        Ok(CalibrationTokens { windows: drawn.iter().map(window).collect() })
     }
-}
-
-fn draw(
-    documents: &[Vec<u32>],
-    bos: Option<u32>,
-    windows: usize,
-    length: usize,
-    seed: u64,
-) -> Result<CalibrationTokens> {
-    let body = length.saturating_sub(bos.iter().len());
-    if body == 0 || windows == 0 {
-        return Err(Error::Usage(format!("calibration of {windows} windows of {length} tokens holds no text")));
-    }
-    let choices: Vec<&[u32]> = documents.iter().flat_map(|document| document.chunks_exact(body)).collect();
-    if choices.len() < windows {
-        return Err(Error::Usage(format!(
-            "calibration asks for {windows} windows of {length} tokens, but the {} documents hold {}; ask for fewer or \
-             shorter windows, or give more text",
-            documents.len(),
-            choices.len()
-        )));
-    }
-    let mut random = StdRng::seed_from_u64(seed);
-    let drawn = sample(&mut random, choices.len(), windows);
-    let window = |at: usize| bos.iter().chain(choices[at]).copied().collect();
-    Ok(CalibrationTokens { windows: drawn.iter().map(window).collect() })
 }
 
 #[cfg(test)]
@@ -74,7 +56,7 @@ mod tests {
 
     #[test]
     fn windows_are_distinct_whole_and_inside_one_document() {
-        let drawn = draw(&documents(), None, 6, 10, 1).unwrap();
+        let drawn = CalibrationTokens::draw(&documents(), None, 6, 10, 1).unwrap();
         let starts: HashSet<u32> = drawn.windows.iter().map(|window| window[0]).collect();
         assert_eq!(starts, HashSet::from([0, 10, 200, 210, 220, 230]), "all there are, each once");
         for window in &drawn.windows {
@@ -84,21 +66,21 @@ mod tests {
 
     #[test]
     fn the_seed_decides() {
-        let draw = |seed| draw(&documents(), None, 3, 10, seed).unwrap();
+        let draw = |seed| CalibrationTokens::draw(&documents(), None, 3, 10, seed).unwrap();
         assert_eq!(draw(1), draw(1));
         assert!((2..20).any(|seed| draw(seed) != draw(1)));
     }
 
     #[test]
     fn a_beginning_of_sequence_token_counts_into_the_length() {
-        let drawn = draw(&documents(), Some(999), 2, 8, 1).unwrap();
+        let drawn = CalibrationTokens::draw(&documents(), Some(999), 2, 8, 1).unwrap();
         assert!(drawn.windows.iter().all(|window| window.len() == 8 && window[0] == 999 && window[1] != 999));
     }
 
     #[test]
     fn too_little_text_says_how_much_there_is() {
-        let message = draw(&documents(), None, 7, 10, 1).unwrap_err().to_string();
+        let message = CalibrationTokens::draw(&documents(), None, 7, 10, 1).unwrap_err().to_string();
         assert!(message.contains("7 windows of 10 tokens, but the 3 documents hold 6"), "{message}");
-        assert!(draw(&documents(), Some(1), 1, 1, 1).is_err());
+        assert!(CalibrationTokens::draw(&documents(), Some(1), 1, 1, 1).is_err());
     }
 }

@@ -1,34 +1,32 @@
-//! The job that reads the suite's texts and writes them as tokens.
+//! The job that reads the suite's data and writes it as tokens.
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
 
 use super::protocol::{PrepareJob, Prepared};
-use crate::assets::read_text;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::Tokenizer;
-use crate::suite::{Suite, TextSource};
-use crate::tasks::{Prompts, prompts, windows, write_tokens};
+use crate::results::Genres;
+use crate::suite::Suite;
+use crate::tasks::{Corpus, Encoder, Prompts, Windows, prompts, windows, write_tokens};
 use crate::variant::CalibrationTokens;
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
 const WARMUP_PROMPTS: usize = 2;
 
-/// Reads texts, tokenizes them and writes the token files.
+/// Reads the data, tokenizes what is text and writes the token files.
 pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Prepared> {
     let suite = &job.suite;
-    let tokenizer = Tokenizer::from_checkpoint(&Checkpoint::open(&job.model)?)?;
+    let encoder = Encoder::of(&Checkpoint::open(&job.model)?)?;
     let steps = suite.tasks.len() + 1;
     let mut warnings = Vec::new();
-    let mut scored_texts = HashSet::new();
+    let mut scored = Scored::default();
     for (number, task) in suite.tasks.iter().enumerate() {
         progress(number, steps);
-        let texts = read_texts(&task.text, &job.base)?;
-        let documents = texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
-        let windows = windows(&documents, task.length, task.windows, tokenizer.bos());
+        let corpus = encoder.read(&task.text, &job.base)?;
+        let documents = &corpus.documents;
+        let windows = windows(documents, task.length, task.windows, encoder.bos());
         if windows.is_empty() {
             return Err(Error::input(
                 &task.text.source,
@@ -41,31 +39,25 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 ),
             ));
         }
-        warnings.extend(short_documents(&task.name, &documents, task.length));
-        write_tokens(&job.files.windows(number), &windows)?;
+        warnings.extend(short_documents(&task.name, documents, task.length));
+        let of = windows.iter().filter_map(|w| corpus.genre_of.get(w.document).copied()).collect();
+        let genres = Genres { names: corpus.genres.clone(), of };
+        write_tokens(&job.files.windows(number), &Windows { windows, genres })?;
         if number == 0 {
-            write_tokens(&job.files.prompts(), &timed_prompts(suite, &documents, tokenizer.bos())?)?;
+            write_tokens(&job.files.prompts(), &timed_prompts(suite, documents, encoder.bos())?)?;
         }
-        scored_texts.extend(texts);
+        scored.add(corpus);
     }
     progress(suite.tasks.len(), steps);
     if let Some(calibration) = &suite.calibration {
-        let texts = read_texts(&calibration.text, &job.base)?;
-        let drawn =
-            CalibrationTokens::draw(&tokenizer, &texts, calibration.windows, calibration.length, calibration.seed)?;
+        let corpus = encoder.read(&calibration.text, &job.base)?;
+        let (windows, length, seed) = (calibration.windows, calibration.length, calibration.seed);
+        let drawn = CalibrationTokens::draw(&corpus.documents, encoder.bos(), windows, length, seed)?;
         write_tokens(&job.files.calibration(), &drawn.windows)?;
-        warnings.extend(overlap(&texts, &scored_texts));
+        warnings.extend(scored.overlap(&corpus));
     }
     fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
     Ok(Prepared { warnings, peak_rss: machine::peak_rss() })
-}
-
-fn read_texts(text: &TextSource, base: &Path) -> Result<Vec<String>> {
-    let texts: Vec<String> = read_text(text, base)?.into_iter().map(|document| document.text).collect();
-    if texts.is_empty() {
-        return Err(Error::input(&text.source, "expected at least one document, got none; check `documents`"));
-    }
-    Ok(texts)
 }
 
 /// Prompts from the first task's text: real text has the activations that the model was made for.
@@ -88,14 +80,33 @@ fn short_documents(task: &str, documents: &[Vec<u32>], length: usize) -> Option<
     })
 }
 
-/// Text that is both learnt from and scored flatters the variants that learnt from it.
-fn overlap(calibration: &[String], scored: &HashSet<String>) -> Option<String> {
-    let shared = calibration.iter().filter(|text| scored.contains(*text)).count();
-    (shared > 0).then(|| {
-        format!(
-            "{shared} of {} calibration documents are also scored; variants that learn from them look better than \
-             they are",
-            calibration.len()
-        )
-    })
+/// The documents that are scored.
+#[derive(Default)]
+struct Scored {
+    documents: HashSet<Vec<u32>>,
+    /// Names in token files, which tell documents apart; names of text files may repeat.
+    names: HashSet<String>,
+}
+
+impl Scored {
+    fn add(&mut self, corpus: Corpus) {
+        if !corpus.genre_of.is_empty() {
+            self.names.extend(corpus.names);
+        }
+        self.documents.extend(corpus.documents);
+    }
+
+    /// Data that is both learnt from and scored flatters the variants that learnt from it.
+    fn overlap(&self, calibration: &Corpus) -> Option<String> {
+        let named = |name: &String| !calibration.genre_of.is_empty() && self.names.contains(name);
+        let documents = calibration.documents.iter().zip(&calibration.names);
+        let shared = documents.filter(|(ids, name)| self.documents.contains(*ids) || named(name)).count();
+        (shared > 0).then(|| {
+            format!(
+                "{shared} of {} calibration documents are also scored; variants that learn from them look better than \
+                 they are",
+                calibration.documents.len()
+            )
+        })
+    }
 }

@@ -19,7 +19,7 @@ use crate::machine;
 use crate::network::{self, Chunk, Decoder, Head, LoadOptions};
 use crate::results::Score;
 use crate::stats::quantile;
-use crate::tasks::{ScoreSums, TokenScore, Window, read_tokens, score_token};
+use crate::tasks::{ScoreSums, TokenScore, Windows, read_tokens, score_token};
 
 /// What the reference gives or takes.
 #[allow(clippy::large_enum_variant, reason = "one per process")]
@@ -42,7 +42,7 @@ enum Side {
 
 /// Scores all windows.
 pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Score> {
-    let windows: Vec<Window> = read_tokens(&job.windows)?;
+    let Windows { windows, genres } = read_tokens(&job.windows)?;
     let (documents, windows): (Vec<usize>, Vec<Vec<u32>>) = windows.into_iter().map(|w| (w.document, w.tokens)).unzip();
     let pool = Pool::new(job.threads);
     let decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
@@ -66,6 +66,7 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
     Ok(Score {
         task: job.task.clone(),
         windows: sums.iter().zip(documents).map(|(sums, document)| sums.window(document)).collect(),
+        genres,
         kl_quantiles: quantiles(&divergences),
         seconds: began.elapsed().as_secs_f64(),
         kernels: decoder.kernels(longest, 1),

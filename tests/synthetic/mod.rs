@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use quantbench::machine::{Covariates, MachineRecord};
 use quantbench::results::{
-    Artefact, Built, Evidence, KernelUse, Memory, Sample, Score, Slot, Stage, VariantEvidence, WindowScore,
+    Artefact, Built, Evidence, Genres, KernelUse, Memory, Sample, Score, Slot, Stage, VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Recipe, SpeedLimit,
@@ -162,6 +162,7 @@ fn score(truth: &Truth, setting: Setting, reference: bool, text: &mut StdRng, ow
     Score {
         task: "perplexity".into(),
         windows,
+        genres: Genres::default(),
         kl_quantiles: (!reference).then_some([0.3 * kl, 2.0 * kl, 9.0 * kl, 30.0 * kl, 90.0 * kl]),
         seconds: 31.5,
         kernels: kernels(truth, "prefill"),

@@ -1,6 +1,8 @@
 //! A Llama of a few thousand weights with a byte-level tokenizer, a text and a suite, so that the real program can be
 //! run from end to end in seconds.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -148,4 +150,52 @@ fn write_tokenizer(model: &Path) {
 fn text(document: usize) -> String {
     let words = ["scale", "zero", "point", "group", "tensor", "weight", "token", "block"];
     (0..60).map(|i| words[(i * (document + 3) + i / 7 + document) % words.len()]).collect::<Vec<_>>().join(" ")
+}
+
+/// SHA-256 of the tiny model's `tokenizer.json`, as token files name it.
+pub fn tokenizer_sha256(folder: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let json = fs::read(folder.join("model/tokenizer.json")).unwrap();
+    Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An unsigned tensor of a data file.
+pub struct Numbers {
+    pub name: &'static str,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub values: Vec<u32>,
+}
+
+/// Writes a data file: unsigned tensors and metadata.
+pub fn write_numbers(path: &Path, tensors: &[Numbers], metadata: &[(&str, String)]) {
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()[..t.dtype.bitsize() / 8].to_vec()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes);
+    let views = views.map(|(t, bytes)| (t.name, TensorView::new(t.dtype, t.shape.clone(), bytes).unwrap()));
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_string(), value.clone())).collect();
+    serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+/// Writes the documents of `text/` as a token file; a byte is a token.
+pub fn write_tokens(folder: &Path, path: &Path, tokenizer: &str) {
+    let (mut ids, mut starts) = (Vec::new(), vec![0]);
+    for document in 0..8 {
+        ids.extend(text(document).bytes().map(u32::from));
+        starts.push(ids.len() as u32);
+    }
+    let genres = (0..8).map(|document| document % 2).collect();
+    let vector = |name, dtype, values: Vec<u32>| Numbers { name, dtype, shape: vec![values.len()], values };
+    let names: Vec<String> = (0..8).map(|document| format!("{document}.txt")).collect();
+    let metadata = [
+        ("kind", "tokens".into()),
+        ("genres", json!(["even", "odd"]).to_string()),
+        ("names", json!(names).to_string()),
+        ("tokenizer", tokenizer.to_string()),
+    ];
+    let tensors =
+        [vector("ids", Dtype::U16, ids), vector("starts", Dtype::U32, starts), vector("genres", Dtype::U8, genres)];
+    write_numbers(&folder.join(path), &tensors, &metadata);
 }

@@ -1,0 +1,95 @@
+//! Documents of a source as tokens of one model, be they text or token ids already.
+
+use std::path::Path;
+
+use crate::assets::{Documents, TokenOwner, read_documents};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::network::{Config, Tokenizer};
+use crate::suite::TextSource;
+
+/// What turns text into a model's tokens, and checks ids that are claimed to be its own.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    vocabulary: usize,
+}
+
+/// Documents as tokens, without the beginning-of-sequence token that [`Encoder::bos`] names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Corpus {
+    /// Ids, one list for each document.
+    pub documents: Vec<Vec<u32>>,
+    /// Names of the documents.
+    pub names: Vec<String>,
+    /// Names of the genres; empty where the data has none.
+    pub genres: Vec<String>,
+    /// Genre of each document; empty where the data has none.
+    pub genre_of: Vec<usize>,
+}
+
+impl Encoder {
+    /// The tokenizer and the vocabulary of a model.
+    ///
+    /// # Errors
+    /// No tokenizer, or one that is not supported; a damaged config.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Encoder> {
+        let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
+        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary: config.vocab_size })
+    }
+
+    /// The id to put before every window, where the model was trained with one and its tokenizer adds it.
+    pub fn bos(&self) -> Option<u32> {
+        self.tokenizer.bos()
+    }
+
+    /// Ids of a text, without added special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text)
+    }
+
+    /// Checks that the ids of a file are this model's.
+    ///
+    /// # Errors
+    /// Another tokenizer, or an id outside the vocabulary.
+    pub fn check(&self, owner: &TokenOwner) -> Result<()> {
+        owner.check(self.tokenizer.sha256(), self.vocabulary)
+    }
+
+    /// `ids` without a beginning-of-sequence token in front that is put there later, so that none is doubled.
+    pub fn without_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if self.bos().is_some() && ids.first().copied() == self.bos() {
+            ids.remove(0);
+        }
+        ids
+    }
+
+    /// The documents of a source as tokens.
+    ///
+    /// # Errors
+    /// As [`read_documents`]; text that the tokenizer refuses; token ids of another model.
+    pub fn read(&self, source: &TextSource, base: &Path) -> Result<Corpus> {
+        let mut corpus = Corpus::default();
+        match read_documents(source, base)? {
+            Documents::Texts(texts) => {
+                for document in texts {
+                    corpus.documents.push(self.encode(&document.text)?);
+                    corpus.names.push(document.name);
+                }
+            }
+            Documents::Tokens(file) => {
+                self.check(&file.owner)?;
+                corpus.genres = file.genres;
+                for document in file.documents {
+                    corpus.documents.push(self.without_bos(document.ids));
+                    corpus.names.push(document.name);
+                    corpus.genre_of.push(document.genre);
+                }
+            }
+        }
+        Ok(corpus)
+    }
+}
