@@ -75,7 +75,7 @@ fn a_suite_on_tokens_measures_what_the_suite_on_text_does() {
     fs::write(place.path("tokens.toml"), &tokens).unwrap();
     for suite in ["suite", "tokens"] {
         let output = place.run(&["run", &format!("{suite}.toml"), "--out", suite, "--quiet"]);
-        assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
     }
     let (text, tokens) = (place.evidence("suite"), place.evidence("tokens"));
     for (name, found) in &tokens.variants {
@@ -84,7 +84,7 @@ fn a_suite_on_tokens_measures_what_the_suite_on_text_does() {
         assert_eq!((score.genres.names.len(), score.genres.of.len()), (2, 20));
         assert!(expected.genres.names.is_empty());
     }
-    assert_eq!(tokens.warnings, text.warnings);
+    assert!(!tokens.warnings.iter().any(|w| w.contains("also scored")), "{:?}", tokens.warnings);
     for command in [&["plan", "tokens.toml"][..], &["fetch", "tokens.toml"]] {
         let output = place.run(command);
         assert!(output.status.success() && said(&output).contains("bundled:tiny/text"), "{}", said(&output));
@@ -105,7 +105,7 @@ fn calibration_on_scored_tokens_is_noticed() {
         .replace("path:text/*.txt", "bundled:tiny/text");
     fs::write(place.path("leak.toml"), suite).unwrap();
     let output = place.run(&["run", "leak.toml", "--out", "leak", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
     let warnings = place.judged("leak").warnings;
     assert!(warnings.iter().any(|w| w.contains("2 of 3 calibration documents are also scored")), "{warnings:?}");
 }

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 /// The file, folder or glob `name`, looked for from `base` upwards.
 pub(super) fn find(name: &str, base: &Path) -> Result<Vec<PathBuf>> {
-    let start = std::path::absolute(base).map_err(|source| Error::io(base, "read", source))?;
+    // A suite in the working folder has an empty base, which is no path to make absolute.
+    let start = std::path::absolute(base.join(".")).map_err(|source| Error::io(base, "read", source))?;
     let places = start.ancestors().flat_map(|folder| [folder.join("suites/models"), folder.join("suites/data")]);
     let names = [name.to_owned(), format!("{name}.safetensors")];
     let paths = places.flat_map(|place| names.each_ref().map(|name| place.join(name)));
