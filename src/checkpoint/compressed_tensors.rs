@@ -84,6 +84,11 @@ pub(super) fn gather(
                         .into(),
                 ));
             }
+            "weight" if tensor.shape.len() == 2 && config.claims(module) => {
+                let problem = "holds floating-point weights, though quantization_config targets its module and does \
+                               not ignore it; the checkpoint is not complete";
+                return Err(fault(problem.into()));
+            }
             _ => {
                 entries.push(Entry::dense(file, tensor));
                 continue;

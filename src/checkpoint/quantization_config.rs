@@ -26,6 +26,8 @@ pub(super) struct Scheme {
 #[derive(Debug)]
 pub(super) struct QuantizationConfig {
     groups: Vec<(Vec<Target>, Scheme)>,
+    /// Modules left out, whatever the groups target.
+    ignore: Vec<Target>,
 }
 
 /// What a group applies to.
@@ -43,6 +45,8 @@ struct Stored {
     format: Option<String>,
     #[serde(default)]
     config_groups: BTreeMap<String, Group>,
+    #[serde(default)]
+    ignore: Vec<String>,
     #[serde(default)]
     kv_cache_scheme: Value,
     #[serde(default)]
@@ -136,12 +140,19 @@ impl QuantizationConfig {
             }
             groups.push((targets.map_err(at)?, scheme));
         }
-        Ok(QuantizationConfig { groups })
+        let ignore = stored.ignore.iter().map(|target| Target::parse(target)).collect::<std::result::Result<_, _>>();
+        Ok(QuantizationConfig { groups, ignore: ignore.map_err(|problem| format!("ignore: {problem}"))? })
+    }
+
+    /// Whether the weight of `module` must be quantized.
+    pub(super) fn claims(&self, module: &str) -> bool {
+        let ignored = self.ignore.iter().any(|t| t.is_name(module) || t.is_name(class_of(module)) || t.matches(module));
+        !ignored && self.scheme_of(module).is_ok()
     }
 
     /// The scheme of a quantized module: by its name, else by a pattern, else by its class.
     pub(super) fn scheme_of(&self, module: &str) -> std::result::Result<Scheme, String> {
-        let class = if module.ends_with("embed_tokens") { "Embedding" } else { "Linear" };
+        let class = class_of(module);
         let find = |wanted: &dyn Fn(&Target) -> bool| {
             self.groups.iter().find(|(targets, _)| targets.iter().any(wanted)).map(|(_, scheme)| *scheme)
         };
@@ -151,6 +162,11 @@ impl QuantizationConfig {
                 .into()
         })
     }
+}
+
+/// PyTorch's class of a module with a matrix.
+fn class_of(module: &str) -> &'static str {
+    if module.ends_with("embed_tokens") { "Embedding" } else { "Linear" }
 }
 
 /// Null, or an object or list that says nothing.

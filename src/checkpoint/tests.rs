@@ -126,9 +126,10 @@ fn gguf_says_what_a_published_model_says() {
 fn compressed_tensors_are_read_as_their_own_package_reads_them() {
     let folder = fixture("compressed_tensors");
     let checkpoint = Checkpoint::open(&folder).unwrap();
-    let expected = Checkpoint::open(&folder.join("expected.safetensors"));
-    // The expected values lie beside the quantized model's configuration, which does not describe them.
-    let expected = expected.unwrap();
+    // Away from the quantized model's configuration, which does not describe the expected values.
+    let values = fs::read(folder.join("expected.safetensors")).unwrap();
+    let expected = self::folder(&[("expected.safetensors", &values)]);
+    let expected = Checkpoint::open(&expected.path().join("expected.safetensors")).unwrap();
     let mut names = checkpoint.names();
     names.sort();
     let mut expected_names = expected.names();
@@ -390,9 +391,10 @@ fn parts_that_do_not_belong_together_are_refused() {
     let scale: Vec<u8> = 0.5f32.to_le_bytes().to_vec();
     let codes = vec![1u8; 4];
     type Part<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
-    let parts: [(&str, Vec<Part>); 6] = [
+    let parts: [(&str, Vec<Part>); 7] = [
         ("no codes", vec![("m.weight_scale", Dtype::F32, &[1], scale.clone())]),
         ("missing", vec![("m.weight", Dtype::I8, &[1, 4], codes.clone())]),
+        ("holds floating-point weights", vec![("m.weight", Dtype::F32, &[1, 1], scale.clone())]),
         (
             "activation order",
             vec![

@@ -106,6 +106,35 @@ pub struct Artefact {
     pub layer_errors: BTreeMap<String, f64>,
     /// Bits per quantized weight, scales included.
     pub bits_per_weight: Option<f64>,
+    /// For an import: that it is what the checkpoint says, one entry for each linear layer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proof: Vec<LayerProof>,
+}
+
+/// What was read from one linear layer of an imported checkpoint, held against the checkpoint's own arithmetic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerProof {
+    /// Name of the weight.
+    pub tensor: String,
+    /// Format of a floating-point weight (`f16`), or the quantized scheme in words.
+    pub stored_as: String,
+    /// For a quantized layer: products of one row of probe inputs and of several, which different kernels make. Its
+    /// packed weights were equal to the format's formula, or there would be no proof.
+    pub products: Option<[ProductProof; 2]>,
+}
+
+/// Products of one weight with probe inputs, calculated in three ways. A mismatch is the largest difference of an
+/// output relative to the sum of the magnitudes of its products.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProductProof {
+    /// Rows of inputs.
+    pub tokens: usize,
+    /// The kernel that will be timed.
+    pub kernel_name: String,
+    /// Imported integers under the kernels' definition, against the checkpoint's fake-quantized arithmetic in 64 bits.
+    pub integers: f64,
+    /// The kernel against the definition.
+    pub kernel: f64,
 }
 
 /// A variant's accuracy on one task.

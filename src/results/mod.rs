@@ -13,7 +13,9 @@ mod run;
 mod tables;
 mod whole;
 
-pub use event::{Artefact, Event, Genres, KernelUse, Memory, Sample, Score, Slot, Stage, WindowScore};
+pub use event::{
+    Artefact, Event, Genres, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, Slot, Stage, WindowScore,
+};
 pub use evidence::{Built, Evidence, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};

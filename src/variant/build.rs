@@ -9,7 +9,7 @@ use rayon::ThreadPoolBuilder;
 
 use super::maker::Maker;
 use super::plan::{Plan, Quantization};
-use super::{Order, compressed_tensors};
+use super::{Order, compressed_tensors, proof};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::network::Tokenizer;
@@ -58,10 +58,11 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
         cached: false,
         layer_errors: made.layer_errors,
         bits_per_weight: made.size.bits_per_weight(),
+        proof: Vec::new(),
     })
 }
 
-/// The published file as it is.
+/// The published file as it is, with the proof that it was read rightly.
 fn describe_import(order: &Order<'_>, source: &str, activations: ActivationScheme) -> Result<Artefact> {
     if activations != ActivationScheme::None {
         return Err(Error::Usage(format!(
@@ -86,6 +87,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: ActivationSchem
         cached: false,
         layer_errors: BTreeMap::new(),
         bits_per_weight: size.bits_per_weight(),
+        proof: proof::prove(&checkpoint, order.threads)?,
     })
 }
 

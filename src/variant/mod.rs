@@ -9,6 +9,7 @@ mod compressed_tensors;
 mod key;
 mod maker;
 mod plan;
+mod proof;
 mod propagation;
 mod safetensors_writer;
 #[cfg(test)]

@@ -289,6 +289,11 @@ fn an_import_is_the_published_file() {
     let artefact = build(&order, &root.path().join("unused"), &mut |_, _| {}).unwrap();
     assert_eq!(artefact.path, published.display().to_string());
     assert_eq!(artefact.bits_per_weight, Some(4.5));
+    // Every linear layer is proven; the tied head was left in floating point, as the configuration says.
+    assert_eq!(artefact.proof.len(), 7 * LAYERS + 1);
+    let (head, blocks) = artefact.proof.split_last().unwrap();
+    assert!(blocks.iter().all(|layer| layer.products.is_some()), "{blocks:?}");
+    assert_eq!((head.stored_as.as_str(), &head.products), ("f32", &None));
     assert!(!root.path().join("unused").exists());
 
     let recipe = import(ActivationScheme::DynamicToken);

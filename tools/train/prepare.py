@@ -1,5 +1,6 @@
 """Texts -> tokenizer and token ids: `work/tokenizer.json`, `work/{train,validation,held-out}.npz`."""
 
+import argparse
 from pathlib import Path
 
 import numpy
@@ -51,3 +52,9 @@ def prepare(work: Path) -> None:
             tokens = sum(int(data["starts"][i + 1] - data["starts"][i]) for i in own)
             size = sum(len(chosen[i].text.encode()) for i in own)
             print(f"{split:10} {name:9} {len(own):5} documents {tokens:9} tokens {size / tokens:.2f} bytes a token")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    prepare(parser.parse_args().work)
