@@ -5,6 +5,7 @@ use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::charts::Chart;
+use super::imports::{Import, imports};
 use super::text::{name, one_line};
 use super::view;
 use crate::decide::disturbances;
@@ -26,6 +27,7 @@ struct Page<'a> {
     rows: Vec<view::Row>,
     charts: &'a [Chart],
     details: Vec<Detail>,
+    imports: Vec<Import>,
     machine: Vec<(String, String)>,
     machine_disturbances: Vec<String>,
     control: Vec<Control>,
@@ -96,6 +98,7 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a>
         charts,
         details: run.variants.iter().zip(&rows).map(|(v, row)| detail(v, row)).collect(),
         rows,
+        imports: imports(run),
         machine: machine(run),
         machine_disturbances: run.machine.disturbances.iter().map(|d| one_line(d)).collect(),
         control: control(run),

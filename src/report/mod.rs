@@ -5,6 +5,7 @@
 
 mod charts;
 mod html;
+mod imports;
 mod markdown;
 mod terminal;
 mod text;

@@ -293,7 +293,7 @@ fn an_import_is_the_published_file() {
     assert_eq!(artefact.proof.len(), 7 * LAYERS + 1);
     let (head, blocks) = artefact.proof.split_last().unwrap();
     assert!(blocks.iter().all(|layer| layer.products.is_some()), "{blocks:?}");
-    assert_eq!((head.stored_as.as_str(), &head.products), ("f32", &None));
+    assert_eq!((head.stored_as.as_str(), &head.products), ("f16", &None));
     assert!(!root.path().join("unused").exists());
 
     let recipe = import(ActivationScheme::DynamicToken);

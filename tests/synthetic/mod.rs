@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use quantbench::machine::{Covariates, MachineRecord};
 use quantbench::results::{
-    Artefact, Built, Evidence, Genres, KernelUse, Memory, Sample, Score, Slot, Stage, VariantEvidence, WindowScore,
+    Artefact, Built, Evidence, Genres, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, Slot, Stage,
+    VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Recipe, SpeedLimit,
@@ -223,6 +224,25 @@ fn slot(truth: &Truth, at: (usize, usize, usize), control: f64, setting: Setting
 }
 
 /// Evidence of a finished run in which every variant behaves as its truth says. The first truth is the reference.
+/// A quantized layer and a head in floating point.
+fn proof() -> Vec<LayerProof> {
+    let product = |tokens: usize, kernel_name: &str| ProductProof {
+        tokens,
+        kernel_name: kernel_name.into(),
+        integers: 1.5e-8,
+        kernel: 3.0e-8,
+    };
+    let products = Some([product(1, "x86_64-w4a16-avx512-gemv"), product(8, "x86_64-w4a16-avx512-gemm")]);
+    vec![
+        LayerProof {
+            tensor: "model.layers.0.mlp.down_proj.weight".into(),
+            stored_as: "4 bits, groups of 32, offsets; inputs float".into(),
+            products,
+        },
+        LayerProof { tensor: "lm_head.weight".into(), stored_as: "f16".into(), products: None },
+    ]
+}
+
 pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
     let mut rng = StdRng::seed_from_u64(setting.seed);
     let mut variants: BTreeMap<String, VariantEvidence> = BTreeMap::new();
@@ -242,6 +262,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
             cached: !quantized,
             layer_errors: if quantized { (0..30).map(layer).collect() } else { BTreeMap::new() },
             bits_per_weight: quantized.then_some(8.0 * truth.weight_bytes as f64 / (135.0e6)),
+            proof: if matches!(truth.recipe, Recipe::Import { .. }) { proof() } else { Vec::new() },
         };
         let scores = BTreeMap::from([("perplexity".to_string(), score)]);
         let built = Built::Ready(artefact);
