@@ -28,6 +28,7 @@ fn quantized((rows, cols): (usize, usize), bits: u8, group_size: usize, activati
         codes: (0..rows * cols).map(|i| code(i) as i8).collect(),
         scales: vec![0.0078125; groups],
         zero: Zero::Symmetric,
+        input_order: None,
     };
     Matrix::from_quantized(&weight, activations).unwrap_or_else(|e| panic!("{e}"))
 }

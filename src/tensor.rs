@@ -53,6 +53,9 @@ pub struct QuantizedTensor {
     pub scales: Vec<f32>,
     /// Zero convention, with values laid out as the scales.
     pub zero: Zero,
+    /// Activation order (GPTQ's `g_idx`): stored column `k` multiplies input `input_order[k]`. A permutation of the
+    /// columns; `None` when they are stored in order.
+    pub input_order: Option<Vec<u32>>,
 }
 
 impl QuantizedTensor {
@@ -92,7 +95,10 @@ impl QuantizedTensor {
             }
             Zero::Offsets(offsets) => offsets.len(),
         };
-        if zeros != scales { Err(format!("expected {scales} zeros, got {zeros}")) } else { Ok(()) }
+        if zeros != scales {
+            return Err(format!("expected {scales} zeros, got {zeros}"));
+        }
+        self.input_order.as_ref().map_or(Ok(()), |order| check_permutation(order, self.cols))
     }
 
     /// Smallest and largest code of the convention.
@@ -103,12 +109,20 @@ impl QuantizedTensor {
         }
     }
 
-    /// Writes row `row` as real numbers, by the convention's own formula, in f32.
+    /// Writes row `row` as real numbers, by the convention's own formula, in f32; columns in the order of the inputs.
     ///
     /// # Panics
     /// When `row` is outside the matrix or `out` is not `cols` long.
     pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.cols);
+        let Some(order) = &self.input_order else { return self.stored_row_to_f32(row, out) };
+        let mut stored = vec![0.0; self.cols];
+        self.stored_row_to_f32(row, &mut stored);
+        order.iter().zip(stored).for_each(|(&input, value)| out[input as usize] = value);
+    }
+
+    /// As [`QuantizedTensor::row_to_f32`], with columns as they are stored.
+    fn stored_row_to_f32(&self, row: usize, out: &mut [f32]) {
         let groups = self.groups();
         let codes = &self.codes[row * self.cols..(row + 1) * self.cols];
         for (g, (out, codes)) in
@@ -129,7 +143,7 @@ impl QuantizedTensor {
         }
     }
 
-    /// The whole matrix as real numbers, `(rows, cols)` row-major.
+    /// The whole matrix as real numbers, `(rows, cols)` row-major, columns in the order of the inputs.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];
         for (row, out) in out.chunks_exact_mut(self.cols).enumerate() {
@@ -137,6 +151,22 @@ impl QuantizedTensor {
         }
         out
     }
+}
+
+/// Checks that `order` names each of `cols` inputs once.
+fn check_permutation(order: &[u32], cols: usize) -> Result<(), String> {
+    if order.len() != cols {
+        return Err(format!("expected an order of {cols} inputs, got {}", order.len()));
+    }
+    let mut seen = vec![false; cols];
+    for &input in order {
+        match seen.get_mut(input as usize) {
+            None => return Err(format!("the order of inputs names {input}, of {cols}")),
+            Some(seen) if *seen => return Err(format!("the order of inputs names {input} twice")),
+            Some(seen) => *seen = true,
+        }
+    }
+    Ok(())
 }
 
 /// What happens to a linear layer's input before the multiplication.

@@ -256,7 +256,7 @@ impl QuantizedWeight {
         widen(self.scale_format, stored, &mut scales);
         let scales = self.for_every_row(scales);
         let (rows, cols, group_size) = (self.rows, self.cols, self.group_size);
-        let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero };
+        let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
         tensor.validate()?;
         Ok((tensor, self.scheme.activations))
     }

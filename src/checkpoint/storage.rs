@@ -129,7 +129,7 @@ impl<'a> StoredMatrix<'a> {
         }
         let zero = if blocks.has_offsets { Zero::Offsets(offsets) } else { Zero::Symmetric };
         let (bits, group_size) = (blocks.bits, blocks.group_size);
-        QuantizedTensor { rows: self.rows, cols: self.cols, bits, group_size, codes, scales, zero }
+        QuantizedTensor { rows: self.rows, cols: self.cols, bits, group_size, codes, scales, zero, input_order: None }
     }
 }
 

@@ -29,6 +29,15 @@ pub struct Activations {
     scales: Vec<f32>,
     float_sums: Sums<f32>,
     int8_sums: Sums<i32>,
+    gathered: Option<Box<Gathered>>,
+}
+
+/// The inputs with their columns in another order, which has derived forms of its own.
+#[derive(Debug, Default)]
+struct Gathered {
+    made: bool,
+    order: Vec<u32>,
+    inputs: Activations,
 }
 
 /// A derived form: rows of `stride` values, zero from `features` on.
@@ -105,6 +114,9 @@ impl Activations {
         self.int8.made = false;
         self.float_sums.made_for = None;
         self.int8_sums.made_for = None;
+        if let Some(gathered) = &mut self.gathered {
+            gathered.made = false;
+        }
         let len = tokens * features;
         if self.values.len() < len {
             self.values.resize(len, 0.0);
@@ -125,6 +137,30 @@ impl Activations {
     /// The values, `(tokens, features)` row-major.
     pub fn values(&self) -> &[f32] {
         &self.values[..self.tokens * self.features]
+    }
+
+    /// The inputs with column `order[k]` at `k`: for matrices whose columns are stored in another order. Made once for
+    /// matrices that share it, as those that read the same input do.
+    pub(super) fn gathered(&mut self, pool: &Pool, order: &[u32]) -> &mut Activations {
+        assert_eq!(order.len(), self.features);
+        let gathered = self.gathered.get_or_insert_default();
+        if !gathered.made || gathered.order != order {
+            let features = self.features;
+            let rows = Rows::new(gathered.inputs.write(self.tokens, features), features);
+            let values = &self.values;
+            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
+                for t in tokens {
+                    let from = &values[t * features..(t + 1) * features];
+                    // SAFETY: each token is written by one thread only.
+                    let row = unsafe { rows.row(t) };
+                    row.iter_mut().zip(order).for_each(|(value, &input)| *value = from[input as usize]);
+                }
+            });
+            gathered.order.clear();
+            gathered.order.extend_from_slice(order);
+            gathered.made = true;
+        }
+        &mut gathered.inputs
     }
 
     /// The values as f32; `padded` asks for rows that are zero up to a multiple of 64 columns, `sums_of` for sums over

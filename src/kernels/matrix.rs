@@ -23,6 +23,8 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     weights: Weights,
+    /// The input that each packed column multiplies; `None` when they are in order.
+    input_order: Option<Box<[u32]>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl Matrix {
         cols: usize,
         row: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) -> Matrix {
-        Matrix { rows, cols, weights: Weights::Dense(DensePanels::pack(format, rows, cols, row)) }
+        let weights = Weights::Dense(DensePanels::pack(format, rows, cols, row));
+        Matrix { rows, cols, weights, input_order: None }
     }
 
     /// Packs a quantized matrix: codes of 2 to 4 bits in 4 (in 8 where groups are not multiples of 32 columns), of 5 to
@@ -68,8 +71,9 @@ impl Matrix {
     /// # Errors
     /// When no kernel runs this scheme exactly; the message says which schemes there are.
     pub fn from_quantized(weight: &QuantizedTensor, activations: ActivationScheme) -> Result<Matrix, String> {
-        let panels = IntegerPanels::pack(weight)?;
-        Ok(Matrix { rows: weight.rows, cols: weight.cols, weights: Weights::Integer { panels, activations } })
+        let weights = Weights::Integer { panels: IntegerPanels::pack(weight)?, activations };
+        let input_order = weight.input_order.as_deref().map(Box::from);
+        Ok(Matrix { rows: weight.rows, cols: weight.cols, weights, input_order })
     }
 
     /// Output features.
@@ -82,12 +86,14 @@ impl Matrix {
         self.cols
     }
 
-    /// Packed bytes, scales and padding included.
+    /// Packed bytes, scales, padding and order of inputs included.
     pub fn bytes(&self) -> usize {
-        match &self.weights {
-            Weights::Dense(panels) => panels.bytes(),
-            Weights::Integer { panels, .. } => panels.bytes(),
-        }
+        let order = self.input_order.as_deref().map_or(0, size_of_val);
+        order
+            + match &self.weights {
+                Weights::Dense(panels) => panels.bytes(),
+                Weights::Integer { panels, .. } => panels.bytes(),
+            }
     }
 
     /// Name of the kernel that multiplies `tokens` rows: `x86_64-w8a8-avx512vnni-gemv`, `x86_64-f16-avx2-gemm`,
@@ -130,7 +136,8 @@ impl Matrix {
                 out.iter_mut().enumerate().for_each(|(k, o)| *o = panels.weight(self.cols, row, k));
             }
             Weights::Integer { panels, .. } => {
-                out.iter_mut().enumerate().for_each(|(k, o)| *o = panels.weight(row, k));
+                let input = |k| self.input_order.as_ref().map_or(k, |order| order[k] as usize);
+                (0..self.cols).for_each(|k| out[input(k)] = panels.weight(row, k));
             }
         }
     }
@@ -155,6 +162,10 @@ impl Matrix {
         if y.tokens == 0 {
             return;
         }
+        let x = match &self.input_order {
+            None => x,
+            Some(order) => x.gathered(pool, order),
+        };
         let worthwhile = y.tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
         let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
             pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);

@@ -179,7 +179,7 @@ fn tensor(
         (false, _) => random.random_range(low..=high),
     };
     let codes = (0..rows * cols).map(|i| code(i, &mut random) as i8).collect();
-    QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero }
+    QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None }
 }
 
 /// `|scale * code| + |offset or scale * zero point|` of every weight.
@@ -370,4 +370,84 @@ fn schemes_without_a_kernel_are_refused() {
     w.bits = 8;
     let message = Matrix::from_quantized(&w, ActivationScheme::None).expect_err("refused");
     assert!(message.contains("7 bits at most"), "{message}");
+}
+
+/// A permutation of `cols` inputs that is not its own inverse.
+fn shuffled(cols: usize, seed: u64) -> Vec<u32> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut order: Vec<u32> = (0..cols as u32).collect();
+    (1..cols).for_each(|at| order.swap(at, random.random_range(0..=at)));
+    order
+}
+
+#[test]
+fn inputs_are_gathered_into_the_stored_order_on_every_isa() {
+    for (bits, convention) in
+        [(4, Convention::Symmetric), (4, Convention::Points), (4, Convention::Offsets), (8, Convention::Points)]
+    {
+        let (rows, cols) = (37, 192);
+        let plain = tensor((rows, cols), bits, 32, convention, false, true);
+        let mut ordered = plain.clone();
+        let order = shuffled(cols, u64::from(bits));
+        ordered.input_order = Some(order.clone());
+        let stored_weights = plain.to_f32();
+        let weights = ordered.to_f32();
+        for (i, &value) in stored_weights.iter().enumerate() {
+            assert_eq!(weights[i / cols * cols + order[i % cols] as usize], value);
+        }
+        for scheme in SCHEMES {
+            let matrix = Matrix::from_quantized(&ordered, scheme).expect("supported");
+            let stored = Matrix::from_quantized(&plain, scheme).expect("supported");
+            assert_eq!(matrix.bytes(), stored.bytes() + 4 * cols);
+            let mut row = vec![0.0; cols];
+            matrix.row_to_f32(rows - 1, &mut row);
+            assert_eq!(row, weights[(rows - 1) * cols..]);
+            for tokens in [1, 3, 9, 200] {
+                let values = inputs(Inputs::Random, tokens, cols);
+                let gathered: Vec<f32> =
+                    values.chunks_exact(cols).flat_map(|x| order.iter().map(|&input| x[input as usize])).collect();
+                for isa in Isa::available() {
+                    let y = multiply(&matrix, isa, &Pool::new(2), &values);
+                    assert_eq!(y, multiply(&stored, isa, &Pool::new(1), &gathered), "{bits} bits {scheme:?} on {isa}");
+                    if scheme == ActivationScheme::None {
+                        let bound = magnitudes(rows, cols, &gathered, &magnitude_of(&plain));
+                        let eps = f32::EPSILON * (cols + 8) as f32;
+                        assert_close("dense product", &y, &exact(&matrix, &values), &bound, eps);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_of_different_orders_share_their_inputs() {
+    let plain = tensor((20, 128), 4, 32, Convention::Symmetric, false, true);
+    let orders = [Some(shuffled(128, 1)), Some(shuffled(128, 2)), None, Some(shuffled(128, 1))];
+    let pool = Pool::new(1);
+    let mut shared = Activations::default();
+    for tokens in [3, 2] {
+        let values = inputs(Inputs::Random, tokens, 128);
+        shared.write(tokens, 128).copy_from_slice(&values);
+        for order in &orders {
+            let w = QuantizedTensor { input_order: order.clone(), ..plain.clone() };
+            let matrix = Matrix::from_quantized(&w, ActivationScheme::DynamicToken).expect("supported");
+            let mut y = vec![f32::NAN; tokens * 20];
+            matrix.multiply(&pool, &mut shared, &mut y);
+            assert_eq!(y, multiply(&matrix, Isa::active(), &pool, &values));
+        }
+    }
+}
+
+#[test]
+fn an_order_that_is_no_permutation_is_refused() {
+    let plain = tensor((2, 64), 4, 32, Convention::Symmetric, false, true);
+    let twice = (0..64).map(|k| k / 2 * 2).collect();
+    for (order, expected) in
+        [((0..63).collect(), "64 inputs, got 63"), ((1..65).collect(), "names 64"), (twice, "twice")]
+    {
+        let w = QuantizedTensor { input_order: Some(order), ..plain.clone() };
+        let message = Matrix::from_quantized(&w, ActivationScheme::None).expect_err("refused");
+        assert!(message.contains(expected), "{message}");
+    }
 }

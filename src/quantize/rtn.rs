@@ -70,6 +70,7 @@ pub(super) fn assemble(
             true => Zero::Symmetric,
             false => Zero::Points(grids.iter().map(Grid::zero_point).collect()),
         },
+        input_order: None,
     };
     tensor.validate()?;
     Ok(tensor)

@@ -212,6 +212,7 @@ fn check_kernel(scheme: WeightScheme, activations: ActivationScheme, cols: usize
         codes: vec![0; cols],
         scales: vec![1.0; groups],
         zero: if scheme.symmetric { Zero::Symmetric } else { Zero::Points(vec![0; groups]) },
+        input_order: None,
     };
     Matrix::from_quantized(&row, activations).map(|_| ())
 }
