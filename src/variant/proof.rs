@@ -171,7 +171,8 @@ fn scheme_name(tensor: &QuantizedTensor, activations: ActivationScheme) -> Strin
         ActivationScheme::None => "float",
         ActivationScheme::DynamicToken => "8 bits per token",
     };
-    format!("{} bits, {scales}, {zero}; inputs {inputs}", tensor.bits)
+    let order = if tensor.input_order.is_some() { ", activation order" } else { "" };
+    format!("{} bits, {scales}, {zero}{order}; inputs {inputs}", tensor.bits)
 }
 
 #[cfg(test)]
@@ -180,7 +181,8 @@ mod tests {
 
     fn weight(bits: u8, group_size: usize, zero: Zero) -> QuantizedTensor {
         let (rows, cols) = (37, 128);
-        let mut tensor = QuantizedTensor { rows, cols, bits, group_size, codes: vec![], scales: vec![], zero };
+        let (codes, scales) = (vec![], vec![]);
+        let mut tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
         let (low, high) = tensor.code_range();
         let mut random = StdRng::seed_from_u64(3);
         tensor.codes = (0..rows * cols).map(|_| random.random_range(low..=high) as i8).collect();
