@@ -160,6 +160,24 @@ fn an_existing_file_is_never_overwritten() {
 }
 
 #[test]
+fn a_gguf_file_is_named_as_one() {
+    bench()
+        .args([
+            "quantize",
+            "model.gguf",
+            "--format",
+            "gguf",
+            "--recipe",
+            "method = \"cast\"\ndtype = \"f16\"",
+            "-o",
+            "x",
+        ])
+        .assert()
+        .code(2)
+        .stderr(contains("add .gguf"));
+}
+
+#[test]
 fn a_missing_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("suite.toml");

@@ -97,6 +97,7 @@ impl<'a> Model<'a> {
         set("rope_scaling", self.rope_scaling(frequency_factors)?);
         set("sliding_window", json!(window));
         set("attention_bias", json!(published("model.layers.0.self_attn.q_proj.bias")));
+        set("mlp_bias", json!(published("model.layers.0.mlp.gate_proj.bias")));
         set("tie_word_embeddings", json!(!published("lm_head.weight")));
         set("bos_token_id", json!(self.token("bos_token_id")?));
         set("eos_token_id", json!(self.token("eos_token_id")?));
@@ -220,33 +221,57 @@ impl<'a> Model<'a> {
     }
 }
 
+/// Modules of a block: GGUF's name, Hugging Face's.
+const MODULES: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+/// Tensors outside the blocks: GGUF's name, Hugging Face's.
+const OUTSIDE: [(&str, &str); 4] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+    (FREQUENCY_FACTORS, FREQUENCY_FACTORS),
+];
+/// Name of Llama 3's divisors of rotary frequencies; Hugging Face has no such tensor.
+pub const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
+
 /// Hugging Face name of a GGUF tensor of the supported architectures.
 fn published_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
-        "output_norm.weight" => return Some("model.norm.weight".into()),
-        "output.weight" => return Some("lm_head.weight".into()),
-        "rope_freqs.weight" => return Some(name.into()),
-        _ => {}
+    if let Some((_, published)) = OUTSIDE.iter().find(|(gguf, _)| *gguf == name) {
+        return Some((*published).to_owned());
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
     let (module, part) = rest.split_once('.')?;
-    let module = match (module, part) {
-        ("attn_norm", "weight") => "input_layernorm",
-        ("ffn_norm", "weight") => "post_attention_layernorm",
-        ("attn_q", "weight" | "bias") => "self_attn.q_proj",
-        ("attn_k", "weight" | "bias") => "self_attn.k_proj",
-        ("attn_v", "weight" | "bias") => "self_attn.v_proj",
-        ("attn_output", "weight" | "bias") => "self_attn.o_proj",
-        ("attn_q_norm", "weight") => "self_attn.q_norm",
-        ("attn_k_norm", "weight") => "self_attn.k_norm",
-        ("ffn_gate", "weight" | "bias") => "mlp.gate_proj",
-        ("ffn_up", "weight" | "bias") => "mlp.up_proj",
-        ("ffn_down", "weight" | "bias") => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{layer}.{module}.{part}"))
+    let (_, published) = MODULES.iter().find(|(gguf, _)| *gguf == module)?;
+    has_part(module, part).then(|| format!("model.layers.{layer}.{published}.{part}"))
+}
+
+/// GGUF name of a tensor of the supported architectures: the other way round.
+pub fn gguf_name(published: &str) -> Option<String> {
+    if let Some((gguf, _)) = OUTSIDE.iter().find(|(_, name)| *name == published) {
+        return Some((*gguf).to_owned());
+    }
+    let (layer, rest) = published.strip_prefix("model.layers.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (module, part) = rest.rsplit_once('.')?;
+    let (gguf, _) = MODULES.iter().find(|(_, name)| *name == module)?;
+    has_part(gguf, part).then(|| format!("blk.{layer}.{gguf}.{part}"))
+}
+
+/// Whether a module of GGUF has a weight or a bias.
+fn has_part(module: &str, part: &str) -> bool {
+    part == "weight" || (part == "bias" && !module.ends_with("norm"))
 }
 
 #[cfg(test)]
@@ -260,8 +285,12 @@ mod tests {
             Some("model.layers.12.self_attn.o_proj.weight")
         );
         assert_eq!(published_name("blk.0.attn_q.bias").as_deref(), Some("model.layers.0.self_attn.q_proj.bias"));
+        for name in ["blk.7.attn_k_norm.weight", "blk.0.ffn_down.bias", "output.weight", FREQUENCY_FACTORS] {
+            assert_eq!(gguf_name(&published_name(name).unwrap()).as_deref(), Some(name));
+        }
         for unknown in ["blk.0.ffn_gate_inp.weight", "blk.x.attn_q.weight", "blk.0.attn_norm.bias", "cls.weight"] {
             assert_eq!(published_name(unknown), None, "{unknown}");
+            assert_eq!(gguf_name(&format!("model.layers.0.{unknown}")), None, "{unknown}");
         }
     }
 }

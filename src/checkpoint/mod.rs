@@ -27,6 +27,7 @@ use ::safetensors::Dtype;
 use self::compressed_tensors::QuantizedWeight;
 use self::folder::{Folder, Layout};
 use self::gguf_model::Model;
+pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
 use self::map::MappedFile;
 use self::quantization_config::QuantizationConfig;
 use self::storage::{Format, RowOrder, StoredMatrix};
@@ -399,8 +400,6 @@ impl Checkpoint {
 
 /// Name of the token embedding.
 const EMBEDDING: &str = "model.embed_tokens.weight";
-/// Name of Llama 3's divisors of rotary frequencies in a GGUF file.
-const FREQUENCY_FACTORS: &str = "rope_freqs.weight";
 
 #[cfg(test)]
 mod tests;

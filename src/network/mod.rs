@@ -3,6 +3,7 @@
 mod block;
 mod config;
 mod decoder;
+mod gguf_vocabulary;
 mod head;
 mod kv_cache;
 mod linear;
@@ -16,5 +17,6 @@ pub use decoder::Decoder;
 pub use head::Head;
 pub use kv_cache::KvCache;
 pub use linear::LoadOptions;
+pub use rotary::frequency_factors;
 pub use score::{Chunk, TokenScore, score, score_token};
 pub use tokenizer::Tokenizer;

@@ -31,10 +31,27 @@ impl Rotary {
     }
 }
 
+/// What the model divides its rotary frequencies by where they are stretched unevenly, as GGUF files state it, one
+/// number for each pair of dimensions; `None` for even stretching and for none.
+pub fn frequency_factors(config: &Config) -> Option<Vec<f32>> {
+    match &config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { .. } => {
+            Some(plain_frequencies(config).zip(frequencies(config)).map(|(plain, f)| plain / f).collect())
+        }
+    }
+}
+
+/// Angle per position of every pair of dimensions, without stretching.
+fn plain_frequencies(config: &Config) -> impl Iterator<Item = f32> {
+    let base = |i: usize| 1.0 / config.rope_theta.powf((2 * i) as f64 / config.head_dim as f64) as f32;
+    (0..config.head_dim / 2).map(base)
+}
+
 /// Angle per position of every pair of dimensions.
 fn frequencies(config: &Config) -> Vec<f32> {
-    let base = |i: usize| 1.0 / config.rope_theta.powf((2 * i) as f64 / config.head_dim as f64) as f32;
-    let plain = (0..config.head_dim / 2).map(base);
+    let plain = plain_frequencies(config);
     match &config.rope_scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|f| f / *factor as f32).collect(),

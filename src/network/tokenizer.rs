@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 /// The published tokenizer of a model.
 #[derive(Debug)]
 pub struct Tokenizer {
-    place: String,
-    tokenizer: tokenizers::Tokenizer,
+    pub(super) place: String,
+    pub(super) tokenizer: tokenizers::Tokenizer,
     bos: Option<u32>,
     sha256: Option<String>,
 }
@@ -114,8 +114,10 @@ impl Tokenizer {
 }
 
 /// Types of tokens in a GGUF file.
-const CONTROL: u32 = 3;
-const USER_DEFINED: u32 = 4;
+pub(super) const NORMAL: u32 = 1;
+pub(super) const CONTROL: u32 = 3;
+pub(super) const USER_DEFINED: u32 = 4;
+pub(super) const UNUSED: u32 = 5;
 
 /// The tokenizer that a GGUF vocabulary describes.
 fn from_vocabulary(vocabulary: &GgufVocabulary) -> std::result::Result<tokenizers::Tokenizer, String> {
@@ -179,12 +181,12 @@ fn bos_in_front(vocabulary: &GgufVocabulary) -> std::result::Result<TemplateProc
 }
 
 /// How text is cut into words.
-struct WordRule {
+pub(super) struct WordRule {
     cut: Cut,
     /// Unicode NFC before everything else.
-    normalize: bool,
+    pub(super) normalize: bool,
     /// A word that is a token is taken whole, whatever the merges say.
-    ignore_merges: bool,
+    pub(super) ignore_merges: bool,
 }
 
 enum Cut {
@@ -203,8 +205,11 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 impl WordRule {
+    /// A name of every rule.
+    pub(super) const NAMES: [&str; 4] = ["gpt-2", "smollm", "llama-bpe", "qwen2"];
+
     /// The rule that `tokenizer.ggml.pre` names.
-    fn named(pre: &str) -> std::result::Result<Self, String> {
+    pub(super) fn named(pre: &str) -> std::result::Result<Self, String> {
         let rule = |cut| WordRule { cut, normalize: false, ignore_merges: false };
         match pre {
             "gpt-2" => Ok(rule(Cut::Gpt2)),
@@ -212,13 +217,14 @@ impl WordRule {
             "llama-bpe" | "llama3" | "llama-v3" => Ok(WordRule { ignore_merges: true, ..rule(Cut::Pattern(LLAMA3)) }),
             "qwen2" | "deepseek-r1-qwen" => Ok(WordRule { normalize: true, ..rule(Cut::Pattern(QWEN2)) }),
             _ => Err(format!(
-                "pre-tokenizer \"{pre}\" is not supported; supported: gpt-2, smollm, llama-bpe, qwen2; \
-                 (\"default\" means that the converter did not know it: convert the model again)"
+                "pre-tokenizer \"{pre}\" is not supported; supported: {}; (\"default\" means that the converter did \
+                 not know it: convert the model again)",
+                Self::NAMES.join(", ")
             )),
         }
     }
 
-    fn pre_tokenizer(&self) -> std::result::Result<Sequence, String> {
+    pub(super) fn pre_tokenizer(&self) -> std::result::Result<Sequence, String> {
         let steps: [PreTokenizerWrapper; 2] = match self.cut {
             Cut::Gpt2 => return Ok(Sequence::new(vec![ByteLevel::new(false, true, true).into()])),
             Cut::DigitsThenGpt2 => [Digits::new(true).into(), ByteLevel::new(false, true, true).into()],
@@ -303,6 +309,44 @@ mod tests {
         assert_eq!(again.added_in_front().unwrap(), Some(256 + 3));
         let text = "he he<|end|>12\n\n1";
         assert_eq!(again.encode(text).unwrap(), with_bos.encode(text).unwrap());
+    }
+
+    #[test]
+    fn a_vocabulary_comes_back_as_it_was_with_the_name_of_its_rule() {
+        for pre in WordRule::NAMES {
+            let mut vocabulary = vocabulary(pre);
+            vocabulary.bos = Some(256 + 3);
+            vocabulary.add_bos = true;
+            let written = tokenizer(&vocabulary).gguf_vocabulary(vocabulary.tokens.len(), None, Some(7)).unwrap();
+            assert_eq!(written, GgufVocabulary { eos: Some(7), ..vocabulary.clone() });
+            let padded = tokenizer(&vocabulary).gguf_vocabulary(vocabulary.tokens.len() + 1, None, None).unwrap();
+            assert_eq!(padded.token_types.last(), Some(&UNUSED));
+            assert_eq!(words(&tokenizer(&padded), "he<|end|> he12"), words(&tokenizer(&vocabulary), "he<|end|> he12"));
+        }
+    }
+
+    #[test]
+    fn tokenizers_without_a_name_in_a_gguf_file_are_refused() {
+        let refusal = |change: &dyn Fn(&mut tokenizers::Tokenizer)| {
+            let mut tokenizer = tokenizer(&vocabulary("llama-bpe"));
+            change(&mut tokenizer.tokenizer);
+            tokenizer.gguf_vocabulary(300, None, None).unwrap_err().to_string()
+        };
+        let other = WordRule::named("smollm").unwrap().pre_tokenizer().unwrap();
+        let text = refusal(&|t| {
+            t.with_pre_tokenizer(Some(other.clone()));
+        });
+        assert!(text.contains("has no name that is known here"), "{text}");
+        let text = refusal(&|t| {
+            t.with_normalizer(Some(NFC));
+        });
+        assert!(text.contains("has no name that is known here"), "{text}");
+        let text = refusal(&|t| {
+            t.add_tokens(&[AddedToken::from("<mask>", true).lstrip(true)]);
+        });
+        assert!(text.contains("\"<mask>\" takes in the spaces"), "{text}");
+        let few = tokenizer(&vocabulary("qwen2")).gguf_vocabulary(100, None, None).unwrap_err().to_string();
+        assert!(few.contains("has no row among the embedding's 100"), "{few}");
     }
 
     #[test]

@@ -6,6 +6,12 @@
 mod build;
 mod calibration;
 mod compressed_tensors;
+mod gguf_blocks;
+mod gguf_export;
+mod gguf_metadata;
+#[cfg(test)]
+mod gguf_tests;
+mod gguf_writer;
 mod key;
 mod maker;
 mod plan;
@@ -19,6 +25,7 @@ use std::path::Path;
 
 pub use build::build;
 pub use calibration::CalibrationTokens;
+pub use gguf_export::{Exported, build_gguf};
 pub use key::cached;
 
 use crate::suite::Recipe;

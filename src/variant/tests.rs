@@ -26,7 +26,7 @@ const VOCABULARY: usize = 40;
 const LAYERS: usize = 2;
 
 /// Writes a tiny Llama with random weights; `change` may alter a tensor.
-fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut Vec<f32>)) {
+pub(super) fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut Vec<f32>)) {
     fs::create_dir_all(folder).unwrap();
     let mut random = StdRng::seed_from_u64(11);
     let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors")).unwrap();
@@ -75,14 +75,14 @@ fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut Vec<f32>)) 
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-fn unchanged(_: &str, _: &mut Vec<f32>) {}
+pub(super) fn unchanged(_: &str, _: &mut Vec<f32>) {}
 
-fn scheme(bits: u8, granularity: Granularity, symmetric: bool) -> WeightScheme {
+pub(super) fn scheme(bits: u8, granularity: Granularity, symmetric: bool) -> WeightScheme {
     let group_size = (granularity == Granularity::Group).then_some(32);
     WeightScheme { bits, granularity, group_size, symmetric }
 }
 
-fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Override>) -> Recipe {
+pub(super) fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Override>) -> Recipe {
     let (activations, dense) = (ActivationScheme::None, DenseFormat::F16);
     Recipe::Quantize(Method { method: name.into(), weights, activations, overrides, dense })
 }
@@ -100,7 +100,7 @@ fn make(model: &Path, recipe: &Recipe, into: &Path, threads: usize) -> Result<Ar
     build(&order, into, &mut |_, _| {})
 }
 
-fn quantized(checkpoint: &Checkpoint, name: &str) -> (QuantizedTensor, ActivationScheme) {
+pub(super) fn quantized(checkpoint: &Checkpoint, name: &str) -> (QuantizedTensor, ActivationScheme) {
     match checkpoint.tensor(name).unwrap() {
         StoredTensor::Quantized(tensor, activations) => (tensor, activations),
         StoredTensor::Dense { .. } => panic!("{name} is dense"),
