@@ -143,6 +143,22 @@ impl QuantizedTensor {
         }
     }
 
+    /// Sum of the weights of every row, each group's codes summed as integers, groups in f64.
+    pub fn row_sums(&self) -> Vec<f32> {
+        let groups = self.groups();
+        let sum_of = |(group, codes): (usize, &[i8])| {
+            let (codes, count) = (codes.iter().map(|&q| i64::from(q)).sum::<i64>(), self.group_size as i64);
+            let scale = f64::from(self.scales[group]);
+            match &self.zero {
+                Zero::Symmetric => scale * codes as f64,
+                Zero::Points(z) => scale * (codes - i64::from(z[group]) * count) as f64,
+                Zero::Offsets(m) => scale * codes as f64 + f64::from(m[group]) * count as f64,
+            }
+        };
+        let sums: Vec<f64> = self.codes.chunks_exact(self.group_size).enumerate().map(sum_of).collect();
+        sums.chunks_exact(groups).map(|row| row.iter().sum::<f64>() as f32).collect()
+    }
+
     /// The whole matrix as real numbers, `(rows, cols)` row-major, columns in the order of the inputs.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];
@@ -170,7 +186,10 @@ fn check_permutation(order: &[u32], cols: usize) -> Result<(), String> {
 }
 
 /// What happens to a linear layer's input before the multiplication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+///
+/// Codes are signed bytes everywhere; schemes that are published with unsigned codes are shifted, so that one kernel
+/// serves all. `x` stands for `scale * (code - zero_point)`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationScheme {
     /// Inputs stay floating point (W8A16, W4A16).
@@ -178,6 +197,73 @@ pub enum ActivationScheme {
     None,
     /// 8 bits, symmetric, `scale = max|x| / 127` per token (row of the input), codes in `-127..=127`.
     DynamicToken,
+    /// 8 bits, asymmetric per token, over the range of the token with zero:
+    /// `scale = max((max - min) / 255, min_scale)`, `zero_point = clamp(-128 - round(min / scale))`, codes as for
+    /// [`ActivationScheme::Static`], in `-128..=127`. So do torchao's `int8 dynamic activation` layers.
+    DynamicTokenAsymmetric {
+        /// Smallest scale: the `eps` of the format.
+        min_scale: f32,
+    },
+    /// 8 bits, one scale and zero point for all inputs of the layer.
+    Static(StaticActivations),
+}
+
+/// Numbers of static 8-bit inputs: `code = clamp(round(x * (1 / scale)) + zero_point, low, high)`, in f32, half to even.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StaticActivations {
+    /// Scale, with a finite reciprocal.
+    pub scale: f32,
+    /// The code of real zero.
+    pub zero_point: i8,
+    /// Smallest code.
+    pub low: i8,
+    /// Largest code.
+    pub high: i8,
+}
+
+impl StaticActivations {
+    /// Checks the numbers as they are published, with codes from `low` to `high` (`0..=255`, `0..=127`, `-128..=127`),
+    /// and shifts codes that do not fit a signed byte by 128.
+    ///
+    /// # Errors
+    /// A scale that is no positive number, a range that is no 8-bit range, a zero point outside the range.
+    pub fn new(scale: f32, zero_point: i64, (low, high): (i64, i64)) -> Result<Self, String> {
+        let shift = if high > 127 { 128 } else { 0 };
+        let byte = |code: i64| code.checked_sub(shift).and_then(|code| i8::try_from(code).ok());
+        let (Some(least), Some(most)) = (byte(low), byte(high)) else {
+            return Err(format!("input codes {low}..={high} do not fit 8 bits"));
+        };
+        if low >= high {
+            return Err(format!("input codes {low}..={high} are no range"));
+        }
+        if !(scale > 0.0 && scale.is_finite() && scale.recip().is_finite()) {
+            return Err(format!("input scale {scale} is not a positive number"));
+        }
+        match byte(zero_point).filter(|z| (least..=most).contains(z)) {
+            Some(zero_point) => Ok(StaticActivations { scale, zero_point, low: least, high: most }),
+            None => Err(format!("input zero point {zero_point} is outside {low}..={high}")),
+        }
+    }
+}
+
+impl ActivationScheme {
+    /// Whether real zero may have another code than 0.
+    pub fn has_zero_points(self) -> bool {
+        match self {
+            ActivationScheme::None | ActivationScheme::DynamicToken => false,
+            ActivationScheme::DynamicTokenAsymmetric { .. } => true,
+            ActivationScheme::Static(numbers) => numbers.zero_point != 0,
+        }
+    }
+
+    /// Whether the code -128 may occur.
+    pub fn has_lowest_code(self) -> bool {
+        match self {
+            ActivationScheme::None | ActivationScheme::DynamicToken => false,
+            ActivationScheme::DynamicTokenAsymmetric { .. } => true,
+            ActivationScheme::Static(numbers) => numbers.low == i8::MIN,
+        }
+    }
 }
 
 /// Storage and arithmetic of an unquantized matrix.

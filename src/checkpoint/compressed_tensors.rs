@@ -6,6 +6,7 @@
 //! | shape | `weight_shape` `[rows, cols]` | |
 //! | scales | `weight_scale` f32, f16 or bf16, `(rows, groups)` | the same |
 //! | zero points | `weight_zero_point` i32 `(ceil(rows bits / 32), groups)`, or i8 as the scales | i8 as the scales |
+//! | static inputs | `input_scale` as the scales, `[1]`; `input_zero_point` i8 `[1]` where asymmetric | the same |
 //!
 //! Packed codes are offset by `2^(bits-1)` and laid without gaps, lowest bits first, along a row (zero points: along a
 //! column); in a little-endian file that is one stream of bits. `w = scale (q - zero_point)`.
@@ -15,12 +16,12 @@ use std::collections::{HashMap, HashSet};
 
 use safetensors::Dtype;
 
-use super::quantization_config::{QuantizationConfig, Scheme};
+use super::quantization_config::{Inputs, QuantizationConfig, Scheme};
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
 use super::{Entry, Slab, Storage, float_format};
 use crate::error::{Error, Result};
-use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
+use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, StaticActivations, Zero};
 
 /// The parts of one quantized weight, checked against each other.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(super) struct QuantizedWeight {
     cols: usize,
     group_size: usize,
     scheme: Scheme,
+    activations: ActivationScheme,
 }
 
 /// How zero points are stored.
@@ -46,17 +48,18 @@ enum ZeroLayout {
 }
 
 /// Parts that change what a weight or an input means in ways that no kernel here carries out.
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 7] = [
     "weight_g_idx",
     "weight_global_scale",
-    "input_scale",
-    "input_zero_point",
     "input_global_scale",
     "output_scale",
     "output_zero_point",
     "k_scale",
     "v_scale",
 ];
+
+/// Parts beside the codes.
+const PARTS: [&str; 5] = ["weight_scale", "weight_zero_point", "weight_shape", "input_scale", "input_zero_point"];
 
 /// Gathers the parts of quantized weights into entries, in the order of the files; other tensors stay as they are.
 /// `tensors` are those of all files, with the place of their file; `bytes` reads a slab.
@@ -76,11 +79,11 @@ pub(super) fn gather(
         match part {
             "weight_packed" => {}
             "weight" if tensor.dtype == Dtype::I8 => {}
-            "weight_scale" | "weight_zero_point" | "weight_shape" => continue,
+            _ if PARTS.contains(&part) => continue,
             _ if REFUSED.contains(&part) => {
                 return Err(fault(
-                    "activation order, static activations and quantized caches are not supported; supported: groups in \
-                     order, activations dynamic per token or none"
+                    "activation order, static outputs and quantized caches are not supported; supported: groups in \
+                     order, inputs dynamic per token, static per tensor or none"
                         .into(),
                 ));
             }
@@ -102,8 +105,8 @@ pub(super) fn gather(
         entries.push(Entry { name: format!("{module}.weight"), shape, storage: Storage::Quantized(weight) });
     }
     let orphan = by_name.keys().find(|name| match name.rsplit_once('.') {
-        Some((module, "weight_scale" | "weight_zero_point" | "weight_shape")) => !used.contains(module),
-        _ => false,
+        Some((module, part)) => PARTS.contains(&part) && !used.contains(module),
+        None => false,
     });
     match orphan {
         None => Ok(entries),
@@ -142,11 +145,64 @@ impl<'a> Parts<'a> {
         }
         let count = if scheme.granularity == Granularity::Tensor { 1 } else { rows * (cols / group_size) };
         let (scales, tensor) = self.needed("weight_scale")?;
-        let scale_format = float_format(tensor.dtype)
-            .ok_or_else(|| self.fault(&tensor.name, format!("expected F32, F16 or BF16, got {}", tensor.dtype)))?;
+        let scale_format = self.float_format(tensor)?;
         self.expect_count(tensor, count)?;
         let zero_points = self.zero_points(&scheme, rows, cols / group_size, count)?;
-        Ok(QuantizedWeight { codes, packed, scales, scale_format, zero_points, rows, cols, group_size, scheme })
+        let activations = self.activations(scheme.inputs)?;
+        Ok(QuantizedWeight {
+            codes,
+            packed,
+            scales,
+            scale_format,
+            zero_points,
+            rows,
+            cols,
+            group_size,
+            scheme,
+            activations,
+        })
+    }
+
+    /// The scheme of inputs, with the scale and zero point of static ones.
+    fn activations(&self, inputs: Inputs) -> Result<ActivationScheme> {
+        let symmetric = match inputs {
+            Inputs::Known(scheme) => match self.part("input_scale").or_else(|| self.part("input_zero_point")) {
+                None => return Ok(scheme),
+                Some((_, tensor)) => {
+                    let problem = "quantization_config does not say that inputs are static: expected input_activations \
+                                   with strategy tensor, dynamic false";
+                    return Err(self.fault(&tensor.name, problem.into()));
+                }
+            },
+            Inputs::Stored { symmetric } => symmetric,
+        };
+        let (slab, tensor) = self.needed("input_scale")?;
+        self.expect_count(tensor, 1)?;
+        let mut scale = [0.0];
+        widen(self.float_format(tensor)?, &(self.bytes)(&slab), &mut scale);
+        let zero_point = match self.part("input_zero_point") {
+            None if symmetric => 0,
+            None => return Err(self.missing("input_zero_point")),
+            Some((slab, tensor)) => {
+                self.expect_count(tensor, 1)?;
+                if tensor.dtype != Dtype::I8 {
+                    return Err(self.fault(&tensor.name, format!("expected I8, got {}", tensor.dtype)));
+                }
+                i64::from((self.bytes)(&slab)[0].cast_signed())
+            }
+        };
+        let name = &tensor.name;
+        if symmetric && zero_point != 0 {
+            let problem = format!("quantization_config says symmetric, but the zero point of inputs is {zero_point}");
+            return Err(self.fault(name, problem));
+        }
+        let numbers = StaticActivations::new(scale[0], zero_point, (-128, 127)).map_err(|p| self.fault(name, p))?;
+        Ok(ActivationScheme::Static(numbers))
+    }
+
+    fn float_format(&self, tensor: &Tensor) -> Result<Format> {
+        float_format(tensor.dtype)
+            .ok_or_else(|| self.fault(&tensor.name, format!("expected F32, F16 or BF16, got {}", tensor.dtype)))
     }
 
     /// Columns of a packed matrix of `rows` rows and `words` words a row, as `weight_shape` says.
@@ -258,7 +314,7 @@ impl QuantizedWeight {
         let (rows, cols, group_size) = (self.rows, self.cols, self.group_size);
         let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
         tensor.validate()?;
-        Ok((tensor, self.scheme.activations))
+        Ok((tensor, self.activations))
     }
 
     /// All slabs, to be released.

@@ -1,4 +1,5 @@
-//! Bytes to named tensors: safetensors (single file and sharded), GGUF, compressed-tensors folders.
+//! Bytes to named tensors: safetensors (single file and sharded), GGUF, compressed-tensors folders, checkpoints of
+//! quantization-aware training with torch's fake quantizers.
 //!
 //! A [`Checkpoint`] maps its files and hands out tensors one at a time, under their Hugging Face names
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them; nothing is copied until asked for.
@@ -9,6 +10,7 @@
 //! [`Checkpoint::release`].
 
 mod compressed_tensors;
+mod fake_quantize;
 mod folder;
 mod gguf;
 mod gguf_blocks;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use ::safetensors::Dtype;
 
 use self::compressed_tensors::QuantizedWeight;
+use self::fake_quantize::FakeQuantizedWeight;
 use self::folder::{Folder, Layout};
 use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
@@ -63,6 +66,8 @@ enum Storage {
     Whole { slab: Slab, format: Format, order: RowOrder },
     /// In parts: codes, scales, zero points.
     Quantized(QuantizedWeight),
+    /// As floats, with the scales that training rounded them by.
+    FakeQuantized(FakeQuantizedWeight),
     /// In a type that no model weight has; known by name only.
     Unsupported(Dtype),
 }
@@ -242,12 +247,16 @@ impl Checkpoint {
             }
         }
         let place = path.display().to_string();
-        let entries = match QuantizationConfig::read(&place, &layout.config)? {
-            None => tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect(),
-            Some(config) => {
-                let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
-                compressed_tensors::gather(&place, &config, tensors, &bytes)?
-            }
+        let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
+        let declared =
+            layout.config.get("quantization_config").filter(|stored| stored["quant_method"] == fake_quantize::METHOD);
+        let entries = if let Some(declared) = declared {
+            fake_quantize::gather(&place, declared, tensors, &bytes)?
+        } else if let Some(config) = QuantizationConfig::read(&place, &layout.config)? {
+            compressed_tensors::gather(&place, &config, tensors, &bytes)?
+        } else {
+            fake_quantize::refuse_undeclared(&place, &tensors)?;
+            tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect()
         };
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         checkpoint.config = layout.config;
@@ -317,6 +326,10 @@ impl Checkpoint {
                 let (tensor, activations) = weight.read(&|slab| self.bytes(slab)).map_err(fault)?;
                 return Ok(StoredTensor::Quantized(tensor, activations));
             }
+            Storage::FakeQuantized(weight) => {
+                let (tensor, activations) = weight.read(&|slab| self.bytes(slab)).map_err(fault)?;
+                return Ok(StoredTensor::Quantized(tensor, activations));
+            }
             Storage::Unsupported(dtype) => {
                 return Err(fault(format!("type {dtype} is not supported; supported: F32, F16, BF16")));
             }
@@ -364,6 +377,7 @@ impl Checkpoint {
         match self.entry(name).map(|entry| &entry.storage) {
             Some(Storage::Whole { slab, .. }) => release(slab),
             Some(Storage::Quantized(weight)) => weight.slabs().for_each(release),
+            Some(Storage::FakeQuantized(weight)) => release(weight.slab()),
             Some(Storage::Unsupported(_)) | None => {}
         }
     }

@@ -12,15 +12,30 @@ use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, Granularity};
 
 /// Scheme of a module's weight and inputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scheme {
     pub(super) bits: u8,
     pub(super) symmetric: bool,
     pub(super) granularity: Granularity,
     /// Columns of a group, at least 1; only for [`Granularity::Group`].
     pub(super) group_size: usize,
-    pub(super) activations: ActivationScheme,
+    pub(super) inputs: Inputs,
 }
+
+/// What the configuration says of inputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Inputs {
+    /// All there is to say.
+    Known(ActivationScheme),
+    /// One scale and zero point for the tensor, which are stored beside the weight.
+    Stored {
+        /// Whether the zero point is 0.
+        symmetric: bool,
+    },
+}
+
+/// Smallest scale of asymmetric inputs: what the `compressed-tensors` package puts in place of 0.
+const MIN_SCALE: f32 = f32::EPSILON;
 
 /// Groups of modules with their schemes, checked.
 #[derive(Debug)]
@@ -102,7 +117,10 @@ impl QuantizationConfig {
         let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
         let method = stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing");
         if method != "compressed-tensors" {
-            return Err(fault(format!("quant_method \"{method}\" is not supported; supported: compressed-tensors")));
+            return Err(fault(format!(
+                "quant_method \"{method}\" is not supported; supported: compressed-tensors, \
+                                     torch-fake-quantize"
+            )));
         }
         let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
         Self::check(stored).map(Some).map_err(fault)
@@ -136,7 +154,7 @@ impl QuantizationConfig {
             let weights = group.weights.ok_or_else(|| at("weights: expected a scheme, got null".into()))?;
             let mut scheme = weights.scheme().map_err(|problem| at(format!("weights: {problem}")))?;
             if let Some(inputs) = group.input_activations {
-                scheme.activations = inputs.activations().map_err(|p| at(format!("input_activations: {p}")))?;
+                scheme.inputs = inputs.inputs().map_err(|p| at(format!("input_activations: {p}")))?;
             }
             groups.push((targets.map_err(at)?, scheme));
         }
@@ -221,23 +239,28 @@ impl Numbers {
             }
         };
         let (bits, symmetric) = (self.num_bits, self.symmetric);
-        Ok(Scheme { bits, symmetric, granularity, group_size, activations: ActivationScheme::None })
+        Ok(Scheme { bits, symmetric, granularity, group_size, inputs: Inputs::Known(ActivationScheme::None) })
     }
 
     /// Scheme of inputs.
-    fn activations(&self) -> std::result::Result<ActivationScheme, String> {
-        let per_token = self.strategy.as_deref() == Some("token") && self.dynamic == true;
-        if self.kind == "int" && self.num_bits == 8 && self.symmetric && per_token {
-            return Ok(ActivationScheme::DynamicToken);
+    fn inputs(&self) -> std::result::Result<Inputs, String> {
+        let strategy = self.strategy.as_deref().unwrap_or("missing");
+        if self.kind == "int" && self.num_bits == 8 {
+            let is_static = matches!(self.dynamic, Value::Null | Value::Bool(false));
+            match (strategy, self.symmetric) {
+                ("token", true) if self.dynamic == true => return Ok(Inputs::Known(ActivationScheme::DynamicToken)),
+                ("token", false) if self.dynamic == true => {
+                    let scheme = ActivationScheme::DynamicTokenAsymmetric { min_scale: MIN_SCALE };
+                    return Ok(Inputs::Known(scheme));
+                }
+                ("tensor", symmetric) if is_static => return Ok(Inputs::Stored { symmetric }),
+                _ => {}
+            }
         }
         Err(format!(
-            "{} of {} bits, strategy {}, {}, dynamic {} is not supported; supported: null, or int of 8 bits, symmetric, \
-             strategy token, dynamic true",
-            self.kind,
-            self.num_bits,
-            self.strategy.as_deref().unwrap_or("missing"),
-            if self.symmetric { "symmetric" } else { "asymmetric" },
-            self.dynamic
+            "{} of {} bits, strategy {strategy}, dynamic {} is not supported; supported: null, or int of 8 bits with \
+             strategy token, dynamic true or strategy tensor, dynamic false",
+            self.kind, self.num_bits, self.dynamic
         ))
     }
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::kernels::{Activations, Isa, Matrix, Pool};
 use crate::tensor::Zero;
 
 const GGUF: &[u8] = include_bytes!("../../tests/fixtures/gguf_blocks.gguf");
@@ -368,7 +369,10 @@ fn schemes_that_cannot_be_carried_out_are_refused() {
         (set("/config_groups/group_0/targets", json!([])), ""),
         (set("/config_groups/group_5/targets", json!([])), "no group"),
         (set("/config_groups/group_5/input_activations/dynamic", json!(false)), "dynamic false"),
-        (set("/config_groups/group_5/input_activations/symmetric", json!(false)), "asymmetric"),
+        (
+            set("/config_groups/group_5/input_activations", json!({"num_bits": 8, "strategy": "tensor"})),
+            "w8_channel.input_scale\": missing",
+        ),
         (set("/config_groups/group_5/input_activations/strategy", json!("tensor")), "strategy tensor"),
         (set("/config_groups/group_5/output_activations", json!({"num_bits": 8})), "output_activations"),
         (set("/kv_cache_scheme", json!({"num_bits": 8})), "kv_cache_scheme"),
@@ -383,6 +387,40 @@ fn schemes_that_cannot_be_carried_out_are_refused() {
         let message = refusal(with_config(&change).path());
         assert!(message.contains(expected), "{expected}: {message}");
     }
+}
+
+#[test]
+fn static_inputs_of_compressed_tensors_are_read_with_their_zero_point() {
+    let group = serde_json::json!({
+        "targets": ["Linear"],
+        "weights": {"num_bits": 8, "strategy": "channel"},
+        "input_activations": {"num_bits": 8, "symmetric": false, "strategy": "tensor", "dynamic": false},
+    });
+    let config = serde_json::json!({"quantization_config": {
+        "quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": group},
+    }});
+    let folder = folder(&[("config.json", config.to_string().as_bytes())]);
+    let number = |value: f32| value.to_le_bytes().to_vec();
+    let write = |scale: f32, zero_point: &[u8]| {
+        let tensors: [(&str, Dtype, &[usize], Vec<u8>); 4] = [
+            ("m.weight", Dtype::I8, &[1, 4], vec![1; 4]),
+            ("m.weight_scale", Dtype::F32, &[1, 1], number(0.5)),
+            ("m.input_scale", Dtype::F32, &[1], number(scale)),
+            ("m.input_zero_point", Dtype::I8, &[zero_point.len()], zero_point.to_vec()),
+        ];
+        safetensors_file(&folder.path().join("model.safetensors"), &tensors);
+    };
+    write(0.25, &[0xf0]);
+    let StoredTensor::Quantized(_, activations) = Checkpoint::open(folder.path()).unwrap().tensor("m.weight").unwrap()
+    else {
+        panic!()
+    };
+    let expected = crate::tensor::StaticActivations { scale: 0.25, zero_point: -16, low: -128, high: 127 };
+    assert_eq!(activations, ActivationScheme::Static(expected));
+    write(0.0, &[0]);
+    assert!(refusal(folder.path()).contains("input scale 0"));
+    write(1.0, &[0, 0]);
+    assert!(refusal(folder.path()).contains("expected 1 values"));
 }
 
 #[test]
@@ -435,4 +473,88 @@ fn parts_that_do_not_belong_together_are_refused() {
     );
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     assert!(checkpoint.tensor("m.weight").unwrap_err().to_string().contains("NaN"));
+}
+
+const FAKE_QUANTIZED: [&str; 4] = ["channel_symmetric", "channel_affine", "tensor_affine", "four_bits"];
+
+#[test]
+fn fake_quantized_weights_and_outputs_are_those_of_torch() {
+    for name in FAKE_QUANTIZED {
+        let folder = fixture("fake_quantize").join(name);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        assert_eq!(checkpoint.names(), ["m.weight"], "{name}");
+        let expected = Checkpoint::open(&folder.join("expected.safetensors")).unwrap();
+        let of = |tensor: &str| expected.tensor_f32(tensor).unwrap().1;
+        let (shape, values) = checkpoint.tensor_f32("m.weight").unwrap();
+        assert_eq!(bits(&values), bits(&of("weight")), "{name}");
+        assert_outputs(name, &checkpoint, "m.weight", (&of("x"), shape[1]), &of("y"), &values);
+    }
+}
+
+/// Multiplies `x`, rows of `cols`, by the stored weight on every instruction set, and compares with the outputs that the
+/// format's own package computed in f32 from rounded inputs and weights.
+fn assert_outputs(
+    what: &str,
+    checkpoint: &Checkpoint,
+    weight: &str,
+    (x, cols): (&[f32], usize),
+    expected: &[f32],
+    weights: &[f32],
+) {
+    let StoredTensor::Quantized(tensor, activations) = checkpoint.tensor(weight).unwrap() else { panic!("{what}") };
+    let matrix = Matrix::from_quantized(&tensor, activations).unwrap();
+    let largest = weights.iter().chain(x).fold(0.0f32, |max, v| max.max(v.abs()));
+    for isa in Isa::available() {
+        let mut inputs = Activations::default();
+        inputs.write(x.len() / cols, cols).copy_from_slice(x);
+        let mut y = vec![0.0; expected.len()];
+        matrix.multiply_on(isa, &Pool::new(1), &mut inputs, &mut y);
+        for (at, (y, expected)) in y.iter().zip(expected).enumerate() {
+            let allowed = 1e-6 * largest * cols as f32;
+            assert!((y - expected).abs() <= allowed, "{what} on {isa}: output {at} is {y}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn fake_quantizers_that_cannot_be_carried_out_are_refused() {
+    use serde_json::json;
+    let weight = vec![0u8; 16];
+    let write = |config: serde_json::Value, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]| {
+        let folder = folder(&[("config.json", json!({"quantization_config": config}).to_string().as_bytes())]);
+        safetensors_file(&folder.path().join("model.safetensors"), tensors);
+        folder
+    };
+    let quantizer = |scale: f32, zero_point: i32, enabled: u8| {
+        vec![
+            ("m.weight", Dtype::F32, &[2, 2][..], weight.clone()),
+            ("m.weight_fake_quant.scale", Dtype::F32, &[1][..], scale.to_le_bytes().to_vec()),
+            ("m.weight_fake_quant.zero_point", Dtype::I32, &[1][..], zero_point.to_le_bytes().to_vec()),
+            ("m.weight_fake_quant.fake_quant_enabled", Dtype::U8, &[1][..], vec![enabled]),
+        ]
+    };
+    let config = |low: i64, high: i64| json!({"quant_method": "torch-fake-quantize", "weights": {"quant_min": low, "quant_max": high}});
+    let good = write(config(-127, 127), &quantizer(0.5, 0, 1));
+    assert_eq!(Checkpoint::open(good.path()).unwrap().tensor_f32("m.weight").unwrap().1, [0.0; 4]);
+    let mut output = quantizer(0.5, 0, 1);
+    output.push(("m.activation_post_process.fake_quant_enabled", Dtype::U8, &[1], vec![1]));
+    let mut static_inputs = config(-127, 127);
+    static_inputs["activations"] = json!({"mode": "static", "quant_min": 0, "quant_max": 127});
+    for (expected, folder) in [
+        ("\"quant_method\": \"torch-fake-quantize\"", write(json!(null), &quantizer(0.5, 0, 1))),
+        ("missing field `weights`", write(json!({"quant_method": "torch-fake-quantize"}), &quantizer(0.5, 0, 1))),
+        ("codes -129..=127", write(config(-129, 127), &quantizer(0.5, 0, 1))),
+        ("codes 7..=7", write(config(7, 7), &quantizer(0.5, 0, 1))),
+        ("not a positive number", write(config(-127, 127), &quantizer(f32::NAN, 0, 1))),
+        ("not a positive number", write(config(-127, 127), &quantizer(-1.0, 0, 1))),
+        ("zero point 128", write(config(-127, 127), &quantizer(0.5, 128, 1))),
+        ("not trained to be rounded", write(config(-127, 127), &quantizer(0.5, 0, 0))),
+        ("missing", write(config(-127, 127), &quantizer(0.5, 0, 1)[..2])),
+        ("there is no \"m.weight\"", write(config(-127, 127), &quantizer(0.5, 0, 1)[1..])),
+        ("rounds the output", write(config(-127, 127), &output)),
+        ("m.input_fake_quant", write(static_inputs, &quantizer(0.5, 0, 1))),
+    ] {
+        let message = refusal(folder.path());
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
 }

@@ -1,12 +1,13 @@
 //! Input of a matrix product, with the forms that kernels want made once and shared.
 //!
-//! Integer form: symmetric 8 bits per token, `scale = max|x| / 127`, `code = round_half_even(x * (127 / max|x|))`, so
-//! codes lie in `-127..=127` on every instruction set. A token whose largest magnitude is zero (or so small that its
-//! reciprocal overflows) has scale 0 and codes 0; a token with a NaN or an infinity has scale NaN and codes 0, so that
-//! its outputs are NaN.
+//! Integer form: 8-bit codes, as the layer's [`ActivationScheme`] says. The symmetric scheme per token has
+//! `code = round_half_even(x * (127 / max|x|))`, so codes lie in `-127..=127` on every instruction set; a token whose
+//! largest magnitude is zero (or so small that its reciprocal overflows) has scale 0 and codes 0. In every scheme a token
+//! with a NaN or an infinity has scale NaN and codes 0, so that its outputs are NaN.
 
 use super::isa::{Isa, per_isa};
 use super::pool::Pool;
+use crate::tensor::{ActivationScheme, StaticActivations};
 
 /// Columns to which rows of derived forms are padded (with zeros): a block of the packed integer layouts.
 const PAD: usize = 64;
@@ -16,7 +17,7 @@ const ALIASING_BYTES: usize = 2048;
 const SPLIT_VALUES: usize = 32 * 1024;
 
 /// `(tokens, features)` row-major inputs. Integer and bfloat16 forms are made on first use after
-/// [`Activations::write`] and shared by all matrices that read the same input (q, k, v; gate, up).
+/// [`Activations::write`] and shared by all matrices that read the same input (q, k, v; gate, up) in the same scheme.
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
@@ -26,7 +27,9 @@ pub struct Activations {
     bf16: Form<u16>,
     bf16_widened: Form<f32>,
     int8: Form<i8>,
+    int8_scheme: Option<ActivationScheme>,
     scales: Vec<f32>,
+    zero_points: Vec<i32>,
     float_sums: Sums<f32>,
     int8_sums: Sums<i32>,
     gathered: Option<Box<Gathered>>,
@@ -80,6 +83,10 @@ pub(super) struct IntegerInput<'a> {
     pub stride: usize,
     pub tokens: usize,
     pub scales: &'a [f32],
+    /// Code of real zero of every token.
+    pub zero_points: &'a [i32],
+    /// Whether codes may be -128.
+    pub has_lowest_code: bool,
     /// `(tokens, groups)` sums of the codes of a group.
     pub sums: &'a [i32],
 }
@@ -111,7 +118,7 @@ impl Activations {
         self.padded.made = false;
         self.bf16.made = false;
         self.bf16_widened.made = false;
-        self.int8.made = false;
+        self.int8_scheme = None;
         self.float_sums.made_for = None;
         self.int8_sums.made_for = None;
         if let Some(gathered) = &mut self.gathered {
@@ -234,24 +241,27 @@ impl Activations {
     }
 
     /// The values in 8 bits, with sums of codes over groups of `group` columns (the last group may be shorter).
-    pub(super) fn int8(&mut self, pool: &Pool, group: usize) -> IntegerInput<'_> {
-        if !self.int8.made {
+    pub(super) fn int8(&mut self, pool: &Pool, scheme: ActivationScheme, group: usize) -> IntegerInput<'_> {
+        if self.int8_scheme != Some(scheme) {
             self.int8.resize(self.tokens, self.features);
             self.scales.resize(self.tokens, 0.0);
+            self.zero_points.resize(self.tokens, 0);
             let (features, stride) = (self.features, self.int8.stride);
             let rows = Rows::new(&mut self.int8.data, stride);
             let scales = Rows::new(&mut self.scales, 1);
+            let zero_points = Rows::new(&mut self.zero_points, 1);
             let values = &self.values;
             pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
                 for t in tokens {
                     // SAFETY: each token is written by one thread only.
-                    let (row, scale) = unsafe { (rows.row(t), scales.row(t)) };
-                    scale[0] =
-                        quantize_token(Isa::active(), &values[t * features..(t + 1) * features], &mut row[..features]);
+                    let (row, scale, zero_point) = unsafe { (rows.row(t), scales.row(t), zero_points.row(t)) };
+                    let values = &values[t * features..(t + 1) * features];
+                    (scale[0], zero_point[0]) = quantize(Isa::active(), scheme, values, &mut row[..features]);
                     row[features..].fill(0);
                 }
             });
-            self.int8.made = true;
+            self.int8_scheme = Some(scheme);
+            self.int8_sums.made_for = None;
         }
         if self.int8_sums.made_for != Some(group) {
             let sums = &mut self.int8_sums.data;
@@ -266,6 +276,8 @@ impl Activations {
             stride: self.int8.stride,
             tokens: self.tokens,
             scales: &self.scales,
+            zero_points: &self.zero_points,
+            has_lowest_code: scheme.has_lowest_code(),
             sums: &self.int8_sums.data,
         }
     }
@@ -308,8 +320,57 @@ impl<T> Rows<T> {
     }
 }
 
+/// Quantizes one token; returns its scale and zero point.
+fn quantize(isa: Isa, scheme: ActivationScheme, values: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    let numbers = match scheme {
+        ActivationScheme::None => unreachable!("floating-point inputs have no codes"),
+        ActivationScheme::DynamicToken => return (quantize_token(isa, values, codes), 0),
+        ActivationScheme::DynamicTokenAsymmetric { min_scale } => asymmetric(isa, values, min_scale),
+        ActivationScheme::Static(numbers) => numbers,
+    };
+    (quantize_affine(isa, values, numbers, codes), i32::from(numbers.zero_point))
+}
+
 per_isa! {
-    /// Quantizes one token and returns its scale; see the module's page.
+    /// Scale and zero point of one token in the asymmetric scheme.
+    fn asymmetric(isa, values: &[f32], min_scale: f32) -> StaticActivations = asymmetric_body
+}
+
+#[inline(always)]
+fn asymmetric_body(values: &[f32], min_scale: f32) -> StaticActivations {
+    let (low, high) = values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)));
+    let scale = ((high - low) / 255.0).max(min_scale);
+    let zero_point = (-128.0 - (low / scale).round_ties_even()).clamp(-128.0, 127.0);
+    StaticActivations { scale, zero_point: zero_point as i8, low: i8::MIN, high: i8::MAX }
+}
+
+per_isa! {
+    /// Quantizes one token with the given numbers and returns its scale: theirs, or NaN where a value is not finite.
+    fn quantize_affine(isa, values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 = quantize_affine_body
+}
+
+#[inline(always)]
+fn quantize_affine_body(values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 {
+    let largest = values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
+    if !f32::from_bits(largest).is_finite() || !numbers.scale.is_finite() {
+        codes.fill(0);
+        return f32::NAN;
+    }
+    let inverse = 1.0 / numbers.scale;
+    let zero_point = i32::from(numbers.zero_point);
+    // The bounds are whole numbers, so that values may be clamped before they are rounded.
+    let low = (i32::from(numbers.low) - zero_point) as f32;
+    let high = (i32::from(numbers.high) - zero_point) as f32;
+    for (code, value) in codes.iter_mut().zip(values) {
+        // As in `quantize_token`.
+        let rounded = (value * inverse).max(low).min(high) + 12_582_912.0;
+        *code = (rounded.to_bits() as i32 - 0x4b40_0000 + zero_point) as i8;
+    }
+    numbers.scale
+}
+
+per_isa! {
+    /// Quantizes one token in the symmetric scheme and returns its scale; see the module's page.
     fn quantize_token(isa, values: &[f32], codes: &mut [i8]) -> f32 = quantize_token_body
 }
 
@@ -377,7 +438,9 @@ mod tests {
 
     use super::*;
 
-    fn quantize(values: &[f32]) -> (f32, Vec<i8>) {
+    const SYMMETRIC: ActivationScheme = ActivationScheme::DynamicToken;
+
+    fn quantize_symmetric(values: &[f32]) -> (f32, Vec<i8>) {
         let mut codes = vec![99; values.len()];
         let scale = quantize_token(Isa::Scalar, values, &mut codes);
         (scale, codes)
@@ -385,16 +448,63 @@ mod tests {
 
     #[test]
     fn special_tokens() {
-        assert_eq!(quantize(&[0.0, -0.0, 0.0]), (0.0, vec![0, 0, 0]));
-        assert_eq!(quantize(&[1e-40, 0.0]), (0.0, vec![0, 0]));
+        assert_eq!(quantize_symmetric(&[0.0, -0.0, 0.0]), (0.0, vec![0, 0, 0]));
+        assert_eq!(quantize_symmetric(&[1e-40, 0.0]), (0.0, vec![0, 0]));
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let (scale, codes) = quantize(&[1.0, bad]);
+            let (scale, codes) = quantize_symmetric(&[1.0, bad]);
             assert!(scale.is_nan());
             assert_eq!(codes, [0, 0]);
         }
         // Half to even: 127 / 254 * {1, 3, 5} = 0.5, 1.5, 2.5.
-        assert_eq!(quantize(&[254.0, 1.0, 3.0, 5.0, -1.0, -3.0]).1, [127, 0, 2, 2, 0, -2]);
-        assert_eq!(quantize(&[f32::MAX, -f32::MAX]).1, [127, -127]);
+        assert_eq!(quantize_symmetric(&[254.0, 1.0, 3.0, 5.0, -1.0, -3.0]).1, [127, 0, 2, 2, 0, -2]);
+        assert_eq!(quantize_symmetric(&[f32::MAX, -f32::MAX]).1, [127, -127]);
+    }
+
+    #[test]
+    fn affine_codes_by_their_formula_at_ties_and_bounds() {
+        let numbers = StaticActivations::new(0.5, 131, (0, 255)).expect("8 bits");
+        assert_eq!(numbers, StaticActivations { scale: 0.5, zero_point: 3, low: -128, high: 127 });
+        let values = [0.0, 0.25, 0.75, -0.25, -0.75, 62.0, 62.3, 1e30, -65.5, -66.0, -1e30];
+        let mut codes = vec![0; values.len()];
+        assert_eq!(quantize(Isa::Scalar, ActivationScheme::Static(numbers), &values, &mut codes), (0.5, 3));
+        assert_eq!(codes, [3, 3, 5, 3, 1, 127, 127, 127, -128, -128, -128]);
+
+        let reduced = StaticActivations::new(1.0, 64, (0, 127)).expect("7 bits");
+        quantize(Isa::Scalar, ActivationScheme::Static(reduced), &values, &mut codes);
+        assert_eq!((codes[0], codes[7], codes[10], reduced.low), (64, 127, 0, 0));
+
+        let scheme = ActivationScheme::DynamicTokenAsymmetric { min_scale: 0.01 };
+        let mut codes = vec![0; 4];
+        // 255 steps of 2, zero 50 steps above the smallest code.
+        assert_eq!(quantize(Isa::Scalar, scheme, &[-100.0, 410.0, 0.0, 3.0], &mut codes), (2.0, -78));
+        assert_eq!(codes, [-128, 127, -78, -76]);
+        assert_eq!(quantize(Isa::Scalar, scheme, &[0.0; 4], &mut codes), (0.01, -128));
+        assert_eq!(codes, [-128; 4]);
+        assert_eq!(quantize(Isa::Scalar, scheme, &[-5.1, -2.0, -0.02, 0.0], &mut codes).1, 127);
+        assert!(quantize(Isa::Scalar, scheme, &[-3e38, 3e38, 0.0, 0.0], &mut codes).0.is_nan());
+
+        for (scale, zero_point, range) in [
+            (0.0, 0, (-128, 127)),
+            (f32::NAN, 0, (-128, 127)),
+            (1e-45, 0, (-128, 127)),
+            (1.0, 256, (0, 255)),
+            (1.0, 0, (0, 256)),
+            (1.0, 3, (3, 3)),
+        ] {
+            assert!(StaticActivations::new(scale, zero_point, range).is_err(), "{scale} {zero_point} {range:?}");
+        }
+    }
+
+    #[test]
+    fn codes_are_made_anew_for_another_scheme() {
+        let pool = Pool::new(1);
+        let mut x = Activations::default();
+        x.write(1, 4).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
+        let scheme = |scale| ActivationScheme::Static(StaticActivations { scale, zero_point: 1, low: -128, high: 127 });
+        assert_eq!(x.int8(&pool, scheme(1.0), 4).sums, [14]);
+        let other = x.int8(&pool, scheme(0.5), 4);
+        assert_eq!((&other.codes[..4], other.sums, other.scales), (&[3, 5, 7, 9][..], &[24][..], &[0.5][..]));
+        assert_eq!(x.int8(&pool, SYMMETRIC, 4).zero_points, [0]);
     }
 
     #[test]
@@ -410,9 +520,9 @@ mod tests {
         let pool = Pool::new(2);
         let mut x = Activations::with_capacity(2, 100);
         x.write(2, 100).fill(1.0);
-        assert!(x.int8(&pool, 100).sums.iter().all(|&s| s == 12700));
+        assert!(x.int8(&pool, SYMMETRIC, 100).sums.iter().all(|&s| s == 12700));
         x.write(2, 100).fill(-2.0);
-        let int8 = x.int8(&pool, 50);
+        let int8 = x.int8(&pool, SYMMETRIC, 50);
         assert_eq!(int8.sums, [-6350; 4]);
         assert_eq!((int8.tokens, int8.stride), (2, 128));
         assert!(int8.codes[100..128].iter().all(|&c| c == 0));
@@ -422,7 +532,7 @@ mod tests {
     proptest! {
         #[test]
         fn codes_are_the_rounded_quotients_on_every_isa(values in prop::collection::vec(-1e3f32..1e3, 1..200)) {
-            let (scale, codes) = quantize(&values);
+            let (scale, codes) = quantize_symmetric(&values);
             for (value, &code) in values.iter().zip(&codes) {
                 prop_assert!(code > -128);
                 prop_assert!((value - scale * f32::from(code)).abs() <= scale * 0.5001);
@@ -431,6 +541,16 @@ mod tests {
                 let mut other = vec![0; values.len()];
                 prop_assert_eq!(quantize_token(isa, &values, &mut other), scale);
                 prop_assert_eq!(&other, &codes);
+                let numbers = StaticActivations { scale: 3.7, zero_point: -20, low: -128, high: 127 };
+                for scheme in [
+                    ActivationScheme::Static(numbers),
+                    ActivationScheme::DynamicTokenAsymmetric { min_scale: f32::EPSILON },
+                ] {
+                    let mut affine = vec![0; values.len()];
+                    let found = quantize(Isa::Scalar, scheme, &values, &mut affine);
+                    prop_assert_eq!(quantize(isa, scheme, &values, &mut other), found);
+                    prop_assert_eq!(&other, &affine);
+                }
             }
         }
 
@@ -443,7 +563,7 @@ mod tests {
                 let n = tokens * 5000;
                 x.write(tokens, 5000).iter_mut().enumerate().for_each(|(i, v)| *v = ((i * 7919) % n) as f32 - 1000.0);
                 let bf16 = x.bf16(&pool).values.to_vec();
-                let int8 = x.int8(&pool, 5000);
+                let int8 = x.int8(&pool, SYMMETRIC, 5000);
                 forms.push((bf16, int8.codes.to_vec(), int8.scales.to_vec()));
             }
             prop_assert_eq!(&forms[0], &forms[1]);

@@ -30,7 +30,12 @@ pub struct Matrix {
 #[derive(Debug)]
 enum Weights {
     Dense(DensePanels),
-    Integer { panels: IntegerPanels, activations: ActivationScheme },
+    Integer {
+        panels: IntegerPanels,
+        activations: ActivationScheme,
+        /// Sums of the weights of every row, where inputs have zero points.
+        row_sums: Option<Vec<f32>>,
+    },
 }
 
 /// Where a product goes: `(tokens, rows)` row-major. Threads write disjoint columns.
@@ -49,6 +54,13 @@ impl Output {
         assert!(token < self.tokens && row < self.rows);
         // SAFETY: inside the array (asserted), and no other thread writes this row.
         unsafe { self.start.add(token * self.rows + row).write(value) };
+    }
+
+    /// Adds to `y[token][row]`; only from the thread that owns the row's panel.
+    pub fn add(&self, token: usize, row: usize, value: f32) {
+        assert!(token < self.tokens && row < self.rows);
+        // SAFETY: as above.
+        unsafe { *self.start.add(token * self.rows + row) += value };
     }
 }
 
@@ -71,7 +83,8 @@ impl Matrix {
     /// # Errors
     /// When no kernel runs this scheme exactly; the message says which schemes there are.
     pub fn from_quantized(weight: &QuantizedTensor, activations: ActivationScheme) -> Result<Matrix, String> {
-        let weights = Weights::Integer { panels: IntegerPanels::pack(weight)?, activations };
+        let row_sums = activations.has_zero_points().then(|| weight.row_sums());
+        let weights = Weights::Integer { panels: IntegerPanels::pack(weight)?, activations, row_sums };
         let input_order = weight.input_order.as_deref().map(Box::from);
         Ok(Matrix { rows: weight.rows, cols: weight.cols, weights, input_order })
     }
@@ -92,7 +105,9 @@ impl Matrix {
         order
             + match &self.weights {
                 Weights::Dense(panels) => panels.bytes(),
-                Weights::Integer { panels, .. } => panels.bytes(),
+                Weights::Integer { panels, row_sums, .. } => {
+                    panels.bytes() + row_sums.as_deref().map_or(0, size_of_val)
+                }
             }
     }
 
@@ -105,11 +120,11 @@ impl Matrix {
                 DenseFormat::F16 => "f16",
                 DenseFormat::Bf16 => "bf16",
             },
-            Weights::Integer { panels, activations } => match (panels.width, activations) {
+            Weights::Integer { panels, activations, .. } => match (panels.width, activations) {
                 (Width::Int4, ActivationScheme::None) => "w4a16",
-                (Width::Int4, ActivationScheme::DynamicToken) => "w4a8",
+                (Width::Int4, _) => "w4a8",
                 (Width::Int8, ActivationScheme::None) => "w8a16",
-                (Width::Int8, ActivationScheme::DynamicToken) => "w8a8",
+                (Width::Int8, _) => "w8a8",
             },
         };
         let phase = if tokens <= GEMV_TOKENS { "gemv" } else { "gemm" };
@@ -118,8 +133,10 @@ impl Matrix {
             (Isa::Avx2, _) => "avx2",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
-            (Isa::Avx512Vnni, Weights::Integer { activations: ActivationScheme::DynamicToken, .. }) => "avx512vnni",
-            (Isa::Avx512Vnni, _) => "avx512",
+            (Isa::Avx512Vnni, Weights::Dense(_) | Weights::Integer { activations: ActivationScheme::None, .. }) => {
+                "avx512"
+            }
+            (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
         };
         format!("{}-{numbers}-{features}-{phase}", std::env::consts::ARCH)
     }
@@ -189,7 +206,7 @@ impl Matrix {
                     _ => scalar::dense(w, self.cols, x, &y, panels),
                 });
             }
-            Weights::Integer { panels: w, activations: ActivationScheme::None } => {
+            Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = x.float(pool, true, sums_of);
                 split(&|panels| match isa {
@@ -202,16 +219,21 @@ impl Matrix {
                     _ => scalar::weight_only(w, x, &y, panels),
                 });
             }
-            Weights::Integer { panels: w, activations: ActivationScheme::DynamicToken } => {
-                let x = x.int8(pool, w.group);
-                split(&|panels| match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                    Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels) },
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: as above.
-                    Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, &y, panels) },
-                    _ => scalar::integer(w, x, &y, panels),
+            Weights::Integer { panels: w, activations, row_sums } => {
+                let x = x.int8(pool, *activations, w.group);
+                split(&|panels| {
+                    match isa {
+                        #[cfg(target_arch = "x86_64")]
+                        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+                        Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels.clone()) },
+                        #[cfg(target_arch = "x86_64")]
+                        // SAFETY: as above.
+                        Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, &y, panels.clone()) },
+                        _ => scalar::integer(w, x, &y, panels.clone()),
+                    }
+                    if let Some(row_sums) = row_sums {
+                        scalar::subtract_zero_points(row_sums, x, &y, panels);
+                    }
                 });
             }
         }

@@ -26,8 +26,8 @@ use crate::tensor::{DenseFormat, QuantizedTensor, Zero};
 pub(super) const LANES: usize = 16;
 /// Inputs in a block of the integer layouts.
 pub(super) const BLOCK: usize = 64;
-/// Longest group whose integer sum cannot overflow: `2^31 / (128 * 127)`, rounded down to a power of two.
-const MAX_INTEGER_GROUP: usize = 1 << 17;
+/// Longest group whose integer sum cannot overflow: `2^31 / (255 * 128)`, rounded down to a power of two.
+const MAX_INTEGER_GROUP: usize = 1 << 16;
 
 /// Weights of a dense matrix.
 #[derive(Debug)]

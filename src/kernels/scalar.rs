@@ -2,7 +2,8 @@
 //!
 //! With integer inputs: `y = x_scale * sum over groups of (scale * dot)`, where `dot` is the exact integer sum of
 //! `(code - zero_point) * x_code`; a group with an offset adds `offset * sum of x_code`. Groups are added in order with
-//! fused multiply-adds, so that every instruction set gives the same bits.
+//! fused multiply-adds, so that every instruction set gives the same bits. Zero points of the inputs then take off
+//! `x_scale * x_zero_point * sum of the row's weights` ([`subtract_zero_points`], which every instruction set uses).
 //! With floating-point inputs: `y = sum of x * weight` in f32, in order.
 
 use std::ops::Range;
@@ -53,6 +54,18 @@ pub(super) fn integer(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels
                 }
             }
             y.set(t, row, sum * x.scales[t]);
+        }
+    }
+}
+
+/// Takes the zero points of the inputs off what [`integer`] made of their codes; `row_sums` are the sums of the weights
+/// of all rows.
+pub(super) fn subtract_zero_points(row_sums: &[f32], x: IntegerInput<'_>, y: &Output, panels: Range<usize>) {
+    let rows = rows_of(panels, row_sums.len());
+    for t in 0..x.tokens {
+        let shift = -(x.scales[t] * x.zero_points[t] as f32);
+        for row in rows.clone() {
+            y.add(t, row, shift * row_sums[row]);
         }
     }
 }

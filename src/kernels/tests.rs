@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Activations, Isa, Matrix, Pool};
-use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
+use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, StaticActivations, Zero};
 
 const TOKENS: [usize; 9] = [1, 2, 3, 4, 5, 8, 13, 19, 33];
 
@@ -15,6 +15,8 @@ enum Inputs {
     Random,
     /// All of the largest magnitude and one sign, so that narrow accumulators would saturate.
     Extreme,
+    /// The same below zero.
+    ExtremeNegative,
     /// Every second token all zero.
     ZeroTokens,
 }
@@ -24,6 +26,7 @@ fn inputs(kind: Inputs, tokens: usize, cols: usize) -> Vec<f32> {
     let value = |i: usize, random: &mut StdRng| match kind {
         Inputs::Random => random.random_range(-3.0f32..3.0),
         Inputs::Extreme => 5.0,
+        Inputs::ExtremeNegative => -5.0,
         Inputs::ZeroTokens if (i / cols).is_multiple_of(2) => 0.0,
         Inputs::ZeroTokens => random.random_range(-1e-3f32..1e-3),
     };
@@ -193,7 +196,12 @@ fn magnitude_of(w: &QuantizedTensor) -> Vec<f32> {
     (0..w.codes.len()).map(|i| (w.scales[at(i)] * f32::from(w.codes[i])).abs() + offset(i)).collect()
 }
 
-const SCHEMES: [ActivationScheme; 2] = [ActivationScheme::None, ActivationScheme::DynamicToken];
+const SCHEMES: [ActivationScheme; 4] = [
+    ActivationScheme::None,
+    ActivationScheme::DynamicToken,
+    ActivationScheme::DynamicTokenAsymmetric { min_scale: f32::EPSILON },
+    ActivationScheme::Static(StaticActivations { scale: 0.021, zero_point: 17, low: -128, high: 127 }),
+];
 
 fn check_quantized(w: &QuantizedTensor, tokens: &[usize], kind: Inputs) {
     for scheme in SCHEMES {
@@ -208,7 +216,7 @@ fn check_quantized(w: &QuantizedTensor, tokens: &[usize], kind: Inputs) {
                 w.cols,
                 w.group_size
             );
-            check(&what, &matrix, &values, &magnitude_of(w), scheme == ActivationScheme::DynamicToken);
+            check(&what, &matrix, &values, &magnitude_of(w), scheme != ActivationScheme::None);
         }
     }
 }
@@ -274,7 +282,9 @@ fn nothing_saturates() {
         (4, Convention::Offsets),
     ] {
         for group in [64, 1536] {
-            check_quantized(&tensor((34, 1536), bits, group, convention, true, true), &[1, 3, 9], Inputs::Extreme);
+            for kind in [Inputs::Extreme, Inputs::ExtremeNegative] {
+                check_quantized(&tensor((34, 1536), bits, group, convention, true, true), &[1, 3, 9], kind);
+            }
         }
     }
 }
@@ -336,11 +346,23 @@ fn weights_come_out_as_the_canonical_tensor_has_them() {
 fn quantized_scalar_is_the_sum_of_products() {
     for (bits, convention) in [(8, Convention::Points), (4, Convention::Offsets), (5, Convention::Offsets)] {
         let w = tensor((20, 192), bits, 64, convention, false, false);
-        // Inputs that 8 bits hold exactly, so that both activation schemes must give the float result.
+        // Inputs that 8 bits hold exactly, so that all activation schemes must give the float result.
         let mut values: Vec<f32> = (0..2 * 192).map(|i| ((i * 37) % 255) as f32 - 127.0).collect();
-        values[0] = 127.0;
-        values[192] = 127.0;
-        for scheme in SCHEMES {
+        values[..2].copy_from_slice(&[127.0, -128.0]);
+        values[192..194].copy_from_slice(&[127.0, -128.0]);
+        let whole = StaticActivations::new(1.0, 128, (0, 255)).expect("8 bits");
+        for scheme in [SCHEMES[0], SCHEMES[2], ActivationScheme::Static(whole)] {
+            let matrix = Matrix::from_quantized(&w, scheme).expect("supported");
+            let bound = magnitudes(20, 192, &values, &magnitude_of(&w));
+            let scalar = multiply(&matrix, Isa::Scalar, &Pool::new(1), &values);
+            assert_close("scalar", &scalar, &exact(&matrix, &values), &bound, 1e-5);
+        }
+        let shifted = StaticActivations::new(1.0, 100, (0, 255)).expect("8 bits");
+        let range = |v: &f32| v.clamp(-100.0, 155.0);
+        for (scheme, values) in [
+            (SCHEMES[1], values.iter().map(|v| v.max(-127.0)).collect::<Vec<f32>>()),
+            (ActivationScheme::Static(shifted), values.iter().map(range).collect()),
+        ] {
             let matrix = Matrix::from_quantized(&w, scheme).expect("supported");
             let bound = magnitudes(20, 192, &values, &magnitude_of(&w));
             let scalar = multiply(&matrix, Isa::Scalar, &Pool::new(1), &values);

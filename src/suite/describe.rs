@@ -49,6 +49,8 @@ fn inputs(activations: ActivationScheme) -> &'static str {
     match activations {
         ActivationScheme::None => "weight-only",
         ActivationScheme::DynamicToken => "8-bit inputs per token",
+        ActivationScheme::DynamicTokenAsymmetric { .. } => "8-bit asymmetric inputs per token",
+        ActivationScheme::Static(_) => "8-bit static inputs",
     }
 }
 

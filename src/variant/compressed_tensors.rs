@@ -14,13 +14,18 @@ use crate::error::Result;
 use crate::suite::WeightScheme;
 use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
 
-/// Adds the parts of the weight of `module` to the file.
+/// Adds the parts of the weight of `module` to the file, and the numbers of its inputs where they are static.
 pub(super) fn write(
     writer: &mut SafetensorsWriter,
     module: &str,
     tensor: &QuantizedTensor,
-    scheme: WeightScheme,
+    quantization: &Quantization,
 ) -> Result<()> {
+    if let ActivationScheme::Static(numbers) = quantization.activations {
+        writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
+        writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
+    }
+    let scheme = quantization.scheme;
     let (rows, cols, groups) = (tensor.rows, tensor.cols, tensor.groups());
     let packed = is_packed(scheme);
     if packed {
@@ -98,11 +103,12 @@ pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &
 
 fn group(quantization: &Quantization, targets: &Value) -> Value {
     let scheme = quantization.scheme;
+    let inputs = |symmetric: bool, strategy: &str, dynamic: bool| json!({"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy, "dynamic": dynamic});
     let inputs = match quantization.activations {
         ActivationScheme::None => Value::Null,
-        ActivationScheme::DynamicToken => {
-            json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true})
-        }
+        ActivationScheme::DynamicToken => inputs(true, "token", true),
+        ActivationScheme::DynamicTokenAsymmetric { .. } => inputs(false, "token", true),
+        ActivationScheme::Static(_) => inputs(false, "tensor", false),
     };
     json!({
         "targets": targets,
@@ -147,4 +153,45 @@ fn pack(codes: &[i8], bits: u8) -> Vec<i32> {
 fn as_f16(values: &[f32]) -> Option<Vec<f16>> {
     let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
     halves.iter().zip(values).all(|(half, &value)| half.to_f32() == value).then_some(halves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, StoredTensor};
+    use crate::tensor::StaticActivations;
+
+    #[test]
+    fn inputs_come_back_as_they_were_declared() {
+        let scheme = WeightScheme { bits: 8, granularity: Granularity::Channel, group_size: None, symmetric: true };
+        let numbers = StaticActivations { scale: 0.1, zero_point: -7, low: -128, high: 127 };
+        let tensor = QuantizedTensor {
+            rows: 2,
+            cols: 3,
+            bits: 8,
+            group_size: 3,
+            codes: vec![1, -2, 3, 4, 5, -128],
+            scales: vec![0.3, 0.5],
+            zero: Zero::Symmetric,
+            input_order: None,
+        };
+        for activations in [
+            ActivationScheme::None,
+            ActivationScheme::DynamicToken,
+            ActivationScheme::DynamicTokenAsymmetric { min_scale: f32::EPSILON },
+            ActivationScheme::Static(numbers),
+        ] {
+            let quantizer = crate::quantize::method("rtn").unwrap();
+            let quantization = Quantization { quantizer, scheme, activations };
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = SafetensorsWriter::create(&folder.path().join("model.safetensors")).unwrap();
+            write(&mut writer, "m", &tensor, &quantization).unwrap();
+            writer.finish().unwrap();
+            let declared = quantization_config(&[("m".into(), quantization)], &[]);
+            let config = json!({"quantization_config": declared}).to_string();
+            std::fs::write(folder.path().join("config.json"), config).unwrap();
+            let read = Checkpoint::open(folder.path()).unwrap().tensor("m.weight").unwrap();
+            assert_eq!(read, StoredTensor::Quantized(tensor.clone(), activations));
+        }
+    }
 }

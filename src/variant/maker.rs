@@ -218,7 +218,7 @@ impl<'a> Maker<'a> {
         if let Some(error) = quantized.output_error {
             self.made.layer_errors.insert(tensor.name.clone(), error);
         }
-        compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, how.scheme)
+        compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, &how)
     }
 
     fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activations, Isa, Matrix, Pool};
 use crate::network::{Config, Site};
 use crate::results::{LayerProof, ProductProof};
-use crate::tensor::{ActivationScheme, QuantizedTensor, Zero};
+use crate::tensor::{ActivationScheme, QuantizedTensor, StaticActivations, Zero};
 
 /// Rows of probe inputs: decode, and more rows than a decode kernel takes.
 const PROBES: [usize; 2] = [1, 8];
@@ -93,7 +93,9 @@ fn compare_products(
     tokens: usize,
     pool: &Pool,
 ) -> ProductProof {
-    let inputs = probe_inputs(tokens, tensor.cols);
+    // Static numbers fit inputs of their own size; most probes stay inside their range.
+    let size = if let ActivationScheme::Static(numbers) = activations { 64.0 * numbers.scale } else { 1.0 };
+    let inputs: Vec<f32> = probe_inputs(tokens, tensor.cols).into_iter().map(|x| size * x).collect();
     let quantized: Vec<f64> =
         inputs.chunks_exact(tensor.cols).flat_map(|row| fake_quantized(row, activations)).collect();
     let run = |isa: Isa| {
@@ -152,7 +154,23 @@ fn fake_quantized(row: &[f32], scheme: ActivationScheme) -> Vec<f64> {
             let (scale, inverse) = (largest / 127.0, 127.0 / largest);
             row.iter().map(|&x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
         }
+        ActivationScheme::DynamicTokenAsymmetric { min_scale } => {
+            let (low, high) = row.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
+            let scale = ((high - low) / 255.0).max(min_scale);
+            let zero_point = (-128.0 - (low / scale).round_ties_even()).clamp(-128.0, 127.0) as i8;
+            affine(row, StaticActivations { scale, zero_point, low: -128, high: 127 })
+        }
+        ActivationScheme::Static(numbers) => affine(row, numbers),
     }
+}
+
+/// A row of inputs after quantization and dequantization with given numbers.
+fn affine(row: &[f32], numbers: StaticActivations) -> Vec<f64> {
+    let StaticActivations { scale, zero_point, low, high } = numbers;
+    let inverse = 1.0 / scale;
+    let zero_point = f64::from(zero_point);
+    let code = |x: f32| f64::from((x * inverse).round_ties_even()) + zero_point;
+    row.iter().map(|&x| (code(x).clamp(low.into(), high.into()) - zero_point) * f64::from(scale)).collect()
 }
 
 /// `4 bits, groups of 64, symmetric; inputs 8 bits per token`.
@@ -170,6 +188,8 @@ fn scheme_name(tensor: &QuantizedTensor, activations: ActivationScheme) -> Strin
     let inputs = match activations {
         ActivationScheme::None => "float",
         ActivationScheme::DynamicToken => "8 bits per token",
+        ActivationScheme::DynamicTokenAsymmetric { .. } => "8 bits asymmetric per token",
+        ActivationScheme::Static(_) => "8 bits static",
     };
     let order = if tensor.input_order.is_some() { ", activation order" } else { "" };
     format!("{} bits, {scales}, {zero}{order}; inputs {inputs}", tensor.bits)
@@ -194,7 +214,10 @@ mod tests {
     fn sound_imports_are_within_rounding_and_damaged_ones_are_not() {
         let pool = Pool::new(2);
         let points = Zero::Points((0..37 * 2).map(|at| (at % 16) as i8 - 8).collect());
+        let numbers = StaticActivations { scale: 0.07, zero_point: -23, low: -128, high: 127 };
         for (sound, activations) in [
+            (weight(8, 128, Zero::Symmetric), ActivationScheme::Static(numbers)),
+            (weight(4, 64, points.clone()), ActivationScheme::DynamicTokenAsymmetric { min_scale: f32::EPSILON }),
             (weight(8, 128, Zero::Symmetric), ActivationScheme::DynamicToken),
             (weight(8, 32, Zero::Symmetric), ActivationScheme::None),
             (weight(4, 64, points), ActivationScheme::DynamicToken),

@@ -2,13 +2,14 @@
 //!
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs with saturation at 16 bits. With the magnitude of the
 //! weight as the unsigned factor and the input under the weight's sign as the other, a pair is at most
-//! `2 * 128 * 127 = 32512`, which fits; inputs are never -128.
+//! `2 * 128 * 127 = 32512`, which fits. Inputs of -128, which some schemes have, would not: such inputs are multiplied in
+//! 16 bits instead.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx2::{PREFETCH_BYTES, load_reals, load_zeros, store};
-use super::{call_avx2_tile, with_scratch};
+use super::{call_tile, with_scratch};
 use crate::kernels::activations::IntegerInput;
 use crate::kernels::matrix::Output;
 use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Width};
@@ -38,7 +39,9 @@ pub(in crate::kernels) unsafe fn integer(w: &IntegerPanels, x: IntegerInput<'_>,
                     }
                 };
                 for token in (0..x.tokens).step_by(TOKENS) {
-                    call_avx2_tile!(TOKENS.min(x.tokens - token), 1, tile(w, codes, flip, x, y, token, panel));
+                    call_tile!(@rows TOKENS.min(x.tokens - token), x.has_lowest_code,
+                        tile(w, codes, flip, x, y, token, panel),
+                        [1 false] [2 false] [3 false] [4 false] [1 true] [2 true] [3 true] [4 true]);
                 }
             }
         }
@@ -70,12 +73,30 @@ unsafe fn unpack_nibbles(w: &IntegerPanels, codes: *const u8, out: *mut u8) {
     }
 }
 
-/// M tokens times the panel at `codes`. The panel count is always 1; it is there for the dispatch.
+/// Dot products of four consecutive weights of 8 lanes with four inputs, which may be -128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_in_16_bits(weights: __m256i, inputs: __m256i) -> __m256i {
+    let even = |bytes| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
+    let odd = |bytes| _mm256_srai_epi16::<8>(bytes);
+    let first = _mm256_madd_epi16(even(weights), even(inputs));
+    _mm256_add_epi32(first, _mm256_madd_epi16(odd(weights), odd(inputs)))
+}
+
+/// Dot products of four consecutive weights of 8 lanes with four inputs, none of them -128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_in_8_bits(weights: __m256i, inputs: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(inputs, weights));
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// M tokens times the panel at `codes`; `LOWEST` says whether inputs may be -128.
 ///
 /// # Safety
 /// The processor has the features; `codes` is a panel in the int8 layout, and M tokens exist from `token` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const P: usize>(
+unsafe fn tile<const M: usize, const LOWEST: bool>(
     w: &IntegerPanels,
     codes: *const u8,
     flip: i8,
@@ -84,7 +105,6 @@ unsafe fn tile<const M: usize, const P: usize>(
     token: usize,
     panel: usize,
 ) {
-    let ones = _mm256_set1_epi16(1);
     let flip = _mm256_set1_epi8(flip);
     let mut totals = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: rows of existing groups and tokens; prefetching past the end is harmless.
@@ -100,12 +120,12 @@ unsafe fn tile<const M: usize, const P: usize>(
                     _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_BYTES).cast());
                 }
                 let row = [_mm256_xor_si256(row[0], flip), _mm256_xor_si256(row[1], flip)];
-                let size = [_mm256_abs_epi8(row[0]), _mm256_abs_epi8(row[1])];
                 for m in 0..M {
                     let input = _mm256_set1_epi32(inputs.add(m * x.stride).cast::<i32>().read_unaligned());
                     for half in 0..2 {
-                        let pairs = _mm256_maddubs_epi16(size[half], _mm256_sign_epi8(input, row[half]));
-                        dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(pairs, ones));
+                        let dot =
+                            if LOWEST { dot_in_16_bits(row[half], input) } else { dot_in_8_bits(row[half], input) };
+                        dots[m][half] = _mm256_add_epi32(dots[m][half], dot);
                     }
                 }
                 codes = codes.add(64);
