@@ -36,6 +36,13 @@ pub enum Zero {
     Offsets(Vec<f32>),
 }
 
+impl Zero {
+    /// The convention of integer zero points: symmetric where all of them are 0.
+    pub fn of_points(points: Vec<i8>) -> Zero {
+        if points.iter().all(|&point| point == 0) { Zero::Symmetric } else { Zero::Points(points) }
+    }
+}
+
 /// A weight matrix of integers with scales.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedTensor {

@@ -8,18 +8,23 @@
 //! | zero points | `weight_zero_point` i32 `(ceil(rows bits / 32), groups)`, or i8 as the scales | i8 as the scales |
 //! | static inputs | `input_scale` as the scales, `[1]`; `input_zero_point` i8 `[1]` where asymmetric | the same |
 //!
+//! With activation order there is a `weight_g_idx` i32 `(cols)`: the group of every column. Columns keep the order of the
+//! inputs in the file. A -1 in it stands for columns in order, as the package initializes it.
+//!
 //! Packed codes are offset by `2^(bits-1)` and laid without gaps, lowest bits first, along a row (zero points: along a
 //! column); in a little-endian file that is one stream of bits. `w = scale (q - zero_point)`.
-//! Source: the `compressed-tensors` package, version 0.20 (`compressors/pack_quantized`, `compressors/naive_quantized`).
+//! Source: the `compressed-tensors` package, version 0.20 (`compressors/pack_quantized`, `compressors/naive_quantized`);
+//! for `weight_g_idx`, which 0.20 no longer knows, version 0.12 (`quantization/lifecycle/forward.py`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use safetensors::Dtype;
 
+use super::packed_words::{column, order_by_group, reorder, transposed, unpack};
 use super::quantization_config::{Inputs, QuantizationConfig, Scheme};
+use super::quantized::{PackedWeight, Parts, Scales, by_name};
 use super::safetensors::Tensor;
-use super::storage::{Format, widen};
-use super::{Entry, Slab, Storage, float_format};
+use super::{Entry, Slab, Storage};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, StaticActivations, Zero};
 
@@ -28,12 +33,13 @@ use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, StaticActiva
 pub(super) struct QuantizedWeight {
     codes: Slab,
     packed: bool,
-    scales: Slab,
-    scale_format: Format,
+    scales: Scales,
     zero_points: Option<(Slab, ZeroLayout)>,
     rows: usize,
     cols: usize,
     group_size: usize,
+    /// Group of every column, where they are not in order.
+    g_idx: Option<Slab>,
     scheme: Scheme,
     activations: ActivationScheme,
 }
@@ -48,8 +54,7 @@ enum ZeroLayout {
 }
 
 /// Parts that change what a weight or an input means in ways that no kernel here carries out.
-const REFUSED: [&str; 7] = [
-    "weight_g_idx",
+const REFUSED: [&str; 6] = [
     "weight_global_scale",
     "input_global_scale",
     "output_scale",
@@ -69,8 +74,7 @@ pub(super) fn gather(
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
 ) -> Result<Vec<Entry>> {
-    let by_name: HashMap<String, (usize, Tensor)> =
-        tensors.iter().map(|(file, tensor)| (tensor.name.clone(), (*file, tensor.clone()))).collect();
+    let by_name = by_name(&tensors);
     let mut used = HashSet::new();
     let mut entries = Vec::new();
     for (file, tensor) in tensors {
@@ -82,8 +86,8 @@ pub(super) fn gather(
             _ if PARTS.contains(&part) => continue,
             _ if REFUSED.contains(&part) => {
                 return Err(fault(
-                    "activation order, static outputs and quantized caches are not supported; supported: groups in \
-                     order, inputs dynamic per token, static per tensor or none"
+                    "global scales, static outputs and quantized caches are not supported; supported: inputs dynamic per \
+                     token, static per tensor or none"
                         .into(),
                 ));
             }
@@ -102,7 +106,7 @@ pub(super) fn gather(
         let weight = parts.weight(scheme, &tensor.name)?;
         used.insert(module.to_owned());
         let shape = vec![weight.rows, weight.cols];
-        entries.push(Entry { name: format!("{module}.weight"), shape, storage: Storage::Quantized(weight) });
+        entries.push(Entry { name: format!("{module}.weight"), shape, storage: Storage::Quantized(Box::new(weight)) });
     }
     let orphan = by_name.keys().find(|name| match name.rsplit_once('.') {
         Some((module, part)) => PARTS.contains(&part) && !used.contains(module),
@@ -117,15 +121,7 @@ pub(super) fn gather(
     }
 }
 
-/// The parts of one module.
-struct Parts<'a> {
-    place: &'a str,
-    module: &'a str,
-    by_name: &'a HashMap<String, (usize, Tensor)>,
-    bytes: &'a dyn Fn(&Slab) -> Vec<u8>,
-}
-
-impl<'a> Parts<'a> {
+impl Parts<'_> {
     fn weight(&self, scheme: Scheme, codes_name: &str) -> Result<QuantizedWeight> {
         let packed = codes_name.ends_with("weight_packed");
         let (codes, tensor) = self.needed(if packed { "weight_packed" } else { "weight" })?;
@@ -144,23 +140,12 @@ impl<'a> Parts<'a> {
             return Err(self.fault(&tensor.name, format!("group_size {group_size} does not divide {cols} columns")));
         }
         let count = if scheme.granularity == Granularity::Tensor { 1 } else { rows * (cols / group_size) };
-        let (scales, tensor) = self.needed("weight_scale")?;
-        let scale_format = self.float_format(tensor)?;
+        let (scales, tensor) = self.scales("weight_scale")?;
         self.expect_count(tensor, count)?;
         let zero_points = self.zero_points(&scheme, rows, cols / group_size, count)?;
+        let g_idx = self.g_idx(&scheme, cols)?;
         let activations = self.activations(scheme.inputs)?;
-        Ok(QuantizedWeight {
-            codes,
-            packed,
-            scales,
-            scale_format,
-            zero_points,
-            rows,
-            cols,
-            group_size,
-            scheme,
-            activations,
-        })
+        Ok(QuantizedWeight { codes, packed, scales, zero_points, rows, cols, group_size, g_idx, scheme, activations })
     }
 
     /// The scheme of inputs, with the scale and zero point of static ones.
@@ -176,10 +161,9 @@ impl<'a> Parts<'a> {
             },
             Inputs::Stored { symmetric } => symmetric,
         };
-        let (slab, tensor) = self.needed("input_scale")?;
+        let (scale, tensor) = self.scales("input_scale")?;
         self.expect_count(tensor, 1)?;
-        let mut scale = [0.0];
-        widen(self.float_format(tensor)?, &(self.bytes)(&slab), &mut scale);
+        let scale = scale.read(&(self.bytes)(&scale.slab));
         let zero_point = match self.part("input_zero_point") {
             None if symmetric => 0,
             None => return Err(self.missing("input_zero_point")),
@@ -200,16 +184,20 @@ impl<'a> Parts<'a> {
         Ok(ActivationScheme::Static(numbers))
     }
 
-    fn float_format(&self, tensor: &Tensor) -> Result<Format> {
-        float_format(tensor.dtype)
-            .ok_or_else(|| self.fault(&tensor.name, format!("expected F32, F16 or BF16, got {}", tensor.dtype)))
+    /// Groups of the columns, which only grouped scales have.
+    fn g_idx(&self, scheme: &Scheme, cols: usize) -> Result<Option<Slab>> {
+        let Some((slab, tensor)) = self.part("weight_g_idx") else { return Ok(None) };
+        if scheme.granularity != Granularity::Group {
+            return Ok(None);
+        }
+        self.expect_i32(tensor)?;
+        self.expect_count(tensor, cols)?;
+        Ok(Some(slab))
     }
 
     /// Columns of a packed matrix of `rows` rows and `words` words a row, as `weight_shape` says.
     fn packed_cols(&self, packed: &Tensor, rows: usize, words: usize, bits: u8) -> Result<usize> {
-        if packed.dtype != Dtype::I32 {
-            return Err(self.fault(&packed.name, format!("expected I32, got {}", packed.dtype)));
-        }
+        self.expect_i32(packed)?;
         let (slab, tensor) = self.needed("weight_shape")?;
         let width = match tensor.dtype {
             Dtype::I64 => 8,
@@ -257,39 +245,10 @@ impl<'a> Parts<'a> {
             other => Err(self.fault(&tensor.name, format!("expected I8, or I32 packed along columns, got {other}"))),
         }
     }
-
-    fn part(&self, part: &str) -> Option<(Slab, &'a Tensor)> {
-        let (file, tensor) = self.by_name.get(&format!("{}.{part}", self.module))?;
-        Some((Slab { file: *file, bytes: tensor.bytes.clone() }, tensor))
-    }
-
-    fn needed(&self, part: &str) -> Result<(Slab, &'a Tensor)> {
-        self.part(part).ok_or_else(|| self.missing(part))
-    }
-
-    fn missing(&self, part: &str) -> Error {
-        self.fault(&format!("{}.{part}", self.module), "missing; the checkpoint is not complete".into())
-    }
-
-    fn fault(&self, tensor: &str, problem: String) -> Error {
-        Error::input(format!("{}: tensor \"{tensor}\"", self.place), problem)
-    }
-
-    fn expect_count(&self, tensor: &Tensor, count: usize) -> Result<()> {
-        let got: usize = tensor.shape.iter().product();
-        if got == count {
-            return Ok(());
-        }
-        Err(self.fault(&tensor.name, format!("expected {count} values, got {got} (shape {:?})", tensor.shape)))
-    }
 }
 
-impl QuantizedWeight {
-    /// Reads the integers; `bytes` lends a slab.
-    ///
-    /// # Errors
-    /// NaN or infinite scales, codes or zero points outside their range.
-    pub(super) fn read<'a>(
+impl PackedWeight for QuantizedWeight {
+    fn read<'a>(
         &self,
         bytes: &dyn Fn(&Slab) -> &'a [u8],
     ) -> std::result::Result<(QuantizedTensor, ActivationScheme), String> {
@@ -307,21 +266,27 @@ impl QuantizedWeight {
             None => Zero::Symmetric,
             Some((ref slab, layout)) => self.zero(bytes(slab), layout)?,
         };
-        let stored = bytes(&self.scales);
-        let mut scales = vec![0.0; stored.len() / self.scale_format.block_bytes()];
-        widen(self.scale_format, stored, &mut scales);
-        let scales = self.for_every_row(scales);
+        let scales = self.for_every_row(self.scales.read(bytes(&self.scales.slab)));
+        let input_order = match &self.g_idx {
+            Some(slab) => order_of(bytes(slab), self.group_size)?,
+            None => None,
+        };
+        if let Some(order) = &input_order {
+            reorder(&mut codes, order);
+        }
         let (rows, cols, group_size) = (self.rows, self.cols, self.group_size);
-        let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
+        let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order };
         tensor.validate()?;
         Ok((tensor, self.activations))
     }
 
-    /// All slabs, to be released.
-    pub(super) fn slabs(&self) -> impl Iterator<Item = &Slab> {
-        [&self.codes, &self.scales].into_iter().chain(self.zero_points.iter().map(|(slab, _)| slab))
+    fn slabs(&self) -> Vec<&Slab> {
+        let zero_points = self.zero_points.iter().map(|(slab, _)| slab);
+        [&self.codes, &self.scales.slab].into_iter().chain(zero_points).chain(&self.g_idx).collect()
     }
+}
 
+impl QuantizedWeight {
     fn zero(&self, stored: &[u8], layout: ZeroLayout) -> std::result::Result<Zero, String> {
         let bits = self.scheme.bits;
         let points = match layout {
@@ -329,13 +294,10 @@ impl QuantizedWeight {
             ZeroLayout::Packed => {
                 let groups = self.cols / self.group_size;
                 let mut points = vec![0; self.rows * groups];
-                let mut column = vec![0; self.rows];
-                for group in 0..groups {
-                    let words = stored.as_chunks::<4>().0.iter().skip(group).step_by(groups);
-                    unpack(&words.flatten().copied().collect::<Vec<u8>>(), bits, &mut column);
-                    points.iter_mut().skip(group).step_by(groups).zip(&column).for_each(|(out, &z)| *out = z);
+                for (group, points) in points.chunks_exact_mut(self.rows).enumerate() {
+                    unpack(&column(stored, groups, group), bits, points);
                 }
-                points
+                transposed(&points, self.rows)
             }
         };
         let (low, high) = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1);
@@ -358,41 +320,10 @@ impl QuantizedWeight {
     }
 }
 
-/// Codes of `bits` bits from a stream of bits, lowest first, less the offset `2^(bits-1)`.
-fn unpack(packed: &[u8], bits: u8, codes: &mut [i8]) {
-    let mask = (1u16 << bits) - 1;
-    let offset = 1i16 << (bits - 1);
-    for (at, code) in codes.iter_mut().enumerate() {
-        let bit = at * usize::from(bits);
-        let low = packed[bit / 8];
-        let high = packed.get(bit / 8 + 1).copied().unwrap_or(0);
-        let value = u16::from_le_bytes([low, high]) >> (bit % 8) & mask;
-        *code = (value as i16 - offset) as i8;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packed_codes_come_back_at_every_width() {
-        for bits in 2..=8u8 {
-            let (low, high) = (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1);
-            let codes: Vec<i8> = (0..70).map(|i| (low + (i * 7) % (high - low + 1)) as i8).collect();
-            // Written as a 32-bit word format, to hold the byte stream against its definition.
-            let mut words = vec![0u32; (codes.len() * usize::from(bits)).div_ceil(32)];
-            for (at, &code) in codes.iter().enumerate() {
-                for bit in 0..usize::from(bits) {
-                    let set = (i32::from(code) - low) as u32 >> bit & 1;
-                    let place = at * usize::from(bits) + bit;
-                    words[place / 32] |= set << (place % 32);
-                }
-            }
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            let mut read = vec![0; codes.len()];
-            unpack(&bytes, bits, &mut read);
-            assert_eq!(read, codes, "{bits} bits");
-        }
+/// Stored order of the columns; -1 anywhere means that they are in order.
+fn order_of(g_idx: &[u8], group_size: usize) -> std::result::Result<Option<Vec<u32>>, String> {
+    match g_idx.as_chunks::<4>().0.contains(&(-1i32).to_le_bytes()) {
+        true => Ok(None),
+        false => order_by_group(g_idx, group_size),
     }
 }

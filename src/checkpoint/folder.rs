@@ -12,6 +12,8 @@ const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Configuration of the quantization, where GPTQ did not write it into [`CONFIG`].
+const GPTQ_CONFIG: &str = "quantize_config.json";
 
 /// What a folder holds.
 #[derive(Debug)]
@@ -29,7 +31,8 @@ pub(super) struct Layout {
     pub(super) shards: Vec<PathBuf>,
     /// The shard of every tensor, as a place in `shards`; `None` when there is one shard without an index.
     pub(super) weight_map: Option<HashMap<String, usize>>,
-    /// `config.json`, or `null` where a single file has none beside it.
+    /// `config.json`, or `null` where a single file has none beside it. Has a `quantization_config` from
+    /// `quantize_config.json` where it has none of its own.
     pub(super) config: Value,
     pub(super) tokenizer: Option<PathBuf>,
     /// Configuration, tokenizer and index, where there are any.
@@ -46,11 +49,15 @@ pub(super) fn look(folder: &Path) -> Result<Folder> {
             let (shards, weight_map) = read_index(folder)?;
             return layout(folder, shards, Some(weight_map)).map(Folder::Safetensors);
         }
+        // GPTQ names its one file after the scheme.
+        let weights: Vec<PathBuf> = list(folder)?.into_iter().filter(|p| has_extension(p, &["safetensors"])).collect();
+        if weights.len() == 1 {
+            return layout(folder, weights, None).map(Folder::Safetensors);
+        }
     }
     let names = list(folder)?;
     let of_kind = |extensions: &[&str]| -> Vec<&PathBuf> {
-        let matches = |path: &&PathBuf| path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known));
-        names.iter().filter(matches).collect()
+        names.iter().filter(|path| has_extension(path, extensions)).collect()
     };
     let gguf = of_kind(&["gguf"]);
     if let [only] = gguf[..] {
@@ -76,13 +83,25 @@ pub(super) fn single(file: &Path) -> Result<Layout> {
 
 fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String, usize>>) -> Result<Layout> {
     let beside = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
-    let config = match beside(CONFIG) {
+    let mut config = match beside(CONFIG) {
         Some(path) => read_json(&path)?,
         None => Value::Null,
     };
+    let gptq_config = beside(GPTQ_CONFIG).filter(|_| config.is_object() && config.get("quantization_config").is_none());
+    if let Some(path) = &gptq_config {
+        let mut quantization = read_json(path)?;
+        if quantization.get("quant_method").is_none() {
+            quantization["quant_method"] = "gptq".into();
+        }
+        config["quantization_config"] = quantization;
+    }
     let index = weight_map.is_some().then(|| folder.join(INDEX));
-    let side_files = [beside(CONFIG), beside(TOKENIZER), index].into_iter().flatten().collect();
+    let side_files = [beside(CONFIG), beside(TOKENIZER), index, gptq_config].into_iter().flatten().collect();
     Ok(Layout { shards, weight_map, config, tokenizer: beside(TOKENIZER), side_files })
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known))
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {

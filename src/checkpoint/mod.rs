@@ -1,5 +1,5 @@
-//! Bytes to named tensors: safetensors (single file and sharded), GGUF, compressed-tensors folders, checkpoints of
-//! quantization-aware training with torch's fake quantizers.
+//! Bytes to named tensors: safetensors (single file and sharded) with compressed-tensors, GPTQ or AWQ weights or the
+//! state of torch's fake quantizers (quantization-aware training), GGUF.
 //!
 //! A [`Checkpoint`] maps its files and hands out tensors one at a time, under their Hugging Face names
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them; nothing is copied until asked for.
@@ -9,14 +9,18 @@
 //! [`Checkpoint::dense_rows`] (a quantized one with [`Checkpoint::tensor`]), then give its pages back with
 //! [`Checkpoint::release`].
 
+mod awq;
 mod compressed_tensors;
 mod fake_quantize;
 mod folder;
 mod gguf;
 mod gguf_blocks;
 mod gguf_model;
+mod gptq;
 mod map;
+mod packed_words;
 mod quantization_config;
+mod quantized;
 mod safetensors;
 mod storage;
 
@@ -26,13 +30,12 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 
-use self::compressed_tensors::QuantizedWeight;
 use self::fake_quantize::FakeQuantizedWeight;
 use self::folder::{Folder, Layout};
 use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
 use self::map::MappedFile;
-use self::quantization_config::QuantizationConfig;
+use self::quantized::PackedWeight;
 use self::storage::{Format, RowOrder, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
@@ -65,7 +68,7 @@ enum Storage {
     /// In one piece: dense, or blocks with their scales.
     Whole { slab: Slab, format: Format, order: RowOrder },
     /// In parts: codes, scales, zero points.
-    Quantized(QuantizedWeight),
+    Quantized(Box<dyn PackedWeight>),
     /// As floats, with the scales that training rounded them by.
     FakeQuantized(FakeQuantizedWeight),
     /// In a type that no model weight has; known by name only.
@@ -248,16 +251,7 @@ impl Checkpoint {
         }
         let place = path.display().to_string();
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
-        let declared =
-            layout.config.get("quantization_config").filter(|stored| stored["quant_method"] == fake_quantize::METHOD);
-        let entries = if let Some(declared) = declared {
-            fake_quantize::gather(&place, declared, tensors, &bytes)?
-        } else if let Some(config) = QuantizationConfig::read(&place, &layout.config)? {
-            compressed_tensors::gather(&place, &config, tensors, &bytes)?
-        } else {
-            fake_quantize::refuse_undeclared(&place, &tensors)?;
-            tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect()
-        };
+        let entries = quantized::entries(&place, &layout.config, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         checkpoint.config = layout.config;
         checkpoint.side_files = layout.side_files;
@@ -298,7 +292,7 @@ impl Checkpoint {
     }
 
     /// Names of all tensors, in the order of the file, under Hugging Face names. The parts of a quantized weight
-    /// (`weight_packed`, `weight_scale`, ...) appear as one name ending in `.weight`.
+    /// (`weight_packed`, `weight_scale`, ...; `qweight`, `scales`, ...) appear as one name ending in `.weight`.
     pub fn names(&self) -> Vec<String> {
         self.entries.iter().map(|entry| entry.name.clone()).collect()
     }
@@ -376,7 +370,7 @@ impl Checkpoint {
         let release = |slab: &Slab| self.files[slab.file].release(slab.bytes.clone());
         match self.entry(name).map(|entry| &entry.storage) {
             Some(Storage::Whole { slab, .. }) => release(slab),
-            Some(Storage::Quantized(weight)) => weight.slabs().for_each(release),
+            Some(Storage::Quantized(weight)) => weight.slabs().into_iter().for_each(release),
             Some(Storage::FakeQuantized(weight)) => release(weight.slab()),
             Some(Storage::Unsupported(_)) | None => {}
         }

@@ -8,7 +8,6 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, Granularity};
 
 /// Scheme of a module's weight and inputs.
@@ -108,22 +107,9 @@ fn yes() -> bool {
 }
 
 impl QuantizationConfig {
-    /// Reads the configuration of a model; `None` when its weights are not quantized.
-    pub(super) fn read(place: &str, config: &Value) -> Result<Option<Self>> {
-        // Older files say `compression_config`.
-        let keys = ["quantization_config", "compression_config"];
-        let stored = keys.iter().find_map(|key| config.get(key).filter(|value| !value.is_null()).map(|v| (key, v)));
-        let Some((key, stored)) = stored else { return Ok(None) };
-        let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
-        let method = stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing");
-        if method != "compressed-tensors" {
-            return Err(fault(format!(
-                "quant_method \"{method}\" is not supported; supported: compressed-tensors, \
-                                     torch-fake-quantize"
-            )));
-        }
-        let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
-        Self::check(stored).map(Some).map_err(fault)
+    /// Reads and checks the configuration.
+    pub(super) fn read(stored: &Value) -> std::result::Result<Self, String> {
+        Self::check(Stored::deserialize(stored).map_err(|error| error.to_string())?)
     }
 
     fn check(stored: Stored) -> std::result::Result<Self, String> {
@@ -222,12 +208,12 @@ impl Numbers {
         if !matches!(self.dynamic, Value::Null | Value::Bool(false)) {
             return Err(format!("dynamic {} is not supported; expected false", self.dynamic));
         }
-        // `weight` and its alias `static` only tell how GPTQ went about it: the stored order is the plain one.
-        if !matches!(&self.actorder, Value::Null | Value::Bool(false))
-            && self.actorder != "weight"
-            && self.actorder != "static"
-        {
-            return Err(format!("actorder {} is not supported; supported: null, weight, static", self.actorder));
+        // `weight` and its aliases only tell how GPTQ went about it; `group` and its aliases come with a
+        // `weight_g_idx`, which is read wherever there is one.
+        let known = ["group", "dynamic", "weight", "static"];
+        let named = self.actorder.as_str().is_some_and(|order| known.contains(&order.to_ascii_lowercase().as_str()));
+        if !(named || matches!(self.actorder, Value::Null | Value::Bool(_))) {
+            return Err(format!("actorder {} is not supported; supported: null, group, weight", self.actorder));
         }
         let (granularity, group_size) = match (self.strategy.as_deref(), self.group_size) {
             (Some("tensor"), _) | (None, None) => (Granularity::Tensor, 0),

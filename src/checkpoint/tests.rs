@@ -1,5 +1,8 @@
 //! Formats against golden files, and hostile files.
 
+mod hostile;
+mod quantized;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +38,22 @@ fn refusal(path: &Path) -> String {
     let message = Checkpoint::open(path).expect_err("must be refused").to_string();
     assert!(!message.contains('\n'), "{message}");
     message
+}
+
+/// Holds every tensor of `checkpoint` against the one of `expected` that is called `prefix` and its name, bit for bit.
+fn assert_reads(checkpoint: &Checkpoint, expected: &Checkpoint, prefix: &str) {
+    let mut names = checkpoint.names();
+    names.sort();
+    let mut expected_names: Vec<String> =
+        expected.names().iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect();
+    expected_names.sort();
+    assert_eq!(names, expected_names);
+    for name in names {
+        let (shape, values) = checkpoint.tensor_f32(&name).unwrap();
+        let (expected_shape, expected) = expected.tensor_f32(&format!("{prefix}{name}")).unwrap();
+        assert_eq!((shape, bits(&values)), (expected_shape, bits(&expected)), "{prefix}{name}");
+        checkpoint.release(&name);
+    }
 }
 
 /// Opens and reads every tensor; only panics matter.
@@ -131,17 +150,7 @@ fn compressed_tensors_are_read_as_their_own_package_reads_them() {
     let values = fs::read(folder.join("expected.safetensors")).unwrap();
     let expected = self::folder(&[("expected.safetensors", &values)]);
     let expected = Checkpoint::open(&expected.path().join("expected.safetensors")).unwrap();
-    let mut names = checkpoint.names();
-    names.sort();
-    let mut expected_names = expected.names();
-    expected_names.sort();
-    assert_eq!(names, expected_names);
-    for name in names {
-        let (shape, values) = checkpoint.tensor_f32(&name).unwrap();
-        let (expected_shape, expected) = expected.tensor_f32(&name).unwrap();
-        assert_eq!((shape, bits(&values)), (expected_shape, bits(&expected)), "{name}");
-        checkpoint.release(&name);
-    }
+    assert_reads(&checkpoint, &expected, "");
     let scheme = |name: &str| match checkpoint.tensor(name).unwrap() {
         StoredTensor::Quantized(tensor, activations) => (tensor.bits, tensor.group_size, activations),
         StoredTensor::Dense { .. } => panic!("{name} is dense"),
@@ -355,11 +364,11 @@ fn schemes_that_cannot_be_carried_out_are_refused() {
         }
     };
     for (change, expected) in [
-        (set("/quant_method", json!("gptq")), "quant_method \"gptq\""),
+        (set("/quant_method", json!("bitsandbytes")), "supported: compressed-tensors, gptq, awq"),
         (set("/config_groups/group_0/format", json!("marlin-24")), "marlin-24"),
         (set("/config_groups/group_0/weights/type", json!("float")), "float of 4 bits"),
         (set("/config_groups/group_0/weights/num_bits", json!(16)), "16 bits"),
-        (set("/config_groups/group_0/weights/actorder", json!("group")), "actorder"),
+        (set("/config_groups/group_0/weights/actorder", json!("random")), "actorder"),
         (set("/config_groups/group_0/weights/group_size", json!(5)), "group_size 5 does not divide"),
         (set("/config_groups/group_0/weights/group_size", json!(8)), "expected 40 values"),
         (set("/config_groups/group_0/weights/num_bits", json!(8)), "does not fit weight_packed"),
@@ -434,10 +443,10 @@ fn parts_that_do_not_belong_together_are_refused() {
         ("missing", vec![("m.weight", Dtype::I8, &[1, 4], codes.clone())]),
         ("holds floating-point weights", vec![("m.weight", Dtype::F32, &[1, 1], scale.clone())]),
         (
-            "activation order",
+            "static activations",
             vec![
                 ("m.weight", Dtype::I8, &[1, 4], codes.clone()),
-                ("m.weight_g_idx", Dtype::I32, &[1], vec![0; 4]),
+                ("m.input_scale", Dtype::F32, &[1], scale.clone()),
                 ("m.weight_scale", Dtype::F32, &[1], scale.clone()),
             ],
         ),

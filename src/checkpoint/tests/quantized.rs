@@ -1,0 +1,210 @@
+//! GPTQ, AWQ and activation order against golden files, and their damaged files.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Folders of a format with the values of all of them.
+fn goldens(format: &str) -> (Vec<String>, Checkpoint) {
+    let root = fixture(format);
+    let entries = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap());
+    let names = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
+    (names.collect(), Checkpoint::open(&root.join("expected.safetensors")).unwrap())
+}
+
+#[test]
+fn gptq_and_awq_are_read_as_their_own_packages_read_them() {
+    for (format, count) in [("gptq", 6), ("awq", 4)] {
+        let (folders, expected) = goldens(format);
+        assert_eq!(folders.len(), count);
+        for name in folders {
+            let checkpoint = Checkpoint::open(&fixture(format).join(&name)).unwrap();
+            assert_reads(&checkpoint, &expected, &format!("{name}/"));
+        }
+    }
+}
+
+fn quantized(folder: &str, name: &str) -> QuantizedTensor {
+    match Checkpoint::open(&fixture(folder)).unwrap().tensor(name).unwrap() {
+        StoredTensor::Quantized(tensor, ActivationScheme::None) => tensor,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn integers_keep_their_convention_and_order() {
+    for (folder, bits, group_size, symmetric, ordered) in [
+        ("gptq/w4_v1", 4, 32, true, false),
+        ("gptq/w4_v1_asym_desc_act", 4, 16, false, true),
+        ("gptq/w8_v1_desc_act", 8, 32, false, true),
+        ("gptq/w2_channel", 2, 64, false, false),
+    ] {
+        let tensor = quantized(folder, "model.layers.0.self_attn.q_proj.weight");
+        assert_eq!((tensor.rows, tensor.cols, tensor.bits, tensor.group_size), (32, 64, bits, group_size));
+        assert_eq!(tensor.zero == Zero::Symmetric, symmetric, "{folder}");
+        assert_eq!(tensor.input_order.is_some(), ordered, "{folder}");
+    }
+}
+
+#[test]
+fn activation_order_is_read_as_compressed_tensors_reads_it() {
+    let folder = fixture("compressed_tensors_actorder");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let values = fs::read(folder.join("expected.safetensors")).unwrap();
+    let expected = self::folder(&[("expected.safetensors", &values)]);
+    let expected = Checkpoint::open(&expected.path().join("expected.safetensors")).unwrap();
+    assert_reads(&checkpoint, &expected, "");
+    for (name, ordered) in [("w4", true), ("w4_asym", true), ("w4_unset", false), ("w4_static", false)] {
+        let tensor = quantized("compressed_tensors_actorder", &format!("{name}.weight"));
+        assert_eq!(tensor.input_order.is_some(), ordered, "{name}");
+    }
+}
+
+type Parts = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+
+/// A copy of a golden folder with another configuration and other parts.
+fn changed(golden: &str, config: &dyn Fn(&mut Value), parts: &dyn Fn(&mut Parts)) -> TempDir {
+    let source = fixture(golden);
+    let mut json: Value = serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+    config(&mut json["quantization_config"]);
+    let bytes = fs::read(source.join("model.safetensors")).unwrap();
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Parts =
+        file.iter().map(|(name, t)| (name.into(), t.dtype(), t.shape().to_vec(), t.data().to_vec())).collect();
+    parts(&mut tensors);
+    let folder = folder(&[("config.json", json.to_string().as_bytes())]);
+    let borrowed: Vec<(&str, Dtype, &[usize], Vec<u8>)> =
+        tensors.iter().map(|(name, dtype, shape, data)| (name.as_str(), *dtype, &shape[..], data.clone())).collect();
+    safetensors_file(&folder.path().join("model.safetensors"), &borrowed);
+    folder
+}
+
+/// The error of opening or reading.
+fn fault_of(folder: &TempDir) -> String {
+    let message = read_all(folder.path()).expect_err("must be refused").to_string();
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn configurations_that_are_not_read_are_refused() {
+    let set = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    for (golden, change, expected) in [
+        ("gptq/w4_v1", set("bits", json!(5)), "supported: 2, 3, 4, 8"),
+        ("gptq/w4_v1", set("bits", json!("4")), "expected u8"),
+        ("gptq/w4_v1", set("bits", json!(8)), "do not hold 64 inputs"),
+        ("gptq/w4_v1", set("group_size", json!(0)), "group_size 0"),
+        ("gptq/w4_v1", set("group_size", json!(24)), "group_size 24 does not divide"),
+        ("gptq/w4_v1", set("group_size", json!(64)), "expected shape [1, 4]"),
+        ("gptq/w4_v1", set("checkpoint_format", json!("marlin")), "\"marlin\" of GPTQ"),
+        ("gptq/w4_v1", set("is_marlin_format", json!(true)), "marlin is not supported"),
+        ("gptq/w4_v1", set("dynamic", json!({"+:.*down_proj": {"bits": 8}})), "dynamic"),
+        ("gptq/w4_v1", set("quant_method", json!("fp8")), "quant_method \"fp8\" is not supported; supported:"),
+        ("awq/gemm", set("bits", json!(8)), "AWQ of 8 bits"),
+        ("awq/gemm", set("zero_point", json!(false)), "zero_point false"),
+        ("awq/gemm", set("version", json!("gemv_fast")), "supported: gemm, gemv"),
+        ("awq/gemm", set("version", json!("gemv")), "expected shape"),
+        ("awq/gemm", set("group_size", json!(-2)), "group_size -2"),
+    ] {
+        let message = fault_of(&changed(golden, &change, &|_| {}));
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}
+
+#[test]
+fn damaged_parts_are_named() {
+    let index = |parts: &Parts, name: &str| parts.iter().position(|part| part.0.ends_with(name)).unwrap();
+    let without = |name: &'static str| {
+        move |parts: &mut Parts| {
+            let at = index(parts, name);
+            parts.remove(at);
+        }
+    };
+    let shaped = |name: &'static str, shape: [usize; 2]| {
+        move |parts: &mut Parts| {
+            let at = index(parts, name);
+            parts[at].2 = shape.to_vec();
+        }
+    };
+    let written = |name: &'static str, bytes: Vec<u8>| {
+        move |parts: &mut Parts| {
+            let at = index(parts, name);
+            parts[at].3[..bytes.len()].copy_from_slice(&bytes);
+        }
+    };
+    let typed = |name: &'static str, dtype: Dtype| {
+        move |parts: &mut Parts| {
+            let at = index(parts, name);
+            parts[at].1 = dtype;
+        }
+    };
+    let changes: Vec<(&str, Box<dyn Fn(&mut Parts)>, &str)> = vec![
+        ("gptq/w4_v1", Box::new(without(".scales")), ".scales\": missing"),
+        ("gptq/w4_v1", Box::new(without(".qzeros")), ".qzeros\": missing"),
+        ("gptq/w4_v1", Box::new(without(".qweight")), ".qweight\": missing"),
+        ("gptq/w8_v1_desc_act", Box::new(without(".g_idx")), ".g_idx\": missing"),
+        ("awq/gemm", Box::new(without(".qzeros")), ".qzeros\": missing"),
+        ("awq/gemv", Box::new(without(".scales")), ".scales\": missing"),
+        ("gptq/w4_v1", Box::new(shaped(".qzeros", [4, 2])), ".qzeros\": expected shape [2, 4], got [4, 2]"),
+        ("gptq/w4_v1", Box::new(shaped(".qweight", [4, 64])), ".qweight\": 4 rows of words"),
+        ("gptq/w4_v1", Box::new(shaped(".scales", [1, 64])), ".scales\": expected shape [2, 32]"),
+        ("awq/gemm", Box::new(shaped(".scales", [32, 2])), ".scales\": expected shape [2, 32]"),
+        ("gptq/w4_v1", Box::new(typed(".qweight", Dtype::F32)), ".qweight\": expected I32, got F32"),
+        ("gptq/w4_v1", Box::new(typed(".g_idx", Dtype::F32)), ".g_idx\": expected I32"),
+        ("awq/gemm", Box::new(typed(".scales", Dtype::I16)), ".scales\": expected F32, F16 or BF16"),
+        ("gptq/w4_v1", Box::new(written(".g_idx", (-1i32).to_le_bytes().to_vec())), "names group -1"),
+        ("gptq/w4_v1", Box::new(written(".g_idx", 2i32.to_le_bytes().to_vec())), "names group 2, of 2"),
+        ("gptq/w4_v1", Box::new(written(".g_idx", 1i32.to_le_bytes().to_vec())), "31 columns"),
+        ("compressed_tensors_actorder", Box::new(written(".weight_g_idx", 9i32.to_le_bytes().to_vec())), "group 9"),
+        ("gptq/w4_v1", Box::new(written(".scales", vec![0, 0x7e])), "NaN or infinite"),
+        ("awq/gemv", Box::new(written(".scales", vec![0, 0x7c])), "NaN or infinite"),
+    ];
+    for (golden, change, expected) in changes {
+        let message = fault_of(&changed(golden, &|_| {}, &change));
+        assert!(message.contains(expected), "{golden}: {expected}: {message}");
+    }
+}
+
+const GOLDENS: [&str; 12] = [
+    "compressed_tensors",
+    "compressed_tensors_actorder",
+    "gptq/w4_v1",
+    "gptq/w4_v1_asym_desc_act",
+    "gptq/w4_v2_asym",
+    "gptq/w8_v1_desc_act",
+    "gptq/w3_v1_asym",
+    "gptq/w2_channel",
+    "awq/gemm",
+    "awq/gemm_channel",
+    "awq/gemv",
+    "awq/gemv_64",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Damage gives an error or finite weights of no more values than the file's bits allow; never a panic.
+    #[test]
+    fn damaged_folders_give_an_error_or_finite_tensors(
+        golden in prop::sample::select(&GOLDENS[..]),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        in_config in any::<bool>(),
+    ) {
+        let read = |name: &str| fs::read(fixture(golden).join(name)).unwrap();
+        let (mut config, mut model) = (read("config.json"), read("model.safetensors"));
+        for (at, byte) in flips {
+            let bytes = if in_config { &mut config } else { &mut model };
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let folder = folder(&[("config.json", &config), ("model.safetensors", &model)]);
+        if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+            for name in checkpoint.names() {
+                if let Ok(StoredTensor::Quantized(tensor, _)) = checkpoint.tensor(&name) {
+                    prop_assert!(tensor.codes.len() <= 4 * model.len());
+                    prop_assert!(tensor.to_f32().iter().all(|value| value.is_finite()));
+                }
+            }
+        }
+    }
+}
