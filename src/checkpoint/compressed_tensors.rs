@@ -54,17 +54,12 @@ enum ZeroLayout {
 }
 
 /// Parts that change what a weight or an input means in ways that no kernel here carries out.
-const REFUSED: [&str; 6] = [
-    "weight_global_scale",
-    "input_global_scale",
-    "output_scale",
-    "output_zero_point",
-    "k_scale",
-    "v_scale",
-];
+const REFUSED: [&str; 6] =
+    ["weight_global_scale", "input_global_scale", "output_scale", "output_zero_point", "k_scale", "v_scale"];
 
 /// Parts beside the codes.
-const PARTS: [&str; 5] = ["weight_scale", "weight_zero_point", "weight_shape", "input_scale", "input_zero_point"];
+const PARTS: [&str; 6] =
+    ["weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "input_scale", "input_zero_point"];
 
 /// Gathers the parts of quantized weights into entries, in the order of the files; other tensors stay as they are.
 /// `tensors` are those of all files, with the place of their file; `bytes` reads a slab.

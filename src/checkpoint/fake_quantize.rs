@@ -1,7 +1,7 @@
 //! Checkpoints of quantization-aware training with torch's `FakeQuantize` modules: float weights with the scales that
 //! training rounded them by.
 //!
-//! A state dict holds `<module>.weight` (f32) with `<module>.weight_fake_quant.{scale, zero_point, fake_quant_enabled}`,
+//! A state dict holds `<module>.weight` (f32, f16 or bf16) with `<module>.weight_fake_quant.{scale, zero_point, fake_quant_enabled}`,
 //! one scale for the tensor or for each row, and for static inputs `<module>.input_fake_quant.{scale, zero_point,
 //! fake_quant_enabled}`. It does not hold the range of the codes, which `quantization_config` must say:
 //!
@@ -24,9 +24,10 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::quantized::{PackedWeight, by_name};
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
-use super::{Entry, Slab, Storage};
+use super::{Entry, Slab, Storage, float_format};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor, StaticActivations, Zero};
 
@@ -37,8 +38,9 @@ const WEIGHT_SCALE: &str = ".weight_fake_quant.scale";
 
 /// A float weight with the numbers that round it.
 #[derive(Debug)]
-pub(super) struct FakeQuantizedWeight {
+struct FakeQuantizedWeight {
     values: Slab,
+    format: Format,
     rows: usize,
     cols: usize,
     /// One for each row.
@@ -106,8 +108,7 @@ pub(super) fn gather(
     let fault = |problem: String| Error::input(format!("{place}: quantization_config"), problem);
     let declared = Declared::deserialize(stored).map_err(|error| fault(error.to_string()))?;
     let range = declared.weights.codes().map_err(fault)?;
-    let by_name: HashMap<String, (usize, Tensor)> =
-        tensors.iter().map(|(file, tensor)| (tensor.name.clone(), (*file, tensor.clone()))).collect();
+    let by_name = by_name(&tensors);
     let parts = Parts { place, by_name: &by_name, bytes };
     let mut entries = Vec::new();
     for (file, tensor) in tensors {
@@ -123,7 +124,7 @@ pub(super) fn gather(
         };
         let weight = parts.weight(module, file, &tensor, range, &declared.activations)?;
         let shape = tensor.shape;
-        entries.push(Entry { name: tensor.name, shape, storage: Storage::FakeQuantized(weight) });
+        entries.push(Entry { name: tensor.name, shape, storage: Storage::Quantized(Box::new(weight)) });
     }
     Ok(entries)
 }
@@ -197,10 +198,11 @@ impl Parts<'_> {
         let [rows, cols] = tensor.shape[..] else {
             return Err(self.fault(&tensor.name, format!("expected a matrix, got shape {:?}", tensor.shape)));
         };
-        if rows == 0 || cols == 0 || tensor.dtype != Dtype::F32 {
-            let problem = format!("expected F32 of at least one value, got {} {:?}", tensor.dtype, tensor.shape);
+        let Some(format) = float_format(tensor.dtype).filter(|_| rows > 0 && cols > 0) else {
+            let (dtype, shape) = (tensor.dtype, &tensor.shape);
+            let problem = format!("expected F32, F16 or BF16 of at least one value, got {dtype} {shape:?}");
             return Err(self.fault(&tensor.name, problem));
-        }
+        };
         let quantizer = format!("{module}.weight_fake_quant");
         let (scales, zero_points) = self.numbers(&quantizer)?;
         if ![1, rows].contains(&scales.len()) {
@@ -226,7 +228,7 @@ impl Parts<'_> {
         let values = Slab { file, bytes: tensor.bytes.clone() };
         let each = rows / scales.len();
         let (scales, zero_points) = (scales.repeat(each), zero_points.repeat(each));
-        Ok(FakeQuantizedWeight { values, rows, cols, scales, zero_points, range, activations })
+        Ok(FakeQuantizedWeight { values, format, rows, cols, scales, zero_points, range, activations })
     }
 
     /// The scheme of static inputs.
@@ -290,17 +292,14 @@ impl Parts<'_> {
     }
 }
 
-impl FakeQuantizedWeight {
-    /// Rounds the weights to codes; `bytes` lends a slab.
-    ///
-    /// # Errors
-    /// NaN or infinite weights.
-    pub(super) fn read<'a>(
+impl PackedWeight for FakeQuantizedWeight {
+    /// Rounds the weights to codes.
+    fn read<'a>(
         &self,
         bytes: &dyn Fn(&Slab) -> &'a [u8],
     ) -> std::result::Result<(QuantizedTensor, ActivationScheme), String> {
         let mut values = vec![0.0; self.rows * self.cols];
-        widen(Format::F32, bytes(&self.values), &mut values);
+        widen(self.format, bytes(&self.values), &mut values);
         if values.iter().any(|value| !value.is_finite()) {
             return Err("a weight is NaN or infinite".into());
         }
@@ -322,8 +321,7 @@ impl FakeQuantizedWeight {
         Ok((tensor, self.activations))
     }
 
-    /// The weights' bytes, to be released.
-    pub(super) fn slab(&self) -> &Slab {
-        &self.values
+    fn slabs(&self) -> Vec<&Slab> {
+        vec![&self.values]
     }
 }

@@ -30,7 +30,6 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 
-use self::fake_quantize::FakeQuantizedWeight;
 use self::folder::{Folder, Layout};
 use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
@@ -67,10 +66,8 @@ struct Entry {
 enum Storage {
     /// In one piece: dense, or blocks with their scales.
     Whole { slab: Slab, format: Format, order: RowOrder },
-    /// In parts: codes, scales, zero points.
+    /// With scales and zero points in tensors of their own.
     Quantized(Box<dyn PackedWeight>),
-    /// As floats, with the scales that training rounded them by.
-    FakeQuantized(FakeQuantizedWeight),
     /// In a type that no model weight has; known by name only.
     Unsupported(Dtype),
 }
@@ -320,10 +317,6 @@ impl Checkpoint {
                 let (tensor, activations) = weight.read(&|slab| self.bytes(slab)).map_err(fault)?;
                 return Ok(StoredTensor::Quantized(tensor, activations));
             }
-            Storage::FakeQuantized(weight) => {
-                let (tensor, activations) = weight.read(&|slab| self.bytes(slab)).map_err(fault)?;
-                return Ok(StoredTensor::Quantized(tensor, activations));
-            }
             Storage::Unsupported(dtype) => {
                 return Err(fault(format!("type {dtype} is not supported; supported: F32, F16, BF16")));
             }
@@ -371,7 +364,6 @@ impl Checkpoint {
         match self.entry(name).map(|entry| &entry.storage) {
             Some(Storage::Whole { slab, .. }) => release(slab),
             Some(Storage::Quantized(weight)) => weight.slabs().into_iter().for_each(release),
-            Some(Storage::FakeQuantized(weight)) => release(weight.slab()),
             Some(Storage::Unsupported(_)) | None => {}
         }
     }

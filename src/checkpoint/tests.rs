@@ -443,7 +443,7 @@ fn parts_that_do_not_belong_together_are_refused() {
         ("missing", vec![("m.weight", Dtype::I8, &[1, 4], codes.clone())]),
         ("holds floating-point weights", vec![("m.weight", Dtype::F32, &[1, 1], scale.clone())]),
         (
-            "static activations",
+            "does not say that inputs are static",
             vec![
                 ("m.weight", Dtype::I8, &[1, 4], codes.clone()),
                 ("m.input_scale", Dtype::F32, &[1], scale.clone()),

@@ -155,7 +155,7 @@ fn damaged_parts_are_named() {
         ("gptq/w4_v1", Box::new(written(".g_idx", (-1i32).to_le_bytes().to_vec())), "names group -1"),
         ("gptq/w4_v1", Box::new(written(".g_idx", 2i32.to_le_bytes().to_vec())), "names group 2, of 2"),
         ("gptq/w4_v1", Box::new(written(".g_idx", 1i32.to_le_bytes().to_vec())), "31 columns"),
-        ("compressed_tensors_actorder", Box::new(written(".weight_g_idx", 9i32.to_le_bytes().to_vec())), "group 9"),
+        ("compressed_tensors_actorder", Box::new(written("w4.weight_g_idx", 9i32.to_le_bytes().to_vec())), "group 9"),
         ("gptq/w4_v1", Box::new(written(".scales", vec![0, 0x7e])), "NaN or infinite"),
         ("awq/gemv", Box::new(written(".scales", vec![0, 0x7c])), "NaN or infinite"),
     ];
