@@ -5,7 +5,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use quantbench::error::Error;
 use quantbench::quantize;
-use quantbench::suite::{self, AccuracyMetric, MemoryMetric, Recipe, SpeedMetric, Suite, Task, recipe_from_text};
+use quantbench::suite::{
+    self, AccuracyMetric, MemoryMetric, Recipe, SpeedMetric, Suite, Task, TaskKind, recipe_from_text,
+};
 use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 /// A small suite without faults; tests replace parts of it.
@@ -62,8 +64,8 @@ fn defaults_are_filled_in() {
     let calibration = suite.calibration.unwrap();
     assert_eq!((calibration.windows, calibration.length, calibration.seed), (64, 512, 1));
     assert_eq!(calibration.text.documents, Some((0, 10)));
-    let Task { name, length, windows, .. } = &suite.tasks[0];
-    assert_eq!((name.as_str(), *length, *windows), ("perplexity", 512, None));
+    let Task { name, kind, .. } = &suite.tasks[0];
+    assert_eq!((name.as_str(), *kind), ("perplexity", TaskKind::Perplexity { length: 512, windows: None }));
     let workload = suite.workload;
     assert_eq!((workload.prompt, workload.generate, workload.iterations), (128, 32, 3));
     assert_eq!((workload.batch, workload.blocks), (vec![1], (6, 30)));
@@ -364,4 +366,41 @@ proptest! {
             prop_assert!(!faults.is_empty());
         }
     }
+}
+
+#[test]
+fn a_choice_has_its_own_keys_and_metrics() {
+    let with = |task: &str, accuracy: &str| {
+        let text = format!(
+            "model = \"bundled:m\"\n[[task]]\nkind = \"choice\"\ndata = \"bundled:m/choice\"\n{task}\n[accept]\n\
+             accuracy = {{ {accuracy} }}\n[[variant]]\nname = \"int8\"\nmethod = \"cast\"\ndtype = \"bf16\"\n"
+        );
+        suite::from_text("s.toml", "s", &text, Some(1))
+    };
+    let suite = with("items = 800", "metric = \"accuracy\", max_drop_points = 1.0").unwrap();
+    assert_eq!((suite.tasks[0].name.as_str(), suite.tasks[0].kind), ("choice", TaskKind::Choice { items: Some(800) }));
+    assert_eq!(suite.accept.accuracy.metric, AccuracyMetric::Accuracy { max_drop_points: 1.0 });
+    let stored = serde_json::to_string(&suite).unwrap();
+    assert_eq!(serde_json::from_str::<Suite>(&stored).unwrap(), suite);
+    for (task, accuracy, expected) in [
+        ("length = 32", "metric = \"accuracy\", max_drop_points = 1.0", "unknown key `length`"),
+        ("items = 0", "metric = \"accuracy\", max_drop_points = 1.0", "`items` is 0"),
+        ("", "metric = \"accuracy\", max_drop = 1.0", "`max_drop_points` is missing"),
+        (
+            "",
+            "metric = \"perplexity\", max_increase_percent = 1.0",
+            "asks a task of kind perplexity; task \"choice\" has `accuracy` or `accuracy_norm`",
+        ),
+    ] {
+        let faults = with(task, accuracy).unwrap_err().to_string();
+        assert!(faults.contains(expected), "{expected}: {faults}");
+    }
+}
+
+/// A run that an earlier version stored has its task's keys side by side.
+#[test]
+fn tasks_of_earlier_runs_are_read() {
+    let stored = r#"{"name":"p","kind":"perplexity","text":{"source":"path:t","documents":null,"field":null},"length":32,"windows":20}"#;
+    let task: Task = serde_json::from_str(stored).unwrap();
+    assert_eq!(task.kind, TaskKind::Perplexity { length: 32, windows: Some(20) });
 }

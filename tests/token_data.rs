@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use quantbench::checkpoint::Checkpoint;
+use quantbench::kernels::Pool;
+use quantbench::network::{self, Continuations, Decoder, LoadOptions};
 use quantbench::results::{Evidence, Run, read_journal};
 use quantbench::suite::TextSource;
 use quantbench::tasks::Encoder;
@@ -108,4 +110,106 @@ fn calibration_on_scored_tokens_is_noticed() {
     assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
     let warnings = place.judged("leak").warnings;
     assert!(warnings.iter().any(|w| w.contains("2 of 3 calibration documents are also scored")), "{warnings:?}");
+}
+
+/// The log-likelihood of a continuation is what scoring passage and continuation as one window gives its tokens.
+#[test]
+fn continuations_score_as_windows_do() {
+    let place = Place::new();
+    let checkpoint = Checkpoint::open(&place.path("model")).unwrap();
+    let decoder = Decoder::load(&checkpoint, LoadOptions::default()).unwrap();
+    let pool = Pool::new(1);
+    let bytes = |text: &String| text.bytes().map(u32::from).collect::<Vec<_>>();
+    let item = |(passage, continuations, ..): &(String, Vec<String>, usize, usize)| Continuations {
+        passage: bytes(passage),
+        continuations: continuations.iter().map(bytes).chain([vec![7]]).collect(),
+    };
+    let items: Vec<Continuations> = tiny_model::items().iter().map(item).collect();
+    let mut scored = 0;
+    network::score_continuations(&decoder, &pool, &items, &mut |at, sums| {
+        for (continuation, sum) in items[at].continuations.iter().zip(&sums) {
+            let window = [items[at].passage.as_slice(), continuation].concat();
+            let mut losses = Vec::new();
+            network::score(&decoder, &pool, &[window], &mut |chunk| {
+                losses.extend(chunk.scores(&pool).iter().map(|s| s.nll));
+                Ok(())
+            })?;
+            let expected: f64 = -losses[items[at].passage.len() - 1..].iter().sum::<f64>();
+            assert!((sum - expected).abs() < 1e-4, "item {at}: {sum} {expected}");
+        }
+        assert_eq!((at, sums.len()), (scored, 5));
+        scored += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(scored, 48);
+    for wrong in
+        [(vec![], vec![vec![1]]), (vec![1], vec![vec![]]), (vec![1], vec![vec![256]]), (vec![256], vec![vec![1]])]
+    {
+        let item = Continuations { passage: wrong.0, continuations: wrong.1 };
+        assert!(network::score_continuations(&decoder, &pool, &[item], &mut |_, _| Ok(())).is_err());
+    }
+}
+
+const CHOICE: &str = r#"
+[[task]]
+kind = "choice"
+data = "path:choice.safetensors"
+items = 40
+[[task]]
+name = "lines"
+kind = "choice"
+data = "path:choice.jsonl"
+"#;
+
+#[test]
+fn a_choice_is_scored_judged_and_reported() {
+    let place = Place::new();
+    tiny_model::write_choices(place.root.path());
+    let rule = r#"accuracy = { task = "lines", metric = "accuracy", max_drop_points = 99 }"#;
+    let suite = tiny_model::SUITE
+        .replace(r#"accuracy = { metric = "perplexity", max_increase_percent = 5 }"#, rule)
+        .replace("[workload]", &format!("{CHOICE}[workload]"));
+    fs::write(place.path("choice.toml"), suite).unwrap();
+    let output = place.run(&["run", "choice.toml", "--out", "run", "--quiet"]);
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
+    assert!(said(&output).contains("guessing would be right in 25.0 %"), "{}", said(&output));
+    let (evidence, run) = (place.evidence("run"), place.judged("run"));
+    for (name, found) in &evidence.variants {
+        let (tokens, lines) = (&found.scores["choice"], &found.scores["lines"]);
+        assert_eq!((tokens.items.len(), lines.items.len(), tokens.genres.of.len()), (40, 48, 40), "{name}");
+        for item in lines.items.iter().chain(&tokens.items) {
+            let best = item.log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert_eq!(item.log_likelihoods[item.picked], best);
+            assert!(item.log_likelihoods.len() == 4 && best < 0.0);
+        }
+    }
+    let int8 = run.variants.iter().find(|v| v.name == "int8").unwrap();
+    let lines = &int8.choices["lines"];
+    let right = evidence.variants["int8"].scores["lines"].items.iter().filter(|i| i.picked == i.answer).count();
+    assert!((lines.accuracy.value - right as f64 / 48.0).abs() < 1e-12 && lines.chance == 0.25);
+    let difference = lines.accuracy_difference.as_ref().unwrap();
+    assert!(
+        difference.low.unwrap() < difference.value && difference.value < difference.high.unwrap(),
+        "{difference:?}"
+    );
+    assert_eq!(int8.choices["choice"].genres.iter().map(|g| g.items).sum::<usize>(), 40);
+    let reason = &int8.verdict.as_ref().unwrap().reason;
+    assert!(reason.contains("accuracy") && reason.contains(">= -99 points: yes"), "{reason}");
+    let rows = csv::Reader::from_path(place.path("run/scores.csv")).unwrap().records().count();
+    assert_eq!(rows, 3 * (20 + 40 + 48));
+    let page = fs::read_to_string(place.path("run/report/index.html")).unwrap();
+    assert!(page.contains("Guessing would be right in 25.0 %") && page.contains("change of accuracy, points"));
+
+    // Taken up after the first score: picks are the same, and nothing is scored twice.
+    let journal = fs::read_to_string(place.path("run/journal.jsonl")).unwrap();
+    let kept =
+        journal.lines().position(|line| line.contains("\"event\":\"scored\"") && line.contains("lines")).unwrap();
+    let cut: String = journal.lines().take(kept + 1).flat_map(|line| [line, "\n"]).collect();
+    fs::write(place.path("run/journal.jsonl"), cut).unwrap();
+    let output = place.run(&["run", "choice.toml", "--resume", "run", "--quiet"]);
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
+    for (name, found) in &place.evidence("run").variants {
+        assert_eq!(found.scores["lines"].items, evidence.variants[name].scores["lines"].items, "{name}");
+    }
 }

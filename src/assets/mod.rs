@@ -7,6 +7,7 @@
 mod archive;
 mod arrays;
 mod bundled;
+mod choice;
 mod client;
 mod files;
 mod glob;
@@ -18,6 +19,7 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 
+pub use self::choice::{Choice, Choices, read_choices};
 use self::package::Package;
 pub use self::text::{Document, Documents, read_documents};
 pub use self::tokens::{TokenDocument, TokenFile, TokenOwner};

@@ -340,3 +340,102 @@ fn hostile_token_files_are_refused_in_words() {
         assert!(TokenFile::read(&path).is_err(), "{length} of {} bytes", whole.len());
     }
 }
+
+/// Numbers of a choice file: ids, bounds (two items of two continuations), answers, genres, documents.
+type Numbers = [Vec<u32>; 5];
+
+fn choice_file(path: &Path, columns: usize, change: impl FnOnce(&mut Numbers)) {
+    use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+    let mut numbers =
+        [vec![0, 5, 6, 7, 8, 9, 4, 3, 2], vec![0, 2, 3, 5, 5, 6, 7, 9], vec![1, 0], vec![0, 1], vec![7, 7]];
+    change(&mut numbers);
+    let bytes = numbers.each_ref().map(|numbers| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>());
+    let names = ["ids", "items", "answers", "genres", "documents"];
+    let tensors = names.iter().zip(&bytes).zip(&numbers).map(|((name, bytes), numbers)| {
+        let count = numbers.len();
+        let shape = if *name == "items" { vec![count / columns, columns] } else { vec![count] };
+        (*name, TensorView::new(Dtype::U32, shape, bytes).unwrap())
+    });
+    let metadata = [("kind", "choice"), ("genres", r#"["a","b"]"#), ("tokenizer", "ab")];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect();
+    serialize_to_file(tensors, Some(metadata), path).unwrap();
+}
+
+fn choices(folder: &Path, name: &str) -> Result<Choices> {
+    read_choices(&TextSource { source: format!("path:{name}"), documents: None, field: None }, folder)
+}
+
+#[test]
+fn items_come_from_choice_files() {
+    let folder = tempfile::tempdir().unwrap();
+    choice_file(&folder.path().join("c.safetensors"), 4, |_| ());
+    let Choices::Tokens { genres, genre_of, items, .. } = choices(folder.path(), "c.safetensors").unwrap() else {
+        panic!("these are tokens")
+    };
+    assert_eq!((genres.len(), genre_of), (2, vec![0, 1]));
+    let item = |passage: &[u32], first: &[u32], second: &[u32], answer| Choice {
+        passage: passage.to_vec(),
+        continuations: vec![first.to_vec(), second.to_vec()],
+        answer,
+        document: 7,
+    };
+    assert_eq!(items, [item(&[0, 5], &[6], &[7, 8], 1), item(&[9], &[4], &[3, 2], 0)]);
+}
+
+#[test]
+fn hostile_choice_files_are_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.safetensors");
+    let changes: [(fn(&mut Numbers), &str); 9] = [
+        (|n| n[1][1] = 3, "item 0: bounds [0, 3, 3, 5] do not rise"),
+        (|n| n[1][4] = 4, "item 1: bounds [4, 6, 7, 9] do not rise from 5 on"),
+        (|n| n[1][7] = 10, "within the 9 ids"),
+        (|n| n[1][7] = u32::MAX, "within the 9 ids"),
+        (|n| n[2][0] = 2, "item 0: answer 2 is not one of the 2 continuations"),
+        (|n| n[3][1] = 2, "genre 2 is not one of the 2"),
+        (|n| n[4].truncate(1), "expected 2 numbers, one for each of the items, got 1"),
+        (|n| n[1].clear(), "expected shape (items, continuations + 2)"),
+        (|n| n[0].clear(), "within the 0 ids"),
+    ];
+    for (change, expected) in changes {
+        choice_file(&path, 4, change);
+        let problem = choices(folder.path(), "c.safetensors").unwrap_err().to_string();
+        assert!(problem.contains(expected) && problem.contains("c.safetensors"), "{expected}: {problem}");
+    }
+    choice_file(&path, 2, |_| ());
+    let problem = choices(folder.path(), "c.safetensors").unwrap_err().to_string();
+    assert!(problem.contains("fewer than two continuations"), "{problem}");
+    choice_file(&path, 4, |_| ());
+    let whole = fs::read(&path).unwrap();
+    for length in (0..whole.len()).step_by(7) {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(choices(folder.path(), "c.safetensors").is_err(), "{length} of {} bytes", whole.len());
+    }
+}
+
+#[test]
+fn items_come_from_lines_of_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |answer: usize, document: &str| {
+        format!("{{\"passage\": \"p\", \"continuations\": [\" a\", \" b\"], \"answer\": {answer}{document}}}\n")
+    };
+    let named = ", \"document\": \"d\"";
+    fs::write(
+        folder.path().join("c.jsonl"),
+        [line(0, ""), line(1, named), "\n".into(), line(0, named), line(1, "")].concat(),
+    )
+    .unwrap();
+    let Choices::Texts(items) = choices(folder.path(), "c.jsonl").unwrap() else { panic!("these are texts") };
+    assert_eq!(items.iter().map(|i| (i.answer, i.document)).collect::<Vec<_>>(), [(0, 0), (1, 1), (0, 1), (1, 2)]);
+    for (text, expected) in [
+        (line(2, ""), "c.jsonl:1: `answer` is 2, expected the index of one of the 2"),
+        (line(0, ", \"documents\": 1"), "unknown field"),
+        (r#"{"passage": "p", "continuations": ["a"], "answer": 0}"#.to_owned(), "at least two continuations"),
+        ("not JSON".to_owned(), "c.jsonl:1: expected {"),
+        (String::new(), "expected one item a line"),
+    ] {
+        fs::write(folder.path().join("c.jsonl"), text).unwrap();
+        let problem = choices(folder.path(), "c.jsonl").unwrap_err().to_string();
+        assert!(problem.contains(expected), "{expected}: {problem}");
+    }
+}

@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::assets::{Documents, Local, Source, read_documents};
+use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, read_documents};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Config;
-use crate::suite::{self, Method, Recipe, Suite, Task, WeightScheme};
+use crate::suite::{self, Method, Recipe, Suite, Task, TaskKind, WeightScheme};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -207,14 +207,12 @@ fn slots_per_block(suite: &Suite) -> usize {
 fn work(suite: &Suite) -> String {
     let mut text = String::new();
     for task in &suite.tasks {
-        let windows = task.windows.map_or("all".into(), |n| n.to_string());
-        _ = writeln!(
-            text,
-            "  score {}: {} variants, {windows} windows of {} tokens",
-            task.name,
-            suite.variants.len(),
-            task.length
-        );
+        let most = |n: Option<usize>| n.map_or("all".into(), |n| n.to_string());
+        let asked = match task.kind {
+            TaskKind::Perplexity { length, windows } => format!("{} windows of {length} tokens", most(windows)),
+            TaskKind::Choice { items } => format!("{} multiple-choice items", most(items)),
+        };
+        _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
     }
     let workload = &suite.workload;
     let (fewest, most) = workload.blocks;
@@ -237,15 +235,23 @@ fn work(suite: &Suite) -> String {
 /// Tokens that a task scores: the suite's windows, else those of its token file, else a guess from the size of its text
 /// at four bytes a token.
 fn task_tokens(task: &Task, source: &Source, base: &Path) -> Option<u64> {
-    if let Some(windows) = task.windows {
-        return Some((windows * task.length) as u64);
-    }
+    let items = match task.kind {
+        TaskKind::Perplexity { length, windows: Some(windows) } => return Some((windows * length) as u64),
+        TaskKind::Perplexity { windows: None, .. } => None,
+        TaskKind::Choice { items } => Some(items.unwrap_or(usize::MAX)),
+    };
     let local = if source.is_local(base) { source.fetch(base).ok()? } else { return None };
     if let [path] = local.paths.as_slice()
+        && items.is_none()
         && path.is_file()
         && let Ok(Documents::Tokens(file)) = read_documents(&task.text, base)
     {
         return Some(file.documents.iter().map(|document| document.ids.len() as u64).sum());
+    }
+    if let Some(most) = items {
+        let Ok(Choices::Tokens { items, .. }) = read_choices(&task.text, base) else { return Some(local.bytes / 4) };
+        let tokens = |item: &Choice<Vec<u32>>| item.passage.len() + item.continuations.concat().len();
+        return Some(items.iter().take(most).map(|item| tokens(item) as u64).sum());
     }
     let files = local.paths.len();
     let (start, end) = task.text.documents.unwrap_or((0, files));

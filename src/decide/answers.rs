@@ -2,10 +2,10 @@
 
 use super::Case;
 use super::rule::Rule;
-use super::scores::{LEAST_CLUSTERS, same_windows};
+use super::scores::{LEAST_CLUSTERS, same_questions};
 use super::timings::{metric_name, speedups};
-use crate::results::{Answer, Answers, Estimate, Outcome, ScoreEstimates, VariantResult, Verdict};
-use crate::suite::{AccuracyMetric, MemoryLimit, MemoryMetric, SpeedLimit};
+use crate::results::{Answer, Answers, Estimate, Outcome, VariantResult, Verdict};
+use crate::suite::{AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric, SpeedLimit};
 use crate::units;
 
 /// An answer with its reason: `decode 2.31x [2.25, 2.38] >= 1.5x: yes`.
@@ -41,22 +41,40 @@ fn unknown(what: &str, why: impl AsRef<str>) -> Reasoned {
     (Answer::Unknown, format!("{what}: unknown ({})", why.as_ref()))
 }
 
-/// Name of the accuracy metric, its estimate, and its threshold in the estimate's unit (with the sign of a difference).
-pub fn accuracy_estimate(
-    metric: AccuracyMetric,
-    score: &ScoreEstimates,
-) -> (&'static str, Option<&Estimate>, f64, &'static str) {
-    match metric {
-        AccuracyMetric::TokenAccuracy { max_drop_points } => {
-            ("token accuracy", score.token_accuracy_difference.as_ref(), -max_drop_points, " points")
+/// The rule's accuracy as a difference from the reference.
+pub struct AccuracyQuestion<'v> {
+    /// Name of the metric.
+    pub name: &'static str,
+    /// The difference; `None` where it is not known.
+    pub estimate: Option<&'v Estimate>,
+    /// Threshold in the estimate's unit, with the sign of a difference.
+    pub threshold: f64,
+    /// Unit for messages.
+    pub unit: &'static str,
+}
+
+/// The accuracy question of a rule for one variant.
+pub fn accuracy_question<'v>(limit: &AccuracyLimit, variant: &'v VariantResult) -> AccuracyQuestion<'v> {
+    let score = variant.scores.get(&limit.task);
+    let choice = variant.choices.get(&limit.task);
+    let (name, estimate, threshold, unit) = match limit.metric {
+        AccuracyMetric::TokenAccuracy { max_drop_points: max } => {
+            ("token accuracy", score.map(|s| &s.token_accuracy_difference), -max, " points")
         }
-        AccuracyMetric::Perplexity { max_increase_percent } => {
-            ("perplexity", score.perplexity_increase.as_ref(), max_increase_percent, " %")
+        AccuracyMetric::Perplexity { max_increase_percent: max } => {
+            ("perplexity", score.map(|s| &s.perplexity_increase), max, " %")
         }
-        AccuracyMetric::LogLikelihood { max_drop } => {
-            ("log-likelihood", score.log_likelihood_difference.as_ref(), -max_drop, " nats")
+        AccuracyMetric::LogLikelihood { max_drop: max } => {
+            ("log-likelihood", score.map(|s| &s.log_likelihood_difference), -max, " nats")
         }
-    }
+        AccuracyMetric::Accuracy { max_drop_points: max } => {
+            ("accuracy", choice.map(|c| &c.accuracy_difference), -max, " points")
+        }
+        AccuracyMetric::AccuracyNorm { max_drop_points: max } => {
+            ("accuracy per token", choice.map(|c| &c.accuracy_norm_difference), -max, " points")
+        }
+    };
+    AccuracyQuestion { name, estimate: estimate.and_then(Option::as_ref), threshold, unit }
 }
 
 fn accuracy(case: &Case<'_>, variant: &VariantResult) -> Reasoned {
@@ -70,13 +88,10 @@ fn accuracy(case: &Case<'_>, variant: &VariantResult) -> Reasoned {
         let who = if evidence.0.is_none() { "not scored" } else { "the reference is not scored" };
         return unknown("accuracy", format!("{who} on task {task}"));
     };
-    if let Err(difference) = same_windows(score, reference) {
+    if let Err(difference) = same_questions(score, reference) {
         return unknown("accuracy", difference);
     }
-    let Some(score) = variant.scores.get(task) else {
-        return unknown("accuracy", "the score is not a number");
-    };
-    let (name, estimate, threshold, unit) = accuracy_estimate(limit.metric, score);
+    let AccuracyQuestion { name, estimate, threshold, unit } = accuracy_question(limit, variant);
     let Some(estimate) = estimate else {
         return unknown(name, "the score or the reference's is not a number");
     };

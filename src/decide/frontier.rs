@@ -6,7 +6,6 @@
 //! transitive and can empty the frontier; it is not used.
 
 use super::Case;
-use super::scores::{log_likelihood_difference, same_windows};
 use super::timings::{metric_name, speedups};
 use crate::results::{Frontier, VariantResult};
 
@@ -70,17 +69,17 @@ fn dominates_beyond_noise(differences: &[Difference]) -> bool {
     dominates(differences) && differences.iter().all(|d| d.high <= 0.0) && differences.iter().any(|d| d.high < 0.0)
 }
 
-/// Accuracy loss (nats per token), log time, weight bytes, the first two against the reference; `None` where one is
+/// Loss of the rule's accuracy (perplexity as nats per token), log time, weight bytes, the first two against the reference; `None` where one is
 /// missing or the variant failed.
 fn objectives(case: &Case<'_>, variant: &VariantResult) -> Option<[f64; 3]> {
-    let score = variant.scores.get(&case.accept.accuracy.task)?;
     let at = case.judged_point().of(variant)?;
+    case.of(&variant.name).scores.get(&case.accept.accuracy.task)?;
     let weights = variant.memory?.weight_bytes as f64;
     let (loss, log_time) = if variant.reference {
         (0.0, 0.0)
     } else {
         let speedup = at.speedup.get(metric_name(case.speed_metric()))?;
-        (-score.log_likelihood_difference.as_ref()?.value, -speedup.value.ln())
+        (-case.accuracy_difference(case.of(&variant.name), case.reference)?.value, -speedup.value.ln())
     };
     (variant.failures.is_empty() && case.reference_fault().is_none()).then_some([loss, log_time, weights])
 }
@@ -88,12 +87,7 @@ fn objectives(case: &Case<'_>, variant: &VariantResult) -> Option<[f64; 3]> {
 /// `a`'s objectives minus `b`'s: points as given, bounds from the paired comparison of the two.
 fn differences(case: &Case<'_>, a: (&VariantResult, [f64; 3]), b: (&VariantResult, [f64; 3])) -> [Difference; 3] {
     let evidence = (case.of(&a.0.name), case.of(&b.0.name));
-    let task = &case.accept.accuracy.task;
-    let loss_high = || {
-        let (x, y) = (evidence.0.scores.get(task)?, evidence.1.scores.get(task)?);
-        same_windows(x, y).ok()?;
-        Some(-log_likelihood_difference(x, y, case.confidence())?.low?)
-    };
+    let loss_high = || Some(-case.accuracy_difference(evidence.0, evidence.1)?.low?);
     let time_high = || {
         let metric = case.speed_metric();
         let (t, _) = speedups(evidence.1, evidence.0, case.judged_point(), metric, case.confidence()).ok()?;

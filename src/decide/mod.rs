@@ -5,6 +5,7 @@
 //! documents must not have been chosen by looking at results (`docs/METHODOLOGY.md`).
 
 mod answers;
+mod choices;
 mod estimate;
 mod frontier;
 mod noise;
@@ -16,11 +17,12 @@ mod timings;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::results::{
-    Built, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, VariantEvidence, VariantResult,
+    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, VariantEvidence,
+    VariantResult,
 };
-use crate::suite::{Accept, SpeedMetric, Variant};
+use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
-pub use answers::{accuracy_estimate, memory_bytes};
+pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
 pub use noise::{Disturbance, disturbances};
 pub use timings::{Point, judged_metric, metric_name};
 
@@ -47,7 +49,7 @@ pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
 fn run(
     case: &Case<'_>,
     variants: Vec<VariantResult>,
-    control: BTreeMap<String, crate::results::Estimate>,
+    control: BTreeMap<String, Estimate>,
     recommendation: Recommendation,
     warnings: Vec<String>,
 ) -> Run {
@@ -115,6 +117,22 @@ impl<'a> Case<'a> {
         Some(format!("the reference failed: {stage}: {reason}"))
     }
 
+    /// The rule's accuracy of `a` minus that of `b` on the same questions, higher being better; perplexity counts as
+    /// log-likelihood.
+    fn accuracy_difference(&self, a: &VariantEvidence, b: &VariantEvidence) -> Option<Estimate> {
+        let limit = &self.accept.accuracy;
+        let (a, b) = (a.scores.get(&limit.task)?, b.scores.get(&limit.task)?);
+        scores::same_questions(a, b).ok()?;
+        match limit.metric {
+            AccuracyMetric::Perplexity { .. } | AccuracyMetric::LogLikelihood { .. } => {
+                scores::log_likelihood_difference(a, b, self.confidence())
+            }
+            AccuracyMetric::TokenAccuracy { .. } => scores::token_accuracy_difference(a, b, self.confidence()),
+            AccuracyMetric::Accuracy { .. } => choices::difference(a, b, choices::PICKED, self.confidence()),
+            AccuracyMetric::AccuracyNorm { .. } => choices::difference(a, b, choices::PICKED_NORM, self.confidence()),
+        }
+    }
+
     fn estimate(&self, variant: &Variant) -> VariantResult {
         let evidence = self.of(&variant.name);
         let reference = variant.name == self.evidence.suite.reference;
@@ -127,6 +145,7 @@ impl<'a> Case<'a> {
                 Built::Missing => None,
             },
             scores: scores::estimates(self, evidence, reference),
+            choices: choices::estimates(self, evidence, reference),
             points: timings::points(self, evidence, reference),
             memory: memory(evidence),
             kernels: kernels(evidence),

@@ -2,7 +2,7 @@
 //! weights, then the most accurate.
 
 use super::Case;
-use super::answers::{accuracy_estimate, memory_bytes};
+use super::answers::{accuracy_question, memory_bytes};
 use super::timings::{metric_name, speedups};
 use crate::results::{Answer, Answers, Estimate, Outcome, Recommendation, VariantResult};
 use crate::units;
@@ -48,14 +48,14 @@ fn weights(variant: &VariantResult) -> u64 {
     variant.memory.map_or(u64::MAX, |m| m.weight_bytes)
 }
 
-fn log_likelihood(case: &Case<'_>, variant: &VariantResult) -> f64 {
-    let score = variant.scores.get(&case.accept.accuracy.task);
-    let difference = score.and_then(|s| s.log_likelihood_difference.as_ref());
+/// Difference of the rule's accuracy from the reference.
+fn accuracy(case: &Case<'_>, variant: &VariantResult) -> f64 {
+    let difference = case.accuracy_difference(case.of(&variant.name), case.reference);
     difference.map_or(f64::NEG_INFINITY, |e| e.value)
 }
 
 fn smaller_then_better(case: &Case<'_>, a: &VariantResult, b: &VariantResult) -> bool {
-    (weights(a), -log_likelihood(case, a)) < (weights(b), -log_likelihood(case, b))
+    (weights(a), -accuracy(case, a)) < (weights(b), -accuracy(case, b))
 }
 
 fn praise(case: &Case<'_>, best: &VariantResult, accepted: &[&VariantResult], tied: &[&VariantResult]) -> String {
@@ -96,7 +96,7 @@ fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> String {
     let met = |of: &dyn Fn(&Answers) -> Option<Answer>| judged.iter().any(|(_, a)| of(a) == Some(Answer::Yes));
     let mut obstacles = Vec::new();
     if !met(&|a| Some(a.accuracy)) {
-        let nearest = nearest(&judged, |v| Some(log_likelihood(case, v)), |v| accuracy_text(case, v));
+        let nearest = nearest(&judged, |v| Some(accuracy(case, v)), |v| accuracy_text(case, v));
         obstacles
             .push(format!("no accuracy is proven ({nearest}; try more bits, smaller groups or GPTQ, or more text)"));
     }
@@ -123,9 +123,8 @@ fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> String {
 }
 
 fn accuracy_text(case: &Case<'_>, variant: &VariantResult) -> Option<String> {
-    let limit = &case.accept.accuracy;
-    let (name, estimate, ..) = accuracy_estimate(limit.metric, variant.scores.get(&limit.task)?);
-    Some(format!("{name} {}", estimate?))
+    let question = accuracy_question(&case.accept.accuracy, variant);
+    Some(format!("{} {}", question.name, question.estimate?))
 }
 
 /// The judged variant with the highest `goodness`, as `nearest: int8 with +2.1 % [1.6, 2.6]`.

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Case;
 use super::estimate::estimate;
-use crate::results::{Direction, Estimate, Score, ScoreEstimates, Unit, VariantEvidence, WindowScore};
+use crate::results::{
+    Direction, Estimate, GenrePerplexity, ItemScore, Score, ScoreEstimates, Unit, VariantEvidence, WindowScore,
+};
 use crate::stats::{Cluster, Ratio, ratio_interval};
 
 /// Fewest clusters of an interval: below, the cluster-robust error is too unsure (see the simulations in `stats`).
@@ -39,7 +41,7 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
     if tokens == 0 || !nll.is_finite() || !perplexity.is_finite() {
         return None;
     }
-    let against = reference.filter(|r| same_windows(score, r).is_ok());
+    let against = reference.filter(|r| same_questions(score, r).is_ok());
     let agree = windows.iter().map(|w| w.agree).sum::<Option<usize>>();
     let flips = windows.iter().map(|w| w.flips).try_fold((0, 0), |(lost, won), f| f.map(|f| (lost + f.0, won + f.1)));
     Some(ScoreEstimates {
@@ -54,22 +56,44 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
         kl_quantiles: score.kl_quantiles.filter(|q| q.iter().all(|v| v.is_finite())),
         agreement: agree.map(|a| a as f64 / tokens as f64),
         flips: flips.filter(|_| !windows.is_empty()),
+        genres: genres(score),
     })
 }
 
-/// Whether two scores are over the same windows.
+/// Whether two scores are over the same windows and items.
 ///
 /// # Errors
 /// The first difference, in words.
-pub(super) fn same_windows(a: &Score, b: &Score) -> Result<(), String> {
-    if a.windows.len() != b.windows.len() {
-        return Err(format!("{} windows against {} of the reference", a.windows.len(), b.windows.len()));
+pub(super) fn same_questions(a: &Score, b: &Score) -> Result<(), String> {
+    let window = |w: &WindowScore| (w.document, w.tokens);
+    let item = |i: &ItemScore| (i.document, i.answer, i.log_likelihoods.len());
+    same("window", a.windows.iter().map(window), b.windows.iter().map(window))?;
+    same("item", a.items.iter().map(item), b.items.iter().map(item))
+}
+
+fn same<T: PartialEq>(
+    what: &str,
+    mut a: impl ExactSizeIterator<Item = T>,
+    b: impl ExactSizeIterator<Item = T>,
+) -> Result<(), String> {
+    if a.len() != b.len() {
+        return Err(format!("{} {what}s against {} of the reference", a.len(), b.len()));
     }
-    let same = |(a, b): (&WindowScore, &WindowScore)| a.document == b.document && a.tokens == b.tokens;
-    match a.windows.iter().zip(&b.windows).position(|pair| !same(pair)) {
-        Some(at) => Err(format!("window {at} is not the reference's")),
+    match b.enumerate().find(|(_, b)| a.next().as_ref() != Some(b)) {
+        Some((at, _)) => Err(format!("{what} {at} is not the reference's")),
         None => Ok(()),
     }
+}
+
+/// Perplexity by genre; a genre without windows is left out.
+fn genres(score: &Score) -> Vec<GenrePerplexity> {
+    let of = |(genre, name): (usize, &String)| {
+        let own = score.windows.iter().zip(&score.genres.of).filter(|(_, of)| **of == genre);
+        let (nll, tokens) = own.fold((0.0, 0), |(nll, tokens), (w, _)| (nll + w.nll, tokens + w.tokens));
+        let perplexity = (nll / tokens as f64).exp();
+        (tokens > 0 && perplexity.is_finite()).then(|| GenrePerplexity { name: name.clone(), tokens, perplexity })
+    };
+    score.genres.names.iter().enumerate().filter_map(of).collect()
 }
 
 /// Mean log-likelihood per token of `a` minus that of `b`, nats; both over the same windows.
@@ -87,7 +111,7 @@ fn perplexity_increase(a: &Score, b: &Score, confidence: f64) -> Option<Estimate
     estimate(percent, confidence, Unit::Percent, Direction::Lower, method)
 }
 
-fn token_accuracy_difference(a: &Score, b: &Score, confidence: f64) -> Option<Estimate> {
+pub(super) fn token_accuracy_difference(a: &Score, b: &Score, confidence: f64) -> Option<Estimate> {
     let sums: Vec<f64> = a.windows.iter().zip(&b.windows).map(|(a, b)| a.correct as f64 - b.correct as f64).collect();
     let (ratio, method) = clustered(&a.windows, &sums, confidence)?;
     estimate(ratio.interval.map(|share| 100.0 * share), confidence, Unit::Points, Direction::Higher, method)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Session;
 use crate::error::{Error, Result};
 use crate::results::{Event, Score, create_folder};
-use crate::suite::Task;
+use crate::suite::{Task, TaskKind};
 use crate::worker::{Reference, ScoreJob};
 
 impl Session<'_> {
@@ -39,6 +39,10 @@ impl Session<'_> {
         }
         let hidden = self.folder.scratch().join(format!("{}.hidden", self.task_number(task)));
         let reference = self.inputs.suite.reference.clone();
+        if let TaskKind::Choice { .. } = task.kind {
+            // Picks are compared item by item afterwards; no states are handed on.
+            return unscored.iter().try_for_each(|variant| self.score_one(task, variant, Reference::Absent));
+        }
         let head = self.artefact(&reference);
         if head.is_some() && !self.has_failed(&reference, "score") && !hidden.exists() {
             self.score_one(task, &reference, Reference::Store(hidden.clone()))?;
@@ -59,6 +63,7 @@ impl Session<'_> {
         let job = ScoreJob {
             artefact,
             task: task.name.clone(),
+            kind: task.kind,
             windows: self.token_files().windows(self.task_number(task)),
             reference: against,
             threads: self.threads(),
@@ -70,12 +75,12 @@ impl Session<'_> {
         match self.unless_interrupted(score) {
             Ok(score) => {
                 self.saw_peak(score.worker_peak_rss);
-                let perplexity = perplexity_in_words(&score);
+                let result = in_words(&score);
                 // A resumed run makes the reference's states again; its score is known already.
                 if self.found(variant).is_some_and(|v| !v.scores.contains_key(&task.name)) {
                     self.record(Event::Scored { variant: variant.into(), score })?;
                 }
-                self.progress.done("score", &label, self.workers.elapsed_s() - began, &perplexity);
+                self.progress.done("score", &label, self.workers.elapsed_s() - began, &result);
                 Ok(())
             }
             Err(error @ Error::Measurement(_)) => Err(error),
@@ -99,7 +104,11 @@ impl Session<'_> {
     }
 }
 
-fn perplexity_in_words(score: &Score) -> String {
+fn in_words(score: &Score) -> String {
+    if !score.items.is_empty() {
+        let right = score.items.iter().filter(|item| item.picked == item.answer).count();
+        return format!("accuracy {:.1} %", 100.0 * right as f64 / score.items.len() as f64);
+    }
     let (nll, tokens) = score.windows.iter().fold((0.0, 0), |(nll, n), w| (nll + w.nll, n + w.tokens));
     format!("perplexity {:.3}", (nll / tokens.max(1) as f64).exp())
 }

@@ -32,7 +32,7 @@ pub(super) fn suite(candidates: usize) -> Suite {
         model: "path:model".into(),
         reference: "fp16".into(),
         calibration: None,
-        tasks: vec![Task { name: "perplexity".into(), kind: TaskKind::Perplexity, text, length: 8, windows: None }],
+        tasks: vec![Task { name: "perplexity".into(), kind: TaskKind::Perplexity { length: 8, windows: None }, text }],
         workload: Workload {
             prompt: 4,
             generate: 2,
@@ -153,6 +153,7 @@ impl Workers for Fake {
         Ok(Score {
             task: job.task,
             windows: vec![window],
+            items: Vec::new(),
             genres: Genres::default(),
             kl_quantiles: None,
             seconds: 1.0,

@@ -28,6 +28,11 @@ impl KvCache {
         self.length = 0;
     }
 
+    /// Forgets all but the first `length` tokens of every sequence.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
     /// Tokens held per sequence.
     pub fn len(&self) -> usize {
         self.length

@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+mod continuations;
 mod decoder;
 mod gguf_vocabulary;
 mod head;
@@ -13,6 +14,7 @@ mod tokenizer;
 
 pub use block::{Block, Site};
 pub use config::{Config, RopeScaling};
+pub use continuations::{Continuations, score_continuations};
 pub use decoder::Decoder;
 pub use head::Head;
 pub use kv_cache::KvCache;

@@ -8,9 +8,9 @@ use crate::kernels::{Isa, Pool, vector};
 use crate::network::Decoder;
 
 /// Positions whose logits are held at once.
-const CHUNK: usize = 64;
+pub(super) const CHUNK: usize = 64;
 /// Tokens of a forward pass, where windows are shorter.
-const BATCH_TOKENS: usize = 512;
+pub(super) const BATCH_TOKENS: usize = 512;
 
 /// Consecutive positions of one window.
 #[derive(Debug, Clone, Copy)]

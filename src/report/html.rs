@@ -10,7 +10,7 @@ use super::text::{name, one_line};
 use super::view;
 use crate::decide::disturbances;
 use crate::error::{Error, Result};
-use crate::results::{Estimate, Evidence, Run, ScoreEstimates, VariantResult};
+use crate::results::{ChoiceEstimates, Estimate, Evidence, Run, ScoreEstimates, VariantResult};
 use crate::suite::SpeedMetric;
 use crate::units;
 
@@ -39,6 +39,8 @@ struct Page<'a> {
     started: String,
     finished: bool,
     blocks: usize,
+    /// Columns of the verdict table.
+    columns: usize,
 }
 
 /// What the report shows of one variant below the table.
@@ -92,9 +94,10 @@ pub(super) fn page(run: &Run, evidence: &Evidence, charts: &[Chart]) -> Result<S
 }
 
 fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a> {
-    let rows = view::rows(run);
+    let (rows, answer) = (view::rows(run), view::answer(run));
     Page {
-        answer: view::answer(run),
+        columns: 9 + if answer.choice { 1 } else { 0 } + if answer.perplexity { 3 } else { 0 },
+        answer,
         charts,
         details: run.variants.iter().zip(&rows).map(|(v, row)| detail(v, row)).collect(),
         rows,
@@ -120,7 +123,11 @@ fn detail(variant: &VariantResult, row: &view::Row) -> Detail {
     let mean = worst.iter().map(|(_, e)| e).sum::<f64>() / worst.len().max(1) as f64;
     let kernel =
         |k: &crate::results::KernelUse| (one_line(&k.phase), one_line(&k.kernel), k.matrices, units::bytes(k.bytes));
-    let facts = score_facts(variant).into_iter().chain(memory_facts(variant)).chain(artefact_facts(variant));
+    let facts = score_facts(variant)
+        .into_iter()
+        .chain(choice_facts(variant))
+        .chain(memory_facts(variant))
+        .chain(artefact_facts(variant));
     Detail {
         name: row.name.clone(),
         recipe: row.recipe.clone(),
@@ -153,7 +160,36 @@ fn score_facts(variant: &VariantResult) -> Vec<(String, String)> {
             fact("flips against the reference", score.flips.map(|(lost, won)| format!("{lost} lost, {won} won"))),
         ]
     };
-    variant.scores.iter().flat_map(of).flatten().collect()
+    let mut facts: Vec<(String, String)> = variant.scores.iter().flat_map(of).flatten().collect();
+    for (task, score) in &variant.scores {
+        facts.extend(score.genres.iter().map(|genre| {
+            let value = format!("perplexity {:.2} over {} tokens", genre.perplexity, genre.tokens);
+            (format!("{}: {}", one_line(task), one_line(&genre.name)), value)
+        }));
+    }
+    facts
+}
+
+fn choice_facts(variant: &VariantResult) -> Vec<(String, String)> {
+    let of = |(task, choice): (&String, &ChoiceEstimates)| {
+        let full = |e: &Estimate| format!("{e} ({})", e.method);
+        let mut facts = vec![
+            ("items", choice.items.to_string()),
+            ("accuracy", full(&choice.accuracy)),
+            ("accuracy by log-likelihood per token", full(&choice.accuracy_norm)),
+            ("accuracy of guessing", format!("{:.1} %", 100.0 * choice.chance)),
+        ];
+        facts.extend(choice.accuracy_difference.as_ref().map(|e| ("accuracy difference", full(e))));
+        facts.extend(choice.accuracy_norm_difference.as_ref().map(|e| ("accuracy per token difference", full(e))));
+        facts
+            .extend(choice.flips.map(|(lost, won)| ("flips against the reference", format!("{lost} lost, {won} won"))));
+        facts.extend(
+            choice.genres.iter().map(|g| (g.name.as_str(), format!("accuracy {} over {} items", g.accuracy, g.items))),
+        );
+        let named = |(what, value): (&str, String)| (format!("{}: {}", one_line(task), one_line(what)), value);
+        facts.into_iter().map(named).collect::<Vec<_>>()
+    };
+    variant.choices.iter().flat_map(of).collect()
 }
 
 fn memory_facts(variant: &VariantResult) -> Vec<(String, String)> {
@@ -246,7 +282,7 @@ fn reproduce(run: &Run) -> Vec<(String, String)> {
         facts.push(("calibration text".into(), calibration.text.source.clone()));
         facts.push(("seed of the calibration windows".into(), calibration.seed.to_string()));
     }
-    facts.extend(suite.tasks.iter().map(|t| (format!("text of task {}", t.name), t.text.source.clone())));
+    facts.extend(suite.tasks.iter().map(|t| (format!("data of task {}", t.name), t.text.source.clone())));
     for variant in &run.variants {
         if let Some(artefact) = &variant.artefact {
             facts.push((format!("key of {}", name(&variant.name)), artefact.key.clone()));

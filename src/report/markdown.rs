@@ -20,20 +20,28 @@ pub(super) fn summary(run: &Run) -> String {
     let _ = writeln!(out, "{}.\n", escape(&answer.reason));
     let thresholds = answer.thresholds.iter().map(|t| escape(t)).collect::<Vec<_>>().join("; ");
     let _ = writeln!(out, "Rule: **{}**, at {} confidence ({thresholds}).\n", escape(&answer.rule), answer.confidence);
+    let kinds = [("accuracy", answer.choice), ("perplexity", answer.perplexity)];
+    let shown = || kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+    let headers: String = shown().map(|name| format!(" {name} | change |")).collect();
     let _ = writeln!(
         out,
-        "| variant | perplexity | change | speedup ({}) | decode tok/s | TTFT | weights | peak RSS | verdict | why |",
+        "| variant |{headers} speedup ({}) | decode tok/s | TTFT | weights | peak RSS | verdict | why |",
         answer.metric
     );
-    let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---|---|");
+    let _ = writeln!(out, "|---|{}---:|---:|---:|---:|---:|---|---|", "---:|---:|".repeat(shown().count()));
     for row in view::rows(run) {
         let name = if row.recommended { format!("**{}**", escape(&row.name)) } else { escape(&row.name) };
+        let accuracy = |kind: &str| match kind {
+            "accuracy" => (&row.choice, &row.choice_difference, &row.choice_difference_interval),
+            _ => (&row.perplexity, &row.increase, &row.increase_interval),
+        };
+        let cells: String = shown()
+            .map(accuracy)
+            .map(|(value, change, interval)| format!(" {value} | {change} {} |", escape(interval)))
+            .collect();
         let _ = writeln!(
             out,
-            "| {name} | {} | {} {} | {} {} | {} | {} | {} | {} | {} | {} |",
-            row.perplexity,
-            row.increase,
-            escape(&row.increase_interval),
+            "| {name} |{cells} {} {} | {} | {} | {} | {} | {} | {} |",
             row.speedup,
             escape(&row.speedup_interval),
             row.decode,
@@ -43,6 +51,9 @@ pub(super) fn summary(run: &Run) -> String {
             row.outcome,
             escape(&row.reason)
         );
+    }
+    if answer.choice {
+        let _ = writeln!(out, "\nGuessing would be right in {}.", answer.chance);
     }
     let _ = writeln!(out, "\nMachine: {}. Times at {}.", escape(&answer.machine), answer.point);
     warnings(run, &mut out);

@@ -16,7 +16,11 @@ type Column = (&'static str, fn(&Row) -> String);
 
 const NAME: Column = ("variant", |r| if r.recommended { format!("* {}", r.name) } else { r.name.clone() });
 const VERDICT: Column = ("verdict", |r| r.outcome.clone());
-const ACCURACY: [Column; 4] = [
+const CHOICE: [Column; 2] = [
+    ("accuracy", |r| joined(&r.choice, &r.choice_interval)),
+    ("change", |r| joined(&r.choice_difference, &r.choice_difference_interval)),
+];
+const TEXT: [Column; 4] = [
     ("perplexity", |r| r.perplexity.clone()),
     ("change", |r| joined(&r.increase, &r.increase_interval)),
     ("token acc.", |r| r.token_accuracy.clone()),
@@ -42,11 +46,14 @@ pub fn terminal(run: &Run, width: usize) -> String {
     let answer = view::answer(run);
     let mut out = String::new();
     let _ = writeln!(out, "{}", wrapped(&answer.title, width, 0));
-    let tables: Vec<Vec<Column>> = if width >= WIDE {
-        vec![[vec![NAME], ACCURACY.to_vec(), SPEED.to_vec(), MEMORY.to_vec(), vec![VERDICT]].concat()]
+    let shown = |columns: &[Column], given: bool| if given { columns.to_vec() } else { Vec::new() };
+    let accuracy = [shown(&CHOICE, answer.choice), shown(&TEXT, answer.perplexity)].concat();
+    // Accuracy of both kinds needs a second table's width of its own.
+    let tables: Vec<Vec<Column>> = if width >= WIDE + if answer.choice && answer.perplexity { 40 } else { 0 } {
+        vec![[vec![NAME], accuracy, SPEED.to_vec(), MEMORY.to_vec(), vec![VERDICT]].concat()]
     } else {
         vec![
-            [vec![NAME], ACCURACY.to_vec(), vec![VERDICT]].concat(),
+            [vec![NAME], accuracy, vec![VERDICT]].concat(),
             [vec![NAME], SPEED.to_vec()].concat(),
             [vec![NAME], MEMORY.to_vec()].concat(),
         ]
@@ -55,6 +62,9 @@ pub fn terminal(run: &Run, width: usize) -> String {
         let _ = writeln!(out, "{}", table(columns, &rows, width));
     }
     let _ = writeln!(out, "{}", wrapped(&format!("times at {}; speedup of {}", answer.point, answer.metric), width, 0));
+    if answer.choice {
+        let _ = writeln!(out, "guessing would be right in {}", answer.chance);
+    }
     for row in rows.iter().filter(|r| !r.reason.is_empty()) {
         let line = format!("{} {}: {}", row.outcome, row.name, row.reason);
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));

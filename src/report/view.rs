@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::text;
 use crate::decide::{Point, judged_metric, metric_name};
 use crate::results::{Estimate, Frontier, Run, VariantResult};
-use crate::suite::AccuracyMetric;
+use crate::suite::{AccuracyMetric, Task};
 use crate::units;
 
 /// Stands where a number is missing.
@@ -25,6 +25,11 @@ pub(super) struct Row {
     pub token_accuracy: String,
     pub token_accuracy_difference: String,
     pub kl: String,
+    /// Share of right picks of a multiple-choice task, its interval, and the change from the reference with its own.
+    pub choice: String,
+    pub choice_interval: String,
+    pub choice_difference: String,
+    pub choice_difference_interval: String,
     pub ttft: String,
     pub tpot: String,
     pub prefill: String,
@@ -51,6 +56,11 @@ pub(super) struct Answer {
     pub confidence: String,
     /// Where the times of the table come from: `batch 1, 2 threads, prompt 128, generate 64`.
     pub point: String,
+    /// Whether the suite has a task of this kind, so that its columns are shown.
+    pub perplexity: bool,
+    pub choice: bool,
+    /// Accuracy of guessing at the multiple-choice task: `25.0 %`.
+    pub chance: String,
     /// Name of the compared time: `decode`.
     pub metric: &'static str,
     pub reference: String,
@@ -63,9 +73,18 @@ pub(super) fn rows(run: &Run) -> Vec<Row> {
     run.variants.iter().map(|v| row(run, v)).collect()
 }
 
+/// The task of a kind whose numbers the tables show: the rule's own, else the first.
+fn shown_task<'r>(run: &'r Run, kind: &str) -> Option<&'r Task> {
+    let asked = &run.suite.accept.accuracy.task;
+    let of_kind = || run.suite.tasks.iter().filter(|task| task.kind.name() == kind);
+    of_kind().find(|task| task.name == *asked).or_else(|| of_kind().next())
+}
+
 fn row(run: &Run, variant: &VariantResult) -> Row {
     let accept = &run.suite.accept;
-    let score = variant.scores.get(&accept.accuracy.task);
+    let score = shown_task(run, "perplexity").and_then(|task| variant.scores.get(&task.name));
+    let choice = shown_task(run, "choice").and_then(|task| variant.choices.get(&task.name));
+    let choice_difference = choice.and_then(|c| c.accuracy_difference.as_ref());
     let point = Point::judged(&run.suite.workload, accept).of(variant);
     let speedup = point.and_then(|p| p.speedup.get(metric_name(judged_metric(accept))));
     let increase = score.and_then(|s| s.perplexity_increase.as_ref());
@@ -82,6 +101,10 @@ fn row(run: &Run, variant: &VariantResult) -> Row {
         token_accuracy: score.map_or(MISSING.into(), |s| format!("{:.2} %", 100.0 * s.token_accuracy)),
         token_accuracy_difference: point_of(score.and_then(|s| s.token_accuracy_difference.as_ref())),
         kl: score.and_then(|s| s.kl.as_ref()).map_or(MISSING.into(), |e| format!("{:.4}", e.value)),
+        choice: point_of(choice.map(|c| &c.accuracy)),
+        choice_interval: interval_of(choice.map(|c| &c.accuracy)),
+        choice_difference: point_of(choice_difference),
+        choice_difference_interval: interval_of(choice_difference),
         ttft: point_of(point.map(|p| &p.ttft)),
         tpot: point_of(point.map(|p| &p.tpot)),
         prefill: point.map_or(MISSING.into(), |p| format!("{:.1}", p.prefill_rate.value)),
@@ -133,10 +156,19 @@ pub(super) fn answer(run: &Run) -> Answer {
         thresholds: thresholds(run),
         confidence: format!("{} %", 100.0 * accept.confidence),
         point: format!("batch {}, {threads}, prompt {}, generate {}", point.batch, workload.prompt, workload.generate),
+        perplexity: shown_task(run, "perplexity").is_some(),
+        choice: shown_task(run, "choice").is_some(),
+        chance: chance(run),
         metric: metric_name(judged_metric(accept)),
         reference: text::name(&run.suite.reference),
         machine: machine(run),
     }
+}
+
+fn chance(run: &Run) -> String {
+    let task = shown_task(run, "choice").map(|task| &task.name);
+    let found = task.and_then(|task| run.variants.iter().find_map(|v| v.choices.get(task)));
+    found.map_or(MISSING.into(), |choice| format!("{:.1} %", 100.0 * choice.chance))
 }
 
 fn thresholds(run: &Run) -> Vec<String> {
@@ -149,6 +181,13 @@ fn thresholds(run: &Run) -> Vec<String> {
         AccuracyMetric::Perplexity { max_increase_percent } => {
             format!("accuracy: perplexity rises by at most {max_increase_percent} % on task {task}")
         }
+        AccuracyMetric::Accuracy { max_drop_points } => {
+            format!("accuracy: the share of right picks drops by at most {max_drop_points} points on task {task}")
+        }
+        AccuracyMetric::AccuracyNorm { max_drop_points } => format!(
+            "accuracy: the share of right picks by log-likelihood per token drops by at most {max_drop_points} points \
+             on task {task}"
+        ),
         AccuracyMetric::LogLikelihood { max_drop } => {
             format!("accuracy: mean log-likelihood drops by at most {max_drop} nats on task {task}")
         }

@@ -142,9 +142,12 @@ pub struct ProductProof {
 pub struct Score {
     /// Task name.
     pub task: String,
-    /// One per window, in the task's order, the same for every variant.
+    /// One per window, in the task's order, the same for every variant; empty for a choice.
     pub windows: Vec<WindowScore>,
-    /// Genres of the windows.
+    /// One per item of a choice, in the task's order; empty for other tasks.
+    #[serde(default)]
+    pub items: Vec<ItemScore>,
+    /// Genres of the windows or items.
     #[serde(default)]
     pub genres: Genres,
     /// Quantiles of the per-token KL divergence from the reference, in nats: p50, p90, p99, p999, max.
@@ -157,12 +160,12 @@ pub struct Score {
     pub worker_peak_rss: Option<u64>,
 }
 
-/// Genres of a task's windows; empty where its data names none.
+/// Genres of a task's windows or items; empty where its data names none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Genres {
     /// Names.
     pub names: Vec<String>,
-    /// Genre of each window, in order, as an index of `names`.
+    /// Genre of each window or item, in order, as an index of `names`.
     pub of: Vec<usize>,
 }
 
@@ -183,6 +186,21 @@ pub struct WindowScore {
     pub agree: Option<usize>,
     /// Tokens that the reference predicted and the variant did not; and the other way round.
     pub flips: Option<(usize, usize)>,
+}
+
+/// One multiple-choice item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemScore {
+    /// Cluster that the item belongs to.
+    pub document: usize,
+    /// Index of the right continuation.
+    pub answer: usize,
+    /// The continuation with the largest log-likelihood.
+    pub picked: usize,
+    /// The continuation with the largest log-likelihood per token.
+    pub picked_norm: usize,
+    /// Log-likelihood of each continuation given the passage, nats, summed over its tokens.
+    pub log_likelihoods: Vec<f64>,
 }
 
 /// How a matrix was multiplied.

@@ -89,6 +89,52 @@ pub struct ScoreEstimates {
     pub agreement: Option<f64>,
     /// Tokens lost and won against the reference.
     pub flips: Option<(usize, usize)>,
+    /// By genre, where the data names any.
+    #[serde(default)]
+    pub genres: Vec<GenrePerplexity>,
+}
+
+/// Perplexity on one genre.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenrePerplexity {
+    /// Name.
+    pub name: String,
+    /// Predicted tokens.
+    pub tokens: usize,
+    /// Perplexity.
+    pub perplexity: f64,
+}
+
+/// Accuracy on one genre.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenreAccuracy {
+    /// Name.
+    pub name: String,
+    /// Items.
+    pub items: usize,
+    /// Share of right picks.
+    pub accuracy: Estimate,
+}
+
+/// A variant's accuracy on a multiple-choice task, against the reference on the same items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceEstimates {
+    /// Items.
+    pub items: usize,
+    /// Accuracy of guessing: mean of 1 / continuations.
+    pub chance: f64,
+    /// Share of right picks by log-likelihood.
+    pub accuracy: Estimate,
+    /// Share of right picks by log-likelihood per token.
+    pub accuracy_norm: Estimate,
+    /// Difference of `accuracy` from the reference, points.
+    pub accuracy_difference: Option<Estimate>,
+    /// Difference of `accuracy_norm` from the reference, points.
+    pub accuracy_norm_difference: Option<Estimate>,
+    /// Items lost and won against the reference.
+    pub flips: Option<(usize, usize)>,
+    /// By genre, where the data names any.
+    pub genres: Vec<GenreAccuracy>,
 }
 
 /// Speed at one point of the workload.
@@ -191,8 +237,11 @@ pub struct VariantResult {
     pub recipe: String,
     /// The artefact, where it was built.
     pub artefact: Option<Artefact>,
-    /// Estimates by task.
+    /// Estimates by task that scores text.
     pub scores: BTreeMap<String, ScoreEstimates>,
+    /// Estimates by multiple-choice task.
+    #[serde(default)]
+    pub choices: BTreeMap<String, ChoiceEstimates>,
     /// Estimates by point of the workload.
     pub points: Vec<PointEstimates>,
     /// Largest over slots.

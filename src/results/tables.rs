@@ -1,6 +1,7 @@
 //! `samples.csv` and `scores.csv`: the raw numbers of a run, one row each, so that every interval can be recomputed
 //! elsewhere.
 
+use super::event::{ItemScore, Score};
 use super::evidence::Evidence;
 use crate::error::{Error, Result};
 
@@ -50,17 +51,36 @@ pub fn samples_csv(evidence: &Evidence) -> Result<Vec<u8>> {
     table(&header, &rows)
 }
 
-/// Every window of every variant and task, as CSV; what was not measured is an empty cell.
+/// Every window or item of every variant and task, as CSV; what was not measured is an empty cell. The log-likelihoods
+/// of an item's continuations share a cell, separated by spaces.
 ///
 /// # Errors
 /// As [`samples_csv`].
 pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
-    let header = ["variant", "task", "window", "document", "tokens", "nll", "correct", "kl", "agree", "lost", "won"];
+    let header = [
+        "variant",
+        "task",
+        "window",
+        "document",
+        "tokens",
+        "nll",
+        "correct",
+        "kl",
+        "agree",
+        "lost",
+        "won",
+        "genre",
+        "answer",
+        "picked",
+        "picked_norm",
+        "log_likelihoods",
+    ];
     let mut rows = Vec::new();
     for (name, found) in in_suite_order(evidence) {
         for (task, score) in &found.scores {
             for (window, w) in score.windows.iter().enumerate() {
-                rows.push(vec![
+                let genre = score.genres.of.get(window).and_then(|genre| score.genres.names.get(*genre));
+                let own = [
                     cell(name),
                     cell(task),
                     window.to_string(),
@@ -72,11 +92,33 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
                     optional(w.agree),
                     optional(w.flips.map(|f| f.0)),
                     optional(w.flips.map(|f| f.1)),
-                ]);
+                    genre.map_or_else(String::new, |genre| cell(genre)),
+                ];
+                let of_items = std::iter::repeat_n(String::new(), 4);
+                rows.push(own.into_iter().chain(of_items).collect());
             }
+            rows.extend(score.items.iter().enumerate().map(|(at, item)| item_row([name, task], score, at, item)));
         }
     }
     table(&header, &rows)
+}
+
+/// The row of an item: `window` is its number, `correct` 0 or 1.
+fn item_row([name, task]: [&str; 2], score: &Score, at: usize, item: &ItemScore) -> Vec<String> {
+    let genre = score.genres.of.get(at).and_then(|genre| score.genres.names.get(*genre));
+    let sums: Vec<String> = item.log_likelihoods.iter().map(f64::to_string).collect();
+    let correct = usize::from(item.picked == item.answer);
+    let head = [cell(name), cell(task), at.to_string(), item.document.to_string()];
+    let unknown = || String::new();
+    let middle = [unknown(), unknown(), correct.to_string(), unknown(), unknown(), unknown(), unknown()];
+    let own = [
+        genre.map_or_else(String::new, |genre| cell(genre)),
+        item.answer.to_string(),
+        item.picked.to_string(),
+        item.picked_norm.to_string(),
+        sums.join(" "),
+    ];
+    head.into_iter().chain(middle).chain(own).collect()
 }
 
 fn in_suite_order(evidence: &Evidence) -> impl Iterator<Item = (&str, &super::evidence::VariantEvidence)> {

@@ -7,12 +7,14 @@
 
 mod mean;
 mod order;
+mod paired;
 mod ratio;
 mod signed_rank;
 mod student;
 
 pub use mean::{mean, mean_interval};
 pub use order::{median, quantile};
+pub use paired::{PairedItem, Proportion, paired_difference, proportion};
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use signed_rank::hodges_lehmann;
 pub use student::t_quantile;

@@ -5,7 +5,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Cluster, hodges_lehmann, mean_interval, quantile, ratio_interval};
+use super::{Cluster, PairedItem, hodges_lehmann, mean_interval, paired_difference, quantile, ratio_interval};
 
 const REPETITIONS: usize = 4000;
 
@@ -112,4 +112,66 @@ fn peeking_after_every_block_finds_effects_that_are_not_there() {
     });
     let share = false_accepts.count() as f64 / 2000.0;
     assert!(share > 0.12, "one look at the end errs in 5 %, peeking only in {share}?");
+}
+/// Items of `documents` documents, of which each is lost with probability `lost` and won with `won` on average; both
+/// differ between documents by a factor that is lognormal with `spread`.
+fn paired(rng: &mut StdRng, documents: usize, of_each: usize, (lost, won): (f64, f64), spread: f64) -> Vec<PairedItem> {
+    let mut items = Vec::with_capacity(documents * of_each);
+    for id in 0..documents {
+        let factor = (spread * normal(rng) - spread * spread / 2.0).exp();
+        let easy = 0.6 + 0.15 * (2.0 * rng.random::<f64>() - 1.0);
+        for _ in 0..of_each {
+            let place = rng.random::<f64>();
+            let changed = |from: f64, share: f64| (from..from + factor * share).contains(&place);
+            let (is_lost, is_won) = (changed(0.0, lost), changed(0.5, won));
+            let right = rng.random::<f64>() < easy;
+            items.push(PairedItem { id, before: is_lost || right && !is_won, after: is_won || right && !is_lost });
+        }
+    }
+    items
+}
+
+#[test]
+fn paired_differences_cover_with_many_few_and_hardly_any_discordant_pairs() {
+    for (documents, of_each, shares, spread) in [
+        (60, 20, (0.03, 0.02), 0.0),
+        (60, 20, (0.03, 0.02), 0.8),
+        (40, 10, (0.01, 0.0), 0.0),
+        (40, 10, (0.005, 0.002), 0.5),
+        (200, 1, (0.01, 0.0), 0.0),
+        (20, 20, (0.004, 0.004), 0.5),
+    ] {
+        let truth = shares.1 - shares.0;
+        let got = coverage(8, |rng| {
+            let items = paired(rng, documents, of_each, shares, spread);
+            let (low, high) = paired_difference(&items, 0.95).unwrap().interval.bounds.unwrap();
+            (low - truth, high - truth)
+        });
+        assert!(got > 0.94, "{documents} documents, {shares:?}, {spread}: {got}");
+    }
+}
+
+/// Share of runs in which a variant that loses exactly the margin of one point is accepted.
+fn false_accepts(seed: u64, mut low: impl FnMut(&[PairedItem]) -> f64) -> f64 {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let accepted = |_: &usize| low(&paired(&mut rng, 40, 5, (0.01, 0.0), 0.0)) >= -0.01;
+    (0..REPETITIONS).filter(accepted).count() as f64 / REPETITIONS as f64
+}
+
+#[test]
+fn a_drop_of_the_margin_is_not_accepted_for_want_of_discordant_pairs() {
+    let got = false_accepts(9, |items| paired_difference(items, 0.95).unwrap().interval.bounds.unwrap().0);
+    assert!(got <= 0.025 + 0.0075, "{got}");
+}
+
+/// Negative control: the cluster-robust interval alone has zero width where no pair is discordant, and accepts.
+#[test]
+fn the_t_interval_alone_accepts_for_want_of_discordant_pairs() {
+    let got = false_accepts(9, |items| {
+        let number = |yes: bool| f64::from(u8::from(yes));
+        let sum = |i: &PairedItem| Cluster { id: i.id, sum: number(i.after) - number(i.before), count: 1.0 };
+        let clusters: Vec<Cluster> = items.iter().map(sum).collect();
+        ratio_interval(&clusters, 0.95).unwrap().interval.bounds.unwrap().0
+    });
+    assert!(got > 0.10, "{got}");
 }

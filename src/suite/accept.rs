@@ -9,7 +9,8 @@
 //! | `rule` | one of [`RULES`]; by default the one over the thresholds that are given, speed *or* memory |
 //!
 //! The margin's key names its unit: `max_increase_percent` for metric `perplexity`, `max_drop_points` for
-//! `token_accuracy`, `max_drop` (nats per token) for `log_likelihood`.
+//! `token_accuracy`, `max_drop` (nats per token) for `log_likelihood`; a task of kind `choice` has the metrics
+//! `accuracy` and `accuracy_norm`, both with `max_drop_points`.
 
 use super::fields::{At, Fields, list_names, suggestion};
 use super::schema::{Accept, AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric};
@@ -78,14 +79,28 @@ fn read_rule(table: &Fields<'_>) -> Option<String> {
 
 fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit> {
     const MARGINS: [&str; 3] = ["max_increase_percent", "max_drop_points", "max_drop"];
+    /// Metrics with the kind of task that has them and their margin.
+    const METRICS: [(&str, (&str, &str)); 5] = [
+        ("perplexity", ("perplexity", MARGINS[0])),
+        ("token_accuracy", ("perplexity", MARGINS[1])),
+        ("log_likelihood", ("perplexity", MARGINS[2])),
+        ("accuracy", ("choice", MARGINS[1])),
+        ("accuracy_norm", ("choice", MARGINS[1])),
+    ];
     let task = read_task_name(&table, tasks);
     if !table.has("metric") {
-        table.missing("metric", "metric = \"perplexity\", \"token_accuracy\" or \"log_likelihood\"");
+        table.missing("metric", "metric = \"perplexity\", \"token_accuracy\", \"log_likelihood\" or \"accuracy\"");
     }
-    let key = table.choice(
-        "metric",
-        &[("perplexity", MARGINS[0]), ("token_accuracy", MARGINS[1]), ("log_likelihood", MARGINS[2])],
-    );
+    let metric = table.choice("metric", &METRICS.map(|(name, (kind, margin))| (name, (name, kind, margin))));
+    let key = metric.map(|(_, _, margin)| margin);
+    let asked = tasks.iter().map(|t| &t.value).find(|t| Some(&t.name) == task.as_ref());
+    if let (Some((name, kind, _)), Some(asked)) = (metric, asked)
+        && kind != asked.kind.name()
+    {
+        let known: Vec<&str> = METRICS.iter().filter(|(_, (k, _))| *k == asked.kind.name()).map(|(n, _)| *n).collect();
+        let (task, has) = (&asked.name, list_names(&known));
+        table.fault(format!("`metric` is {name:?}, which asks a task of kind {kind}; task {task:?} has {has}"));
+    }
     let max_increase_percent = table.positive(MARGINS[0], 1000.0);
     let max_drop_points = table.positive(MARGINS[1], 100.0);
     let max_drop = table.positive(MARGINS[2], 10.0);
@@ -98,9 +113,11 @@ fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit>
         }
     }
     table.finish();
-    let metric = match key? {
-        "max_increase_percent" => AccuracyMetric::Perplexity { max_increase_percent: max_increase_percent? },
-        "max_drop_points" => AccuracyMetric::TokenAccuracy { max_drop_points: max_drop_points? },
+    let metric = match metric?.0 {
+        "perplexity" => AccuracyMetric::Perplexity { max_increase_percent: max_increase_percent? },
+        "token_accuracy" => AccuracyMetric::TokenAccuracy { max_drop_points: max_drop_points? },
+        "accuracy" => AccuracyMetric::Accuracy { max_drop_points: max_drop_points? },
+        "accuracy_norm" => AccuracyMetric::AccuracyNorm { max_drop_points: max_drop_points? },
         _ => AccuracyMetric::LogLikelihood { max_drop: max_drop? },
     };
     Some(AccuracyLimit { task: task?, metric })

@@ -11,7 +11,9 @@
 //! | `reference` | `"fp16"`; a missing `fp32`, `fp16` or `bf16` is added as a cast of the model |
 //! | `seed` | 1 |
 //! | `[data] calibration` | none; `source` required; `documents` all, `windows` 64, `length` 512, `seed` the suite's |
-//! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind, `length` 512, `windows` all |
+//! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind |
+//! | .. `perplexity` | `length` 512, `windows` all |
+//! | .. `choice` | `items` all |
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3, `blocks` `[6, 30]` |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
@@ -209,32 +211,48 @@ fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
     let mut tasks: Vec<At<Task>> = Vec::new();
     for table in tables {
         let at = table.at();
-        let kind = table.choice("kind", &[("perplexity", TaskKind::Perplexity)]);
         if !table.has("kind") {
-            table.missing("kind", "kind = \"perplexity\"");
+            table.missing("kind", "kind = \"perplexity\" or \"choice\"");
         }
-        let name = name(&table, "name").map_or("perplexity", |n| n.value);
-        let text = read_task_text(&table);
-        let length = table.count("length", 2..=LONGEST).unwrap_or(512);
-        let windows = table.count("windows", 1..=1_000_000);
+        let kind = read_kind(&table);
+        let name = name(&table, "name").map_or(kind.map_or("perplexity", TaskKind::name), |n| n.value);
+        let text = read_task_text(&table, kind);
         if tasks.iter().any(|t| t.value.name == name) {
             table.fault(format!("a second task named {name:?}; give each its own `name`"));
         }
         table.finish();
         if let (Some(kind), Some(text)) = (kind, text) {
-            tasks.push(At { value: Task { name: name.into(), kind, text, length, windows }, at });
+            tasks.push(At { value: Task { name: name.into(), kind, text }, at });
         }
     }
     tasks
 }
 
-/// `data = "source"`, or `data = { source, documents, field }`.
-fn read_task_text(task: &Fields<'_>) -> Option<TextSource> {
+/// The kind with its own keys; those of every kind where it is not known.
+fn read_kind(table: &Fields<'_>) -> Option<TaskKind> {
+    let is_choice = table.choice("kind", &[("perplexity", false), ("choice", true)]);
+    let perplexity = || {
+        let length = table.count("length", 2..=LONGEST).unwrap_or(512);
+        TaskKind::Perplexity { length, windows: table.count("windows", 1..=1_000_000) }
+    };
+    let choice = || TaskKind::Choice { items: table.count("items", 1..=1_000_000) };
+    match is_choice {
+        Some(true) => Some(choice()),
+        Some(false) => Some(perplexity()),
+        None => {
+            let _ = (perplexity(), choice());
+            None
+        }
+    }
+}
+
+/// `data = "source"`, or for text `data = { source, documents, field }`.
+fn read_task_text(task: &Fields<'_>, kind: Option<TaskKind>) -> Option<TextSource> {
     if !task.has("data") {
         task.missing("data", "data = \"path:heldout/*.txt\"");
         return None;
     }
-    if task.is_text("data") {
+    if task.is_text("data") || matches!(kind, Some(TaskKind::Choice { .. })) {
         return source(task, "data").map(|source| TextSource { source, documents: None, field: None });
     }
     let data = task.table("data")?;

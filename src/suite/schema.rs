@@ -29,7 +29,7 @@ pub struct Suite {
     pub seed: u64,
 }
 
-/// Text from files: each file is one document.
+/// Data from files: each text file is one document, a token file (`.safetensors`) holds many.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextSource {
     /// Source with a path or glob inside: `npm:name@ver#data/chapter_*.json`, `path:corpus/*.txt`. Files are taken in
@@ -56,10 +56,30 @@ pub struct Calibration {
 
 /// What a task asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", tag = "kind")]
 pub enum TaskKind {
     /// Perplexity of held-out text; also yields divergence from the reference and token accuracy.
-    Perplexity,
+    Perplexity {
+        /// Tokens of a window.
+        length: usize,
+        /// At most this many windows, spread evenly over the documents; `None` takes all.
+        windows: Option<usize>,
+    },
+    /// Which of several continuations follows a passage.
+    Choice {
+        /// At most this many items, evenly spaced over the data; `None` takes all.
+        items: Option<usize>,
+    },
+}
+
+impl TaskKind {
+    /// Its name in a suite.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskKind::Perplexity { .. } => "perplexity",
+            TaskKind::Choice { .. } => "choice",
+        }
+    }
 }
 
 /// A question with an accuracy answer.
@@ -68,13 +88,10 @@ pub struct Task {
     /// Name by which `accept.accuracy.task` refers to it; defaults to the kind.
     pub name: String,
     /// What it asks.
+    #[serde(flatten)]
     pub kind: TaskKind,
-    /// The text.
+    /// The text, or the items of a choice.
     pub text: TextSource,
-    /// Tokens of a window.
-    pub length: usize,
-    /// At most this many windows, spread evenly over the documents; `None` takes all.
-    pub windows: Option<usize>,
 }
 
 /// Shape of the timed work: every combination of batch and threads is a point.
@@ -144,6 +161,16 @@ pub struct MemoryLimit {
 pub enum AccuracyMetric {
     /// Share of tokens whose most likely prediction is right; drop in percentage points.
     TokenAccuracy {
+        /// dAcc_max in points.
+        max_drop_points: f64,
+    },
+    /// Share of multiple-choice items picked rightly by log-likelihood; drop in percentage points.
+    Accuracy {
+        /// dAcc_max in points.
+        max_drop_points: f64,
+    },
+    /// Share of multiple-choice items picked rightly by log-likelihood per token; drop in percentage points.
+    AccuracyNorm {
         /// dAcc_max in points.
         max_drop_points: f64,
     },

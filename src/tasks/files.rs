@@ -27,7 +27,7 @@ impl TokenFiles {
         &self.folder
     }
 
-    /// [`Windows`] of the suite's task number `task`.
+    /// [`Windows`] or [`super::ChoiceItems`] of the suite's task number `task`.
     pub fn windows(&self, task: usize) -> PathBuf {
         self.folder.join(format!("task-{task}.json"))
     }

@@ -3,11 +3,13 @@
 //! [`Encoder`] turns data into tokens; [`windows()`] cuts them into windows; [`score_token`] compares one predicted distribution with the true token and
 //! with the reference's distribution; [`ScoreSums`] adds tokens up to windows.
 
+mod choice;
 mod corpus;
 mod divergence;
 mod files;
 mod windows;
 
+pub use choice::{ChoiceItem, ChoiceItems};
 pub use corpus::{Corpus, Encoder};
 pub use divergence::{ScoreSums, TokenScore, score_token};
 pub use files::{Prompts, TokenFiles, Windows, read_tokens, write_tokens};

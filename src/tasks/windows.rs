@@ -65,7 +65,7 @@ fn window(tokens: &[u32], place: usize, length: usize, bos: Option<u32>) -> Vec<
 }
 
 /// `wanted` places out of `0..available`, evenly spaced, ascending.
-fn spread(wanted: usize, available: usize) -> impl Iterator<Item = usize> {
+pub(super) fn spread(wanted: usize, available: usize) -> impl Iterator<Item = usize> {
     (0..wanted).map(move |i| (2 * i + 1) * available / (2 * wanted))
 }
 

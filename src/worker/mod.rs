@@ -5,6 +5,7 @@
 //! the parent is gone and the child exits.
 
 mod build;
+mod choose;
 mod prepare;
 mod protocol;
 mod score;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::suite::TaskKind;
 
 /// The hidden subcommand `bench __worker`: reads a job, does it, answers. Exits with 0 when it answered, be it by an
 /// error message.
@@ -52,7 +54,10 @@ fn perform(job: Job) -> Result<serde_json::Value> {
     match job {
         Job::Prepare(job) => to_json(&prepare::prepare(&job, &mut progress)?),
         Job::Build(job) => to_json(&build::build(&job, &mut progress)?),
-        Job::Score(job) => to_json(&score::score(&job, &mut progress)?),
+        Job::Score(job) => match job.kind {
+            TaskKind::Perplexity { .. } => to_json(&score::score(&job, &mut progress)?),
+            TaskKind::Choice { .. } => to_json(&choose::choose(&job, &mut progress)?),
+        },
         Job::Time(job) => to_json(&time::time(&job)?),
     }
 }

@@ -8,8 +8,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::results::Genres;
-use crate::suite::Suite;
-use crate::tasks::{Corpus, Encoder, Prompts, Windows, prompts, windows, write_tokens};
+use crate::suite::{Suite, Task, TaskKind};
+use crate::tasks::{ChoiceItems, Corpus, Encoder, Prompts, Windows, prompts, windows, write_tokens};
 use crate::variant::CalibrationTokens;
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
@@ -24,29 +24,25 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     let mut scored = Scored::default();
     for (number, task) in suite.tasks.iter().enumerate() {
         progress(number, steps);
-        let corpus = encoder.read(&task.text, &job.base)?;
-        let documents = &corpus.documents;
-        let windows = windows(documents, task.length, task.windows, encoder.bos());
-        if windows.is_empty() {
-            return Err(Error::input(
-                &task.text.source,
-                format!(
-                    "task \"{}\": expected a document of at least {} tokens, the longest has {}; lower `length` or \
-                     give longer texts",
-                    task.name,
-                    task.length,
-                    documents.iter().map(Vec::len).max().unwrap_or(0)
-                ),
-            ));
-        }
-        warnings.extend(short_documents(&task.name, documents, task.length));
-        let of = windows.iter().filter_map(|w| corpus.genre_of.get(w.document).copied()).collect();
-        let genres = Genres { names: corpus.genres.clone(), of };
-        write_tokens(&job.files.windows(number), &Windows { windows, genres })?;
+        let documents = match task.kind {
+            TaskKind::Perplexity { length, windows } => {
+                let corpus = encoder.read(&task.text, &job.base)?;
+                let cut = cut(task, &encoder, &corpus, length, windows)?;
+                write_tokens(&job.files.windows(number), &cut)?;
+                warnings.extend(short_documents(&task.name, &corpus.documents, length));
+                scored.add(&corpus);
+                corpus.documents
+            }
+            TaskKind::Choice { items } => {
+                let choices = ChoiceItems::read(&encoder, &task.text, &job.base, items)?;
+                write_tokens(&job.files.windows(number), &choices)?;
+                let passages = choices.items.into_iter().map(|item| encoder.without_bos(item.tokens.passage));
+                passages.collect()
+            }
+        };
         if number == 0 {
-            write_tokens(&job.files.prompts(), &timed_prompts(suite, documents, encoder.bos())?)?;
+            write_tokens(&job.files.prompts(), &timed_prompts(suite, &documents, encoder.bos())?)?;
         }
-        scored.add(corpus);
     }
     progress(suite.tasks.len(), steps);
     if let Some(calibration) = &suite.calibration {
@@ -58,6 +54,24 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     }
     fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
     Ok(Prepared { warnings, peak_rss: machine::peak_rss() })
+}
+
+/// The windows of a task, with their genres.
+fn cut(task: &Task, encoder: &Encoder, corpus: &Corpus, length: usize, limit: Option<usize>) -> Result<Windows> {
+    let windows = windows(&corpus.documents, length, limit, encoder.bos());
+    if windows.is_empty() {
+        return Err(Error::input(
+            &task.text.source,
+            format!(
+                "task \"{}\": expected a document of at least {length} tokens, the longest has {}; lower `length` or \
+                 give longer texts",
+                task.name,
+                corpus.documents.iter().map(Vec::len).max().unwrap_or(0)
+            ),
+        ));
+    }
+    let of = windows.iter().filter_map(|w| corpus.genre_of.get(w.document).copied()).collect();
+    Ok(Windows { windows, genres: Genres { names: corpus.genres.clone(), of } })
 }
 
 /// Prompts from the first task's text: real text has the activations that the model was made for.
@@ -89,11 +103,11 @@ struct Scored {
 }
 
 impl Scored {
-    fn add(&mut self, corpus: Corpus) {
+    fn add(&mut self, corpus: &Corpus) {
         if !corpus.genre_of.is_empty() {
-            self.names.extend(corpus.names);
+            self.names.extend(corpus.names.iter().cloned());
         }
-        self.documents.extend(corpus.documents);
+        self.documents.extend(corpus.documents.iter().cloned());
     }
 
     /// Data that is both learnt from and scored flatters the variants that learnt from it.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Covariates;
 use crate::results::{Artefact, KernelUse, Memory, Sample};
-use crate::suite::{Recipe, Suite};
+use crate::suite::{Recipe, Suite, TaskKind};
 use crate::tasks::TokenFiles;
 
 /// What a worker is asked to do: the one line on its standard input.
@@ -114,7 +114,9 @@ pub struct ScoreJob {
     pub artefact: PathBuf,
     /// Task name.
     pub task: String,
-    /// Token file of the task's windows.
+    /// What it asks.
+    pub kind: TaskKind,
+    /// Token file of the task's windows or items.
     pub windows: PathBuf,
     /// The reference's part.
     pub reference: Reference,

@@ -66,6 +66,7 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
     Ok(Score {
         task: job.task.clone(),
         windows: sums.iter().zip(documents).map(|(sums, document)| sums.window(document)).collect(),
+        items: Vec::new(),
         genres,
         kl_quantiles: quantiles(&divergences),
         seconds: began.elapsed().as_secs_f64(),

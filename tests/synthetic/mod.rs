@@ -112,10 +112,8 @@ fn suite(truths: &[Truth], setting: Setting) -> Suite {
         calibration: Some(Calibration { text: text(100, 110), windows: 64, length: 256, seed: 1 }),
         tasks: vec![Task {
             name: "perplexity".into(),
-            kind: TaskKind::Perplexity,
+            kind: TaskKind::Perplexity { length: 256, windows: None },
             text: text(0, setting.documents),
-            length: 256,
-            windows: None,
         }],
         workload: Workload {
             prompt: 128,
@@ -163,6 +161,7 @@ fn score(truth: &Truth, setting: Setting, reference: bool, text: &mut StdRng, ow
     Score {
         task: "perplexity".into(),
         windows,
+        items: Vec::new(),
         genres: Genres::default(),
         kl_quantiles: (!reference).then_some([0.3 * kl, 2.0 * kl, 9.0 * kl, 30.0 * kl, 90.0 * kl]),
         seconds: 31.5,

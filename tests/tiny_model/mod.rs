@@ -147,6 +147,49 @@ fn write_tokenizer(model: &Path) {
     fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
+/// Multiple-choice items as texts: passage, continuations, answer, document. The right continuation is the text's own.
+pub fn items() -> Vec<(String, Vec<String>, usize, usize)> {
+    let item = |at: usize| {
+        let (document, place) = (at / 6, 40 * (at % 6));
+        let part = |document: usize, from: usize| text(document)[from..from + 8 + at % 2].to_string();
+        let mut continuations: Vec<String> = (1..4).map(|other| part((document + other) % 8, place + 24)).collect();
+        continuations.insert(at % 4, part(document, place + 24));
+        (text(document)[place..place + 24].to_string(), continuations, at % 4, document)
+    };
+    (0..48).map(item).collect()
+}
+
+/// Writes [`items`] as a choice file and as lines of JSON.
+pub fn write_choices(folder: &Path) {
+    let (mut ids, mut bounds, mut lines) = (Vec::new(), Vec::new(), String::new());
+    let items = items();
+    for (passage, continuations, answer, document) in &items {
+        for part in std::iter::once(passage).chain(continuations) {
+            bounds.push(ids.len() as u32);
+            ids.extend(part.bytes().map(u32::from));
+        }
+        bounds.push(ids.len() as u32);
+        let line = json!({ "passage": passage, "continuations": continuations, "answer": answer,
+                           "document": document.to_string() });
+        lines.push_str(&format!("{line}\n"));
+    }
+    let vector = |name, dtype, values: Vec<u32>| Numbers { name, dtype, shape: vec![values.len()], values };
+    let tensors = [
+        vector("ids", Dtype::U16, ids),
+        Numbers { name: "items", dtype: Dtype::U32, shape: vec![items.len(), 6], values: bounds },
+        vector("answers", Dtype::U8, items.iter().map(|i| i.2 as u32).collect()),
+        vector("genres", Dtype::U8, items.iter().map(|i| i.3 as u32 % 2).collect()),
+        vector("documents", Dtype::U32, items.iter().map(|i| i.3 as u32).collect()),
+    ];
+    let metadata = [
+        ("kind", "choice".into()),
+        ("genres", json!(["even", "odd"]).to_string()),
+        ("tokenizer", tokenizer_sha256(folder)),
+    ];
+    write_numbers(&folder.join("choice.safetensors"), &tensors, &metadata);
+    fs::write(folder.join("choice.jsonl"), lines).unwrap();
+}
+
 fn text(document: usize) -> String {
     let words = ["scale", "zero", "point", "group", "tensor", "weight", "token", "block"];
     (0..60).map(|i| words[(i * (document + 3) + i / 7 + document) % words.len()]).collect::<Vec<_>>().join(" ")

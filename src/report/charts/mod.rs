@@ -11,7 +11,7 @@ use plotters::prelude::*;
 
 use super::text;
 use super::view;
-use crate::decide::{Point, accuracy_estimate, judged_metric, memory_bytes, metric_name};
+use crate::decide::{Point, accuracy_question, judged_metric, memory_bytes, metric_name};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Evidence, Outcome, Run, VariantResult};
 use crate::suite::{AccuracyMetric, MemoryMetric};
@@ -214,11 +214,14 @@ fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
 /// The rule's accuracy difference, positive where better than the reference, in the rule's unit.
 fn accuracy(run: &Run, variant: &VariantResult) -> Option<(f64, Option<(f64, f64)>)> {
     let limit = &run.suite.accept.accuracy;
-    let score = variant.scores.get(&limit.task)?;
     if variant.reference {
+        let scored = variant.scores.contains_key(&limit.task) || variant.choices.contains_key(&limit.task);
+        if !scored {
+            return None;
+        }
         return Some((0.0, None));
     }
-    let (value, bounds) = value_and_bounds(accuracy_estimate(limit.metric, score).1?);
+    let (value, bounds) = value_and_bounds(accuracy_question(limit, variant).estimate?);
     let lower_is_better = matches!(limit.metric, AccuracyMetric::Perplexity { .. });
     Some(if lower_is_better { (-value, bounds.map(|(low, high)| (-high, -low))) } else { (value, bounds) })
 }
@@ -230,6 +233,12 @@ fn accuracy_axis(run: &Run) -> Axis {
         }
         AccuracyMetric::TokenAccuracy { max_drop_points: max } => {
             ("change of token accuracy, points", -max, format!("dAcc_max {max} points"))
+        }
+        AccuracyMetric::Accuracy { max_drop_points: max } => {
+            ("change of accuracy, points", -max, format!("dAcc_max {max} points"))
+        }
+        AccuracyMetric::AccuracyNorm { max_drop_points: max } => {
+            ("change of accuracy per token, points", -max, format!("dAcc_max {max} points"))
         }
         AccuracyMetric::LogLikelihood { max_drop: max } => {
             ("change of log-likelihood, nats per token", -max, format!("dAcc_max {max} nats"))
