@@ -1,5 +1,5 @@
-//! Bytes to named tensors: safetensors (single file and sharded) with compressed-tensors, GPTQ or AWQ weights or the
-//! state of torch's fake quantizers (quantization-aware training), GGUF.
+//! Bytes to named tensors: safetensors (single file and sharded) with compressed-tensors, GPTQ, AWQ or torchao weights or
+//! the state of torch's fake quantizers (quantization-aware training), GGUF.
 //!
 //! A [`Checkpoint`] maps its files and hands out tensors one at a time, under their Hugging Face names
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them; nothing is copied until asked for.
@@ -23,6 +23,7 @@ mod quantization_config;
 mod quantized;
 mod safetensors;
 mod storage;
+mod torchao;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -228,9 +229,11 @@ impl Checkpoint {
     fn open_safetensors(path: &Path, layout: Layout) -> Result<Self> {
         let mut files = Vec::with_capacity(layout.shards.len());
         let mut tensors = Vec::new();
+        let mut metadata = HashMap::new();
         for (at, shard) in layout.shards.iter().enumerate() {
             let file = MappedFile::open(shard)?;
-            let found = safetensors::parse(&shard.display().to_string(), file.bytes())?;
+            let (found, described) = safetensors::parse(&shard.display().to_string(), file.bytes())?;
+            metadata.extend(described);
             // Where there is an index, it decides which shard a tensor is read from.
             let listed = |name: &str| layout.weight_map.as_ref().is_none_or(|map| map.get(name) == Some(&at));
             tensors.extend(found.into_iter().filter(|tensor| listed(&tensor.name)).map(|tensor| (at, tensor)));
@@ -248,7 +251,7 @@ impl Checkpoint {
         }
         let place = path.display().to_string();
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
-        let entries = quantized::entries(&place, &layout.config, tensors, &bytes)?;
+        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         checkpoint.config = layout.config;
         checkpoint.side_files = layout.side_files;
@@ -289,7 +292,8 @@ impl Checkpoint {
     }
 
     /// Names of all tensors, in the order of the file, under Hugging Face names. The parts of a quantized weight
-    /// (`weight_packed`, `weight_scale`, ...; `qweight`, `scales`, ...) appear as one name ending in `.weight`.
+    /// (`weight_packed`, `weight_scale`, ...; `qweight`, `scales`, ...; `_weight_qdata`, ...) appear as one name ending in
+    /// `.weight`.
     pub fn names(&self) -> Vec<String> {
         self.entries.iter().map(|entry| entry.name.clone()).collect()
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::quantization_config::QuantizationConfig;
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
-use super::{Entry, Slab, Storage, awq, compressed_tensors, fake_quantize, float_format, gptq};
+use super::{Entry, Slab, Storage, awq, compressed_tensors, fake_quantize, float_format, gptq, torchao};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
 
@@ -31,13 +31,15 @@ pub(super) trait PackedWeight: Debug + Send + Sync {
     fn slabs(&self) -> Vec<&Slab>;
 }
 
-/// The entries of all `tensors`, which come with the place of their file; `bytes` reads a slab.
+/// The entries of all `tensors`, which come with the place of their file. `metadata` holds the texts of the files'
+/// `__metadata__`, `bytes` reads a slab.
 ///
 /// # Errors
 /// A quantization that is not supported, or parts that are missing or do not fit each other.
 pub(super) fn entries(
     place: &str,
     config: &Value,
+    metadata: &HashMap<String, String>,
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
 ) -> Result<Vec<Entry>> {
@@ -46,6 +48,7 @@ pub(super) fn entries(
     let stored = keys.iter().find_map(|key| config.get(key).filter(|value| !value.is_null()).map(|v| (key, v)));
     let Some((key, stored)) = stored else {
         fake_quantize::refuse_undeclared(place, &tensors)?;
+        torchao::refuse_undeclared(place, &tensors)?;
         return Ok(tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect());
     };
     let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
@@ -62,9 +65,11 @@ pub(super) fn entries(
             let config = awq::Config::read(stored).map_err(fault)?;
             gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))
         }
+        torchao::METHOD => torchao::gather(place, metadata, tensors, bytes),
         fake_quantize::METHOD => fake_quantize::gather(place, stored, tensors, bytes),
         other => Err(fault(format!(
-            "quant_method \"{other}\" is not supported; supported: compressed-tensors, gptq, awq, {} (and GGUF files)",
+            "quant_method \"{other}\" is not supported; supported: compressed-tensors, gptq, awq, {}, {} (and GGUF files)",
+            torchao::METHOD,
             fake_quantize::METHOD
         ))),
     }
@@ -75,12 +80,15 @@ pub(super) fn by_name(tensors: &[(usize, Tensor)]) -> HashMap<String, (usize, Te
     tensors.iter().map(|(file, tensor)| (tensor.name.clone(), (*file, tensor.clone()))).collect()
 }
 
+/// A weight with its shape.
+type Shaped = (Vec<usize>, Box<dyn PackedWeight>);
+
 /// Gathers modules with a `qweight` (GPTQ, AWQ) into entries; other tensors stay as they are.
 fn gather_qweights(
     place: &str,
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
-    weight: &dyn Fn(&Parts) -> Result<(Vec<usize>, Box<dyn PackedWeight>)>,
+    weight: &dyn Fn(&Parts) -> Result<Shaped>,
 ) -> Result<Vec<Entry>> {
     let by_name = by_name(&tensors);
     let mut entries = Vec::new();
@@ -92,7 +100,9 @@ fn gather_qweights(
                 let (shape, weight) = weight(&parts)?;
                 entries.push(Entry { name: format!("{module}.weight"), shape, storage: Storage::Quantized(weight) });
             }
-            "qzeros" | "scales" | "g_idx" => drop(parts.needed("qweight")?),
+            "qzeros" | "scales" | "g_idx" => {
+                parts.needed("qweight")?;
+            }
             _ => entries.push(Entry::dense(file, tensor)),
         }
     }

@@ -1,8 +1,9 @@
-//! The header of a safetensors file: names, types, shapes and places of its tensors.
+//! The header of a safetensors file: names, types, shapes and places of its tensors, and its `__metadata__`.
 //!
 //! The `safetensors` crate reads and checks it (contiguous, whole, no overflow); this module says in words what is
 //! wrong, with the tensor's name where there is one.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo};
@@ -23,11 +24,12 @@ pub(super) struct Tensor {
 /// Bytes that hold the length of the header.
 const LENGTH: usize = 8;
 
-/// Reads the header of a whole file; `place` names it in errors. Tensors are in the order of their bytes.
-pub(super) fn parse(place: &str, bytes: &[u8]) -> Result<Vec<Tensor>> {
+/// Reads the header of a whole file; `place` names it in errors. Tensors are in the order of their bytes; with them come
+/// the texts of `__metadata__` by name.
+pub(super) fn parse(place: &str, bytes: &[u8]) -> Result<(Vec<Tensor>, HashMap<String, String>)> {
     let (header, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|error| Error::input(place, explain(&error, bytes)))?;
-    Ok(tensors(&metadata, LENGTH + header))
+    Ok((tensors(&metadata, LENGTH + header), metadata.metadata().clone().unwrap_or_default()))
 }
 
 fn tensors(metadata: &Metadata, data_start: usize) -> Vec<Tensor> {

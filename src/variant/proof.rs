@@ -244,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn every_layer_of_a_torchao_model_is_proven() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/torchao/published");
+        let proofs = prove(&Checkpoint::open(std::path::Path::new(folder)).unwrap(), 2).unwrap();
+        let (head, blocks) = proofs.split_last().unwrap();
+        assert_eq!((blocks.len(), head.stored_as.as_str()), (7, "bf16"));
+        for proof in blocks {
+            assert_eq!(proof.stored_as, "4 bits, one scale a row, symmetric; inputs 8 bits asymmetric per token");
+            assert!(proof.products.is_some());
+        }
+    }
+
+    #[test]
     fn a_mismatch_that_is_no_number_is_the_largest() {
         assert!(larger(0.5, f64::NAN).is_nan());
         assert!(larger(f64::NAN, 0.5).is_nan());

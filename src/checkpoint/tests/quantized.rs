@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Folders of a format with the values of all of them.
-fn goldens(format: &str) -> (Vec<String>, Checkpoint) {
+pub(super) fn goldens(format: &str) -> (Vec<String>, Checkpoint) {
     let root = fixture(format);
     let entries = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap());
     let names = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
@@ -60,7 +60,7 @@ fn activation_order_is_read_as_compressed_tensors_reads_it() {
     }
 }
 
-type Parts = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Parts = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 /// A copy of a golden folder with another configuration and other parts.
 fn changed(golden: &str, config: &dyn Fn(&mut Value), parts: &dyn Fn(&mut Parts)) -> TempDir {
@@ -80,7 +80,7 @@ fn changed(golden: &str, config: &dyn Fn(&mut Value), parts: &dyn Fn(&mut Parts)
 }
 
 /// The error of opening or reading.
-fn fault_of(folder: &TempDir) -> String {
+pub(super) fn fault_of(folder: &TempDir) -> String {
     let message = read_all(folder.path()).expect_err("must be refused").to_string();
     assert!(!message.contains('\n'), "{message}");
     message
@@ -138,7 +138,8 @@ fn damaged_parts_are_named() {
             parts[at].1 = dtype;
         }
     };
-    let changes: Vec<(&str, Box<dyn Fn(&mut Parts)>, &str)> = vec![
+    type Change = dyn Fn(&mut Parts);
+    let changes: Vec<(&str, Box<Change>, &str)> = vec![
         ("gptq/w4_v1", Box::new(without(".scales")), ".scales\": missing"),
         ("gptq/w4_v1", Box::new(without(".qzeros")), ".qzeros\": missing"),
         ("gptq/w4_v1", Box::new(without(".qweight")), ".qweight\": missing"),
@@ -165,7 +166,7 @@ fn damaged_parts_are_named() {
     }
 }
 
-const GOLDENS: [&str; 12] = [
+const GOLDENS: [&str; 15] = [
     "compressed_tensors",
     "compressed_tensors_actorder",
     "gptq/w4_v1",
@@ -178,6 +179,9 @@ const GOLDENS: [&str; 12] = [
     "awq/gemm_channel",
     "awq/gemv",
     "awq/gemv_64",
+    "torchao/converted",
+    "torchao/converted_bf16",
+    "torchao/flattened",
 ];
 
 proptest! {
