@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 import choice
 import texts
 from data import Tokens, loss_by_genre
-from model import Config, Scribe
+from model import Config, Scribe, loss
 from prepare import END_OF_TEXT
 
 SEED = 7
@@ -74,6 +74,17 @@ def draw_curve(curve: list[dict], file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
+@torch.no_grad()
+def write_expected(model, work: Path, suites: Path, name: str) -> None:
+    """Losses of some held-out windows under PyTorch's own arithmetic, which a test of this repository compares with."""
+    held_out = Tokens(work / "held-out.npz")
+    windows = [window for genre in range(len(texts.GENRES)) for window in held_out.windows_of_genre(genre, 128, 4)]
+    cases = [{"ids": window.tolist(), "loss": loss(model, window[None]).item()} for window in windows]
+    folder = suites.parent / "tests" / "fixtures" / "scribe"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(cases) + "\n")
+
+
 def bundle(work: Path, suites: Path) -> None:
     model_folder, data_folder = suites / "models" / "scribe-7m", suites / "data" / "scribe-7m"
     for folder in (model_folder, data_folder):
@@ -87,6 +98,8 @@ def bundle(work: Path, suites: Path) -> None:
     config = Config().huggingface("float16")
     (model_folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     model.load_state_dict({name: value.float() for name, value in tensors.items()})
+
+    write_expected(model, work, suites, "scribe-7m")
 
     held_out, train = Tokens(work / "held-out.npz"), Tokens(work / "train.npz")
     arrays = {

@@ -25,6 +25,7 @@ from torch.ao.quantization import FakeQuantize, PerChannelMinMaxObserver
 from torch.nn import functional as F
 
 import texts
+from bundle import write_expected
 from data import Tokens, loss_by_genre
 from model import Config, Scribe
 from train import optimizers, save
@@ -206,6 +207,11 @@ def publish(work: Path, suites: Path, twin: str, student: QuantizedScribe) -> No
     folder.mkdir(parents=True, exist_ok=True)
     tensors, quantization = (fake_quantize_state_dict if twin == "int8" else compressed_tensors)(student)
     save_file({k: v.contiguous() for k, v in tensors.items()}, str(folder / "model.safetensors"), {"format": "pt"})
+    # As stored: norms, and the float weights of the int8 twin, have 16 bits.
+    stored = {k: v.float() for k, v in tensors.items() if v.dtype == torch.float16 and not k.endswith("weight_scale")}
+    student.load_state_dict(stored, strict=False)
+    write_expected(student, work, suites, folder.name)
+    print(twin, "held out", loss_by_genre(student, Tokens(work / "held-out.npz"), texts.GENRES, at_most=None))
     config = Config().huggingface("float16") | {"quantization_config": quantization}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
