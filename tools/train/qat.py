@@ -155,10 +155,15 @@ def fake_quantize_state_dict(student: QuantizedScribe) -> tuple[dict, dict]:
     }
     config = {
         "quant_method": "torch-fake-quantize",
-        "weights": {"dtype": "qint8", "quant_min": -127, "quant_max": 127, "ch_axis": 0},
-        "activations": {"bits": 8, "mode": "dynamic", "granularity": "token"},
+        "weights": {"quant_min": -127, "quant_max": 127},
+        "activations": {"mode": "dynamic-token"},
     }
     return tensors, config
+
+
+def codes(quantized: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The integers of fake-quantized values."""
+    return (quantized.detach() / scales).round().to(torch.int8)
 
 
 def compressed_tensors(student: QuantizedScribe) -> tuple[dict, dict]:
@@ -167,13 +172,13 @@ def compressed_tensors(student: QuantizedScribe) -> tuple[dict, dict]:
     for name, value in student.state_dict().items():
         module = name.removesuffix(".weight")
         if name == "model.embed_tokens.weight":
-            scales = student.model.embed_tokens.weight_fake_quant.scale.half()
-            codes = (value / scales.float()[:, None]).round().clamp(-127, 127)
-            tensors[name], tensors[f"{module}.weight_scale"] = codes.to(torch.int8), scales[:, None]
+            quantize = student.model.embed_tokens.weight_fake_quant
+            scales = quantize.scale[:, None]
+            tensors[name], tensors[f"{module}.weight_scale"] = codes(quantize(value), scales), scales
         elif name.endswith("_proj.weight"):
             scales = group_scales(value)
-            codes = (value / scales.repeat_interleave(GROUP, dim=1)).round().clamp(-8, 7).to(torch.int8)
-            tensors[f"{module}.weight_packed"] = pack_to_int32(codes, 4)
+            quantized = GroupFakeQuantize()(value)
+            tensors[f"{module}.weight_packed"] = pack_to_int32(codes(quantized, scales.repeat_interleave(GROUP, 1)), 4)
             tensors[f"{module}.weight_scale"] = scales.half()
             tensors[f"{module}.weight_shape"] = torch.tensor(value.shape)
         elif "fake_quant" not in name:
