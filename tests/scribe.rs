@@ -1,6 +1,8 @@
 //! The bundled model and its twins: what this crate calculates from their files against what PyTorch calculated when
 //! they were made (`tools/train`), the twins by its own fake quantization.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::Path;
 
 use quantbench::checkpoint::Checkpoint;

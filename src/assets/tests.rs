@@ -343,6 +343,8 @@ fn hostile_token_files_are_refused_in_words() {
 
 /// Numbers of a choice file: ids, bounds (two items of two continuations), answers, genres, documents.
 type Numbers = [Vec<u32>; 5];
+/// One way to damage them.
+type Damage = fn(&mut Numbers);
 
 fn choice_file(path: &Path, columns: usize, change: impl FnOnce(&mut Numbers)) {
     use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -386,7 +388,7 @@ fn items_come_from_choice_files() {
 fn hostile_choice_files_are_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.safetensors");
-    let changes: [(fn(&mut Numbers), &str); 9] = [
+    let changes: [(Damage, &str); 9] = [
         (|n| n[1][1] = 3, "item 0: bounds [0, 3, 3, 5] do not rise"),
         (|n| n[1][4] = 4, "item 1: bounds [4, 6, 7, 9] do not rise from 5 on"),
         (|n| n[1][7] = 10, "within the 9 ids"),

@@ -46,7 +46,8 @@ pub struct Args {
     /// The result as JSON.
     #[arg(long)]
     json: bool,
-    /// Write window, position, token and its negative log-likelihood (nats) as CSV.
+    /// Write window, position, token and its negative log-likelihood (nats) as CSV; the first token of a window, which
+    /// is not predicted, has none.
     #[arg(long, value_name = "FILE")]
     per_token: Option<PathBuf>,
 }
@@ -108,10 +109,11 @@ struct Evaluation {
 #[derive(Debug, Serialize)]
 struct TokenLine {
     window: usize,
-    /// Of the predicted token, in tokens of the text from the start of its window.
+    /// In the window, a beginning-of-sequence token included.
     position: usize,
     token: u32,
-    nll: f64,
+    /// `None` for the first token of a window.
+    nll: Option<f64>,
 }
 
 /// Scores the text and prints the result.
@@ -129,13 +131,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.variant.dense() })?;
     let pool = Pool::new(threads);
-    let first = usize::from(encoder.bos().is_none());
     let mut lines: Vec<TokenLine> = Vec::new();
     let start = Instant::now();
     network::score(&decoder, &pool, &windows, &mut |chunk| {
+        let window = chunk.window;
+        if chunk.position == 0 {
+            lines.push(TokenLine { window, position: 0, token: windows[window][0], nll: None });
+        }
         for (i, (score, token)) in chunk.scores(&pool).iter().zip(chunk.targets).enumerate() {
-            let position = chunk.position + i + first;
-            lines.push(TokenLine { window: chunk.window, position, token: *token, nll: score.nll });
+            lines.push(TokenLine { window, position: chunk.position + i + 1, token: *token, nll: Some(score.nll) });
         }
         Ok(())
     })?;
@@ -143,11 +147,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.per_token {
         write_tokens(path, &lines)?;
     }
-    let nll_sum: f64 = lines.iter().map(|line| line.nll).sum();
+    let nll_sum: f64 = lines.iter().filter_map(|line| line.nll).sum();
     if !nll_sum.is_finite() {
         return Err(Error::Measurement(format!("the sum of log-likelihoods is {nll_sum}; the weights are damaged")));
     }
-    let tokens = lines.len();
+    let tokens = lines.len() - windows.len();
     show(
         args.json,
         &Evaluation {

@@ -3,13 +3,10 @@
 use std::fmt::Write;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table};
 
 use super::view::{self, Row};
 use crate::results::Run;
-
-/// Columns from this width on fit into one table; below, accuracy and speed get a table each.
-const WIDE: usize = 168;
 
 /// A column: its header and what it shows of a row.
 type Column = (&'static str, fn(&Row) -> String);
@@ -46,20 +43,12 @@ pub fn terminal(run: &Run, width: usize) -> String {
     let answer = view::answer(run);
     let mut out = String::new();
     let _ = writeln!(out, "{}", wrapped(&answer.title, width, 0));
-    let shown = |columns: &[Column], given: bool| if given { columns.to_vec() } else { Vec::new() };
-    let accuracy = [shown(&CHOICE, answer.choice), shown(&TEXT, answer.perplexity)].concat();
-    // Accuracy of both kinds needs a second table's width of its own.
-    let tables: Vec<Vec<Column>> = if width >= WIDE + if answer.choice && answer.perplexity { 40 } else { 0 } {
-        vec![[vec![NAME], accuracy, SPEED.to_vec(), MEMORY.to_vec(), vec![VERDICT]].concat()]
-    } else {
-        vec![
-            [vec![NAME], accuracy, vec![VERDICT]].concat(),
-            [vec![NAME], SPEED.to_vec()].concat(),
-            [vec![NAME], MEMORY.to_vec()].concat(),
-        ]
-    };
-    for columns in &tables {
-        let _ = writeln!(out, "{}", table(columns, &rows, width));
+    let mut groups: Vec<&[Column]> = Vec::new();
+    groups.extend(answer.perplexity.then_some(&TEXT[..]));
+    groups.extend(answer.choice.then_some(&CHOICE[..]));
+    groups.extend([&SPEED[..], &MEMORY]);
+    for columns in tables(&groups, &rows, width) {
+        let _ = writeln!(out, "{}", table(&columns, &rows, width));
     }
     let _ = writeln!(out, "{}", wrapped(&format!("times at {}; speedup of {}", answer.point, answer.metric), width, 0));
     if answer.choice {
@@ -82,9 +71,26 @@ pub fn terminal(run: &Run, width: usize) -> String {
     out
 }
 
+/// Groups of columns put into as few tables as fit into the width, each beginning with the name, the first one with the
+/// verdict too.
+fn tables(groups: &[&[Column]], rows: &[Row], width: usize) -> Vec<Vec<Column>> {
+    let natural = |columns: &[Column]| -> usize {
+        let cells = |(header, of): &Column| rows.iter().map(|r| of(r).chars().count()).fold(header.len(), usize::max);
+        columns.iter().map(|column| cells(column) + 3).sum()
+    };
+    let mut tables = vec![vec![NAME, VERDICT]];
+    for (at, group) in groups.iter().enumerate() {
+        match tables.last_mut() {
+            Some(last) if at == 0 || natural(last) + natural(group) <= width => last.extend_from_slice(group),
+            _ => tables.push([&[NAME], *group].concat()),
+        }
+    }
+    tables
+}
+
 fn table(columns: &[Column], rows: &[Row], width: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
     table.set_header(columns.iter().map(|(header, _)| *header));

@@ -34,7 +34,9 @@ SEED = 11
 GROUP = 64
 TOKENS_A_STEP = 8_192
 STEPS = {"int8": 40, "int4": 120, "int4-a8": 40}
-RATE = 0.1  # of the training's peak learning rate, descending to zero
+# Of the training's peak learning rate, descending to zero. Steps must be small beside what quantization took: 8 bits
+# take a hundredth of what 4 bits take.
+RATE = {"int8": 0.004, "int4": 0.1, "int4-a8": 0.01}
 START = {"int8": "checkpoint.pt", "int4": "checkpoint.pt", "int4-a8": "qat-int4.pt"}
 
 
@@ -125,7 +127,7 @@ def tune(work: Path, twin: str) -> QuantizedScribe:
     start = published if twin != "int4-a8" else torch.load(work / START[twin])["model"]
     student.load_state_dict(start, strict=False)
     optimizer_list = optimizers(student)
-    peaks = [optimizer.param_groups[0]["lr"] * RATE for optimizer in optimizer_list]
+    peaks = [optimizer.param_groups[0]["lr"] * RATE[twin] for optimizer in optimizer_list]
     for group in (group for optimizer in optimizer_list for group in optimizer.param_groups):
         group["weight_decay"] = 0.0
     steps = STEPS[twin]
