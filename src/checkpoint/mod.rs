@@ -23,6 +23,7 @@ mod quantization_config;
 mod quantized;
 mod safetensors;
 mod storage;
+mod tied_head;
 mod torchao;
 
 use std::collections::HashMap;
@@ -251,9 +252,11 @@ impl Checkpoint {
         }
         let place = path.display().to_string();
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
-        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
+        let mut config = layout.config;
+        let tensors = tied_head::share(&place, &mut config, tensors, &bytes)?;
+        let entries = quantized::entries(&place, &config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
-        checkpoint.config = layout.config;
+        checkpoint.config = config;
         checkpoint.side_files = layout.side_files;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
         Ok(checkpoint)

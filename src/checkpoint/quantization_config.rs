@@ -42,6 +42,8 @@ pub(super) struct QuantizationConfig {
     groups: Vec<(Vec<Target>, Scheme)>,
     /// Modules left out, whatever the groups target.
     ignore: Vec<Target>,
+    /// Whether the embedding is the head too.
+    tied_head: bool,
 }
 
 /// What a group applies to.
@@ -108,11 +110,11 @@ fn yes() -> bool {
 
 impl QuantizationConfig {
     /// Reads and checks the configuration.
-    pub(super) fn read(stored: &Value) -> std::result::Result<Self, String> {
-        Self::check(Stored::deserialize(stored).map_err(|error| error.to_string())?)
+    pub(super) fn read(stored: &Value, tied_head: bool) -> std::result::Result<Self, String> {
+        Self::check(Stored::deserialize(stored).map_err(|error| error.to_string())?, tied_head)
     }
 
-    fn check(stored: Stored) -> std::result::Result<Self, String> {
+    fn check(stored: Stored, tied_head: bool) -> std::result::Result<Self, String> {
         for (key, value) in [
             ("kv_cache_scheme", &stored.kv_cache_scheme),
             ("sparsity_config", &stored.sparsity_config),
@@ -145,26 +147,41 @@ impl QuantizationConfig {
             groups.push((targets.map_err(at)?, scheme));
         }
         let ignore = stored.ignore.iter().map(|target| Target::parse(target)).collect::<std::result::Result<_, _>>();
-        Ok(QuantizationConfig { groups, ignore: ignore.map_err(|problem| format!("ignore: {problem}"))? })
+        let ignore = ignore.map_err(|problem| format!("ignore: {problem}"))?;
+        Ok(QuantizationConfig { groups, ignore, tied_head })
     }
 
     /// Whether the weight of `module` must be quantized.
     pub(super) fn claims(&self, module: &str) -> bool {
-        let ignored = self.ignore.iter().any(|t| t.is_name(module) || t.is_name(class_of(module)) || t.matches(module));
-        !ignored && self.scheme_of(module).is_ok()
+        !self.ignores(module) && self.group_of(module).is_some()
     }
 
-    /// The scheme of a quantized module: by its name, else by a pattern, else by its class.
+    /// The scheme of a quantized module. A lookup has no inputs to round; where the embedding is the head too, they are
+    /// the head's.
     pub(super) fn scheme_of(&self, module: &str) -> std::result::Result<Scheme, String> {
+        let scheme = self.group_of(module).ok_or(
+            "is quantized, but no group of quantization_config targets its module; the configuration is not complete",
+        )?;
+        if class_of(module) == "Linear" {
+            return Ok(scheme);
+        }
+        let head = self.group_of("lm_head").filter(|_| self.tied_head && !self.ignores("lm_head"));
+        let inputs = head.map_or(Inputs::Known(ActivationScheme::None), |head| head.inputs);
+        Ok(Scheme { inputs, ..scheme })
+    }
+
+    /// By the module's name, else by a pattern, else by its class.
+    fn group_of(&self, module: &str) -> Option<Scheme> {
         let class = class_of(module);
         let find = |wanted: &dyn Fn(&Target) -> bool| {
             self.groups.iter().find(|(targets, _)| targets.iter().any(wanted)).map(|(_, scheme)| *scheme)
         };
         let named = find(&|target| target.is_name(module));
-        named.or_else(|| find(&|target| target.matches(module))).or_else(|| find(&|target| target.is_name(class))).ok_or_else(|| {
-            "is quantized, but no group of quantization_config targets its module; the configuration is not complete"
-                .into()
-        })
+        named.or_else(|| find(&|target| target.matches(module))).or_else(|| find(&|target| target.is_name(class)))
+    }
+
+    fn ignores(&self, module: &str) -> bool {
+        self.ignore.iter().any(|t| t.is_name(module) || t.is_name(class_of(module)) || t.matches(module))
     }
 }
 

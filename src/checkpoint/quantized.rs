@@ -54,7 +54,8 @@ pub(super) fn entries(
     let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
     match stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing") {
         "compressed-tensors" => {
-            let config = QuantizationConfig::read(stored).map_err(fault)?;
+            let tied_head = config.get("tie_word_embeddings") == Some(&Value::Bool(true));
+            let config = QuantizationConfig::read(stored, tied_head).map_err(fault)?;
             compressed_tensors::gather(place, &config, tensors, bytes)
         }
         "gptq" => {

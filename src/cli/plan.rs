@@ -5,6 +5,7 @@
 //! (generating, which is bound by reading the weights). What this leaves out (attention, process starts, disks) makes
 //! it a rough guide, commonly within a factor of two.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,9 +27,9 @@ use super::fetch;
 
 /// Show what a run would do, how long it would take and what it needs.
 ///
-/// Fetches, builds and scores nothing. Lists the sources and whether they are here, the variants with their recipes and whether they are cached, and the
-/// work. Where the model is here, it also estimates time, memory and disk from the model's shapes and a probe of half a
-/// second.
+/// Fetches, builds and scores nothing. Lists the sources and whether they are here, the variants with their recipes and
+/// whether they are cached, and the work. Where the model is here, it also estimates time, memory and disk from the
+/// model's shapes and a probe of half a second.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench plan suites/quick.toml")]
@@ -51,7 +52,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         _ = writeln!(text, "  {what}: {source}\n    {state}");
     }
     let source = fetch::parse(&args.suite, &suite.model)?;
-    let model = if source.is_local(base) { Some(Model::open(&source.fetch(base)?)?) } else { None };
+    let imports = import_bytes(&suite, &args.suite)?;
+    let model = if source.is_local(base) { Some(Model::open(&source.fetch(base)?, imports)?) } else { None };
     text.push_str("\nvariants\n");
     text.push_str(&variants(&suite, model.as_ref()));
     text.push_str("\n\nwork\n");
@@ -84,11 +86,29 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Bytes of the imports that are on this machine, by source.
+fn import_bytes(suite: &Suite, path: &Path) -> Result<BTreeMap<String, u64>> {
+    let base = fetch::base(path);
+    let mut bytes = BTreeMap::new();
+    for variant in &suite.variants {
+        if let Recipe::Import { source: name, .. } = &variant.recipe
+            && name != "model"
+            && let source = fetch::parse(path, name)?
+            && source.is_local(base)
+        {
+            bytes.insert(name.clone(), source.fetch(base)?.bytes);
+        }
+    }
+    Ok(bytes)
+}
+
 /// What the estimate needs of a model.
 struct Model {
     path: PathBuf,
     sha256: String,
     file_bytes: u64,
+    /// Bytes of imports, by source; those that are not here count as the model.
+    imports: BTreeMap<String, u64>,
     /// `(out_features, in_features)` of every linear layer of the blocks.
     linears: Vec<(u64, u64)>,
     /// Weights of the head, read for every token.
@@ -98,7 +118,7 @@ struct Model {
 }
 
 impl Model {
-    fn open(local: &Local) -> Result<Model> {
+    fn open(local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
         let path = local.paths.first().cloned().unwrap_or_default();
         let checkpoint = Checkpoint::open(&path)?;
         let config = Config::from_json(&path.display().to_string(), checkpoint.config())?;
@@ -110,7 +130,8 @@ impl Model {
         let linears = linears.collect();
         let head = (config.vocab_size * config.hidden_size) as u64;
         let embedding = if config.tied_head { 0 } else { head };
-        Ok(Model { path, sha256: local.sha256.clone(), file_bytes: local.bytes, linears, head, embedding })
+        let (sha256, file_bytes) = (local.sha256.clone(), local.bytes);
+        Ok(Model { path, sha256, file_bytes, imports, linears, head, embedding })
     }
 
     /// Weights of the blocks' linear layers.
@@ -139,7 +160,7 @@ impl Model {
                 };
                 blocks + head + dense(self.embedding, method.dense)
             }
-            Recipe::Import { .. } => self.file_bytes as f64,
+            Recipe::Import { source, .. } => *self.imports.get(source).unwrap_or(&self.file_bytes) as f64,
         }
     }
 
@@ -392,13 +413,15 @@ mod tests {
             path: PathBuf::new(),
             sha256: String::new(),
             file_bytes: 77,
+            imports: BTreeMap::from([("path:other".into(), 33)]),
             linears: vec![(10, 64), (20, 64)],
             head: 6400,
             embedding: 0,
         };
         let cast = Recipe::Cast { dtype: DenseFormat::F16 };
         assert_eq!(model.weight_bytes(&cast), 2.0 * (30.0 * 64.0 + 6400.0));
-        let import = Recipe::Import { source: "model".into(), activations: Default::default() };
-        assert_eq!(model.weight_bytes(&import), 77.0);
+        let import = |source: &str| Recipe::Import { source: source.into(), activations: Default::default() };
+        assert_eq!(model.weight_bytes(&import("model")), 77.0);
+        assert_eq!(model.weight_bytes(&import("path:other")), 33.0);
     }
 }

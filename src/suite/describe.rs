@@ -11,10 +11,17 @@ impl fmt::Display for Recipe {
         match self {
             Recipe::Cast { dtype } => write!(f, "cast to {}", name(*dtype)),
             Recipe::Quantize(method) => quantize(method, f),
-            Recipe::Import { source, activations } if source == "model" => {
-                write!(f, "the model as published, {}", inputs(*activations))
+            Recipe::Import { source, activations } => {
+                match source.as_str() {
+                    "model" => f.write_str("the model as published")?,
+                    other => write!(f, "import of {other}")?,
+                }
+                match activations {
+                    // As the checkpoint says.
+                    ActivationScheme::None => Ok(()),
+                    chosen => write!(f, ", {}", inputs(*chosen)),
+                }
             }
-            Recipe::Import { source, activations } => write!(f, "import of {source}, {}", inputs(*activations)),
         }
     }
 }
@@ -87,6 +94,6 @@ mod tests {
         );
         assert_eq!(Recipe::Cast { dtype: DenseFormat::F16 }.to_string(), "cast to f16");
         let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::None };
-        assert_eq!(import.to_string(), "the model as published, weight-only");
+        assert_eq!(import.to_string(), "the model as published");
     }
 }

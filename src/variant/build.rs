@@ -8,7 +8,7 @@ use std::time::Instant;
 use rayon::ThreadPoolBuilder;
 
 use super::maker::Maker;
-use super::plan::{Plan, Quantization};
+use super::plan::{EMBEDDING, HEAD, Plan, Quantization};
 use super::{Order, compressed_tensors, proof};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
@@ -122,10 +122,18 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()>
         DenseFormat::Bf16 => "bfloat16",
     };
     keys.insert("torch_dtype".into(), dtype.into());
-    keys.insert("tie_word_embeddings".into(), plan.config.tied_head.into());
     keys.remove("quantization_config");
-    let quantized: Vec<(String, Quantization)> =
+    let mut quantized: Vec<(String, Quantization)> =
         plan.quantized().map(|(tensor, quantization)| (tensor.module().to_owned(), quantization)).collect();
+    let mut tied = plan.config.tied_head;
+    let embedding = quantized.iter_mut().find(|(module, _)| tied && module == EMBEDDING);
+    if let Some((_, quantization)) = embedding {
+        let head = *quantization;
+        *quantization = head.of_lookup();
+        quantized.push((HEAD.to_owned(), head));
+        tied = compressed_tensors::is_shared(head.scheme);
+    }
+    keys.insert("tie_word_embeddings".into(), tied.into());
     if !quantized.is_empty() {
         let declared = compressed_tensors::quantization_config(&quantized, &plan.dense_linears());
         keys.insert("quantization_config".into(), declared);

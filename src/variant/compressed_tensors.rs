@@ -8,7 +8,7 @@ use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::plan::{EMBEDDING, Quantization};
+use super::plan::{EMBEDDING, HEAD, Quantization};
 use super::safetensors_writer::SafetensorsWriter;
 use crate::error::Result;
 use crate::suite::WeightScheme;
@@ -21,14 +21,8 @@ pub(super) fn write(
     tensor: &QuantizedTensor,
     quantization: &Quantization,
 ) -> Result<()> {
-    if let ActivationScheme::Static(numbers) = quantization.activations {
-        writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
-        writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
-    }
-    let scheme = quantization.scheme;
-    let (rows, cols, groups) = (tensor.rows, tensor.cols, tensor.groups());
-    let packed = is_packed(scheme);
-    if packed {
+    let (rows, cols) = (tensor.rows, tensor.cols);
+    if is_packed(quantization.scheme) {
         let words = (cols * usize::from(tensor.bits)).div_ceil(32);
         let packed: Vec<i32> = tensor.codes.chunks_exact(cols).flat_map(|row| pack(row, tensor.bits)).collect();
         writer.add(&format!("{module}.weight_packed"), Dtype::I32, &[rows, words], &packed)?;
@@ -36,7 +30,39 @@ pub(super) fn write(
     } else {
         writer.add(&format!("{module}.weight"), Dtype::I8, &[rows, cols], &tensor.codes)?;
     }
+    write_numbers(writer, module, tensor, quantization)
+}
 
+/// Adds an embedding that is the head too: codes and scales under its own name, and under the head's what the other
+/// software does not share, which is all but unpacked codes ([`is_shared`]).
+pub(super) fn write_tied(
+    writer: &mut SafetensorsWriter,
+    embedding: &QuantizedTensor,
+    quantization: &Quantization,
+) -> Result<()> {
+    write(writer, EMBEDDING, embedding, &quantization.of_lookup())?;
+    let write_parts = if is_shared(quantization.scheme) { write_numbers } else { write };
+    write_parts(writer, HEAD, embedding, quantization)
+}
+
+/// Whether transformers can tie a head of this scheme to the embedding: it shares tensors named `weight`.
+pub(super) fn is_shared(scheme: WeightScheme) -> bool {
+    !is_packed(scheme)
+}
+
+/// Adds scales and zero points.
+fn write_numbers(
+    writer: &mut SafetensorsWriter,
+    module: &str,
+    tensor: &QuantizedTensor,
+    quantization: &Quantization,
+) -> Result<()> {
+    if let ActivationScheme::Static(numbers) = quantization.activations {
+        writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
+        writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
+    }
+    let scheme = quantization.scheme;
+    let (rows, groups, packed) = (tensor.rows, tensor.groups(), is_packed(scheme));
     let per_tensor = scheme.granularity == Granularity::Tensor;
     let shape: &[usize] = if per_tensor { &[1] } else { &[rows, groups] };
     let kept = shape.iter().product();

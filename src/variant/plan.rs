@@ -57,6 +57,11 @@ impl std::fmt::Debug for Quantization {
 }
 
 impl Quantization {
+    /// That of the embedding table: a lookup has no inputs to round.
+    pub(super) fn of_lookup(&self) -> Quantization {
+        Quantization { activations: ActivationScheme::None, ..*self }
+    }
+
     /// Whether a checkpoint declares both in the same words: how the codes were found is not said.
     pub(super) fn declares_as(&self, other: &Quantization) -> bool {
         self.scheme == other.scheme && self.activations == other.activations

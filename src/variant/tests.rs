@@ -196,6 +196,58 @@ fn mixed_schemes_are_declared_module_by_module() {
 }
 
 #[test]
+fn a_tied_head_is_written_as_its_software_looks_for_it_and_read_once() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    write_model(&model, true, &unchanged);
+    for (bits, activations, copied) in [
+        (8, ActivationScheme::DynamicToken, vec!["weight_scale"]),
+        (4, ActivationScheme::None, vec!["weight_packed", "weight_scale", "weight_shape"]),
+    ] {
+        let into = root.path().join(format!("head{bits}"));
+        let head = Override {
+            tensors: "lm_head".into(),
+            weights: Some(scheme(bits, Granularity::Channel, true)),
+            activations: Some(activations),
+        };
+        make(&model, &quantize("rtn", scheme(4, Granularity::Group, true), vec![head]), &into, 2).unwrap();
+        let file = into.join("model.safetensors");
+        let bytes = fs::read(&file).unwrap();
+        let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut parts: Vec<&str> = stored.names().iter().filter_map(|name| name.strip_prefix("lm_head.")).collect();
+        parts.sort_unstable();
+        assert_eq!(parts, copied, "{bits} bits");
+        for part in parts {
+            let of = |module: &str| stored.tensor(&format!("{module}.{part}")).unwrap().data().to_vec();
+            assert_eq!(of("lm_head"), of("model.embed_tokens"), "{bits} bits: {part}");
+        }
+        assert_eq!(config(&into)["tie_word_embeddings"], bits == 8, "packed codes cannot be tied");
+        let groups = config(&into)["quantization_config"]["config_groups"].to_string();
+        assert!(groups.contains("\"lm_head\""), "{groups}");
+        let checkpoint = Checkpoint::open(&into).unwrap();
+        assert_eq!(checkpoint.config()["tie_word_embeddings"], true);
+        let (_, inputs) = quantized(&checkpoint, "model.embed_tokens.weight");
+        assert_eq!(inputs, activations, "{bits} bits");
+        assert!(checkpoint.names().iter().all(|name| !name.starts_with("lm_head")), "{:?}", checkpoint.names());
+        Decoder::load(&checkpoint, LoadOptions::default()).unwrap();
+
+        // A head with numbers of its own is no copy: where it is said to be tied that is a fault, else another matrix.
+        let start = stored.tensor("lm_head.weight_scale").unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
+        let mut other = bytes.clone();
+        other[start] ^= 1;
+        fs::write(&file, other).unwrap();
+        match Checkpoint::open(&into) {
+            Err(error) => {
+                let message = error.to_string();
+                assert!(message.contains("\"lm_head.weight_scale\": is not that of model.embed_tokens"), "{message}");
+                assert_eq!(bits, 8);
+            }
+            Ok(own) => assert!(bits == 4 && own.contains("lm_head.weight")),
+        }
+    }
+}
+
+#[test]
 fn gptq_is_reproducible_and_brings_the_output_closer_than_rounding() {
     let root = tempfile::tempdir().unwrap();
     let model = root.path().join("model");

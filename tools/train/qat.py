@@ -118,9 +118,14 @@ def divergence(student, teacher, ids) -> torch.Tensor:
 
 
 def tune(work: Path, twin: str) -> QuantizedScribe:
+    """The tuned twin; one that was tuned before is read again."""
     torch.manual_seed(SEED)
     tokens, validation = Tokens(work / "train.npz"), Tokens(work / "validation.npz")
     teacher, student = Scribe(Config()), QuantizedScribe(Config(), twin)
+    tuned = work / f"qat-{twin}.pt"
+    if tuned.exists():
+        student.load_state_dict(torch.load(tuned)["model"])
+        return student
     # The model as published, in 16 bits.
     published = {k: v.half().float() for k, v in torch.load(work / "checkpoint.pt")["model"].items()}
     teacher.load_state_dict(published)
@@ -145,7 +150,7 @@ def tune(work: Path, twin: str) -> QuantizedScribe:
         if step % 10 == 0:
             print(f"{twin} step {step}: divergence {value.item():.5f}", flush=True)
     student.apply(torch.ao.quantization.disable_observer)
-    save(work / f"qat-{twin}.pt", {"model": student.state_dict()})
+    save(tuned, {"model": student.state_dict()})
     print(twin, "validation", loss_by_genre(student, validation, texts.GENRES), flush=True)
     return student
 
@@ -177,6 +182,8 @@ def compressed_tensors(student: QuantizedScribe) -> tuple[dict, dict]:
             quantize = student.model.embed_tokens.weight_fake_quant
             scales = quantize.scale[:, None]
             tensors[name], tensors[f"{module}.weight_scale"] = codes(quantize(value), scales), scales
+            # The head is tied to it: transformers shares `weight`, and looks for the scales under the head's own name.
+            tensors["lm_head.weight_scale"] = scales.clone()
         elif name.endswith("_proj.weight"):
             scales = group_scales(value)
             quantized = GroupFakeQuantize()(value)
@@ -202,9 +209,12 @@ def compressed_tensors(student: QuantizedScribe) -> tuple[dict, dict]:
         "format": "mixed-precision",
         "config_groups": {
             "group_0": group(["Linear"], "pack-quantized", {"num_bits": 4, "strategy": "group", "group_size": GROUP}),
-            "group_1": group(["model.embed_tokens"], "int-quantized", {"num_bits": 8, "strategy": "channel"}),
+            "group_1": group(["lm_head"], "int-quantized", {"num_bits": 8, "strategy": "channel"}),
+            # A lookup has no inputs to round.
+            "group_2": group(["model.embed_tokens"], "int-quantized", {"num_bits": 8, "strategy": "channel"})
+            | {"input_activations": None},
         },
-        "ignore": ["lm_head"],
+        "ignore": [],
     }
     return tensors, config
 
