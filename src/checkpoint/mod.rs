@@ -252,11 +252,10 @@ impl Checkpoint {
         }
         let place = path.display().to_string();
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
-        let mut config = layout.config;
-        let tensors = tied_head::share(&place, &mut config, tensors, &bytes)?;
-        let entries = quantized::entries(&place, &config, &metadata, tensors, &bytes)?;
+        let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
+        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
-        checkpoint.config = config;
+        checkpoint.config = layout.config;
         checkpoint.side_files = layout.side_files;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
         Ok(checkpoint)

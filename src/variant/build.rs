@@ -122,18 +122,16 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()>
         DenseFormat::Bf16 => "bfloat16",
     };
     keys.insert("torch_dtype".into(), dtype.into());
+    keys.insert("tie_word_embeddings".into(), plan.config.tied_head.into());
     keys.remove("quantization_config");
     let mut quantized: Vec<(String, Quantization)> =
         plan.quantized().map(|(tensor, quantization)| (tensor.module().to_owned(), quantization)).collect();
-    let mut tied = plan.config.tied_head;
-    let embedding = quantized.iter_mut().find(|(module, _)| tied && module == EMBEDDING);
+    let embedding = quantized.iter_mut().find(|(module, _)| module == EMBEDDING);
     if let Some((_, quantization)) = embedding {
         let head = *quantization;
         *quantization = head.of_lookup();
         quantized.push((HEAD.to_owned(), head));
-        tied = compressed_tensors::is_shared(head.scheme);
     }
-    keys.insert("tie_word_embeddings".into(), tied.into());
     if !quantized.is_empty() {
         let declared = compressed_tensors::quantization_config(&quantized, &plan.dense_linears());
         keys.insert("quantization_config".into(), declared);

@@ -2,7 +2,7 @@
 //!
 //! Codes of fewer than 8 bits are `pack-quantized`: offset by `2^(b-1)` to be unsigned and packed along a row without
 //! gaps, lowest bits first, into 32-bit words; zero points likewise along a column. 8-bit codes are `int-quantized`: one
-//! signed byte each. Source: the `compressed-tensors` package, version 0.20.
+//! signed byte each; so are those of an embedding that is also the head, at any width. Source: the `compressed-tensors` package, version 0.20.
 
 use half::f16;
 use safetensors::Dtype;
@@ -14,6 +14,29 @@ use crate::error::Result;
 use crate::suite::WeightScheme;
 use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
 
+/// How codes and zero points are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// `pack-quantized`.
+    Packed,
+    /// `int-quantized`: a byte each.
+    Bytes,
+}
+
+impl Layout {
+    fn of(scheme: WeightScheme) -> Layout {
+        if scheme.bits < 8 { Layout::Packed } else { Layout::Bytes }
+    }
+
+    /// Name of the format.
+    fn name(self) -> &'static str {
+        match self {
+            Layout::Packed => "pack-quantized",
+            Layout::Bytes => "int-quantized",
+        }
+    }
+}
+
 /// Adds the parts of the weight of `module` to the file, and the numbers of its inputs where they are static.
 pub(super) fn write(
     writer: &mut SafetensorsWriter,
@@ -21,48 +44,50 @@ pub(super) fn write(
     tensor: &QuantizedTensor,
     quantization: &Quantization,
 ) -> Result<()> {
-    let (rows, cols) = (tensor.rows, tensor.cols);
-    if is_packed(quantization.scheme) {
-        let words = (cols * usize::from(tensor.bits)).div_ceil(32);
-        let packed: Vec<i32> = tensor.codes.chunks_exact(cols).flat_map(|row| pack(row, tensor.bits)).collect();
-        writer.add(&format!("{module}.weight_packed"), Dtype::I32, &[rows, words], &packed)?;
-        writer.add(&format!("{module}.weight_shape"), Dtype::I64, &[2], &[rows as i64, cols as i64])?;
-    } else {
-        writer.add(&format!("{module}.weight"), Dtype::I8, &[rows, cols], &tensor.codes)?;
-    }
-    write_numbers(writer, module, tensor, quantization)
+    let layout = Layout::of(quantization.scheme);
+    write_codes(writer, module, tensor, layout)?;
+    write_numbers(writer, module, tensor, quantization, layout)
 }
 
-/// Adds an embedding that is the head too: codes and scales under its own name, and under the head's what the other
-/// software does not share, which is all but unpacked codes ([`is_shared`]).
+/// Adds an embedding that is the head too. transformers shares tensors named `weight` between the two and nothing else:
+/// codes take a byte each, whatever their bits, and the numbers stand under both names.
 pub(super) fn write_tied(
     writer: &mut SafetensorsWriter,
     embedding: &QuantizedTensor,
     quantization: &Quantization,
 ) -> Result<()> {
-    write(writer, EMBEDDING, embedding, &quantization.of_lookup())?;
-    let write_parts = if is_shared(quantization.scheme) { write_numbers } else { write };
-    write_parts(writer, HEAD, embedding, quantization)
+    write_codes(writer, EMBEDDING, embedding, Layout::Bytes)?;
+    write_numbers(writer, EMBEDDING, embedding, &quantization.of_lookup(), Layout::Bytes)?;
+    write_numbers(writer, HEAD, embedding, quantization, Layout::Bytes)
 }
 
-/// Whether transformers can tie a head of this scheme to the embedding: it shares tensors named `weight`.
-pub(super) fn is_shared(scheme: WeightScheme) -> bool {
-    !is_packed(scheme)
+fn write_codes(writer: &mut SafetensorsWriter, module: &str, tensor: &QuantizedTensor, layout: Layout) -> Result<()> {
+    let (rows, cols) = (tensor.rows, tensor.cols);
+    match layout {
+        Layout::Packed => {
+            let words = (cols * usize::from(tensor.bits)).div_ceil(32);
+            let packed: Vec<i32> = tensor.codes.chunks_exact(cols).flat_map(|row| pack(row, tensor.bits)).collect();
+            writer.add(&format!("{module}.weight_packed"), Dtype::I32, &[rows, words], &packed)?;
+            writer.add(&format!("{module}.weight_shape"), Dtype::I64, &[2], &[rows as i64, cols as i64])
+        }
+        Layout::Bytes => writer.add(&format!("{module}.weight"), Dtype::I8, &[rows, cols], &tensor.codes),
+    }
 }
 
-/// Adds scales and zero points.
+/// Adds scales and zero points, and the numbers of static inputs.
 fn write_numbers(
     writer: &mut SafetensorsWriter,
     module: &str,
     tensor: &QuantizedTensor,
     quantization: &Quantization,
+    layout: Layout,
 ) -> Result<()> {
     if let ActivationScheme::Static(numbers) = quantization.activations {
         writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
         writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
     }
     let scheme = quantization.scheme;
-    let (rows, groups, packed) = (tensor.rows, tensor.groups(), is_packed(scheme));
+    let (rows, groups) = (tensor.rows, tensor.groups());
     let per_tensor = scheme.granularity == Granularity::Tensor;
     let shape: &[usize] = if per_tensor { &[1] } else { &[rows, groups] };
     let kept = shape.iter().product();
@@ -73,7 +98,7 @@ fn write_numbers(
     }
     let Zero::Points(points) = &tensor.zero else { return Ok(()) };
     let zero_point = format!("{module}.weight_zero_point");
-    if packed && !per_tensor {
+    if layout == Layout::Packed && !per_tensor {
         let words = (rows * usize::from(tensor.bits)).div_ceil(32);
         let columns: Vec<Vec<i32>> = (0..groups)
             .map(|group| pack(&points.iter().skip(group).step_by(groups).copied().collect::<Vec<_>>(), tensor.bits))
@@ -99,35 +124,38 @@ pub(super) fn stored_bits(tensor: &QuantizedTensor) -> u64 {
 /// The `quantization_config` of an artefact. `quantized` are the modules with their quantization, `dense` the linear
 /// modules left as they are.
 pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &[String]) -> Value {
-    let mut groups: Vec<(Quantization, Vec<&str>)> = Vec::new();
+    // The embedding is quantized where it is the head too.
+    let tied = quantized.iter().any(|(module, _)| module == EMBEDDING);
+    let mut groups: Vec<(Quantization, Layout, Vec<&str>)> = Vec::new();
     for (module, quantization) in quantized {
-        match groups.iter_mut().find(|(known, _)| known.declares_as(quantization)) {
-            Some((_, modules)) => modules.push(module),
-            None => groups.push((*quantization, vec![module])),
+        let is_tied = tied && [EMBEDDING, HEAD].contains(&module.as_str());
+        let layout = if is_tied { Layout::Bytes } else { Layout::of(quantization.scheme) };
+        match groups.iter_mut().find(|(known, of, _)| known.declares_as(quantization) && *of == layout) {
+            Some((_, _, modules)) => modules.push(module),
+            None => groups.push((*quantization, layout, vec![module])),
         }
     }
-    let formats: Vec<&str> = groups.iter().map(|(quantization, _)| format(quantization.scheme)).collect();
-    let one_format = formats.windows(2).all(|pair| pair[0] == pair[1]);
+    let one_format = groups.windows(2).all(|pair| pair[0].1 == pair[1].1);
     let config_groups: serde_json::Map<String, Value> = groups
         .iter()
         .enumerate()
-        .map(|(at, (quantization, modules))| {
+        .map(|(at, (quantization, layout, modules))| {
             // The customary target, where it is unambiguous: `ignore` names the linear layers that it leaves out.
             let all_linear = groups.len() == 1 && !modules.contains(&EMBEDDING);
             let targets = if all_linear { json!(["Linear"]) } else { json!(modules) };
-            (format!("group_{at}"), group(quantization, &targets))
+            (format!("group_{at}"), group(quantization, *layout, &targets))
         })
         .collect();
     json!({
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
-        "format": if one_format { formats.first().copied().unwrap_or("dense") } else { "mixed-precision" },
+        "format": if one_format { groups.first().map_or("dense", |(_, layout, _)| layout.name()) } else { "mixed-precision" },
         "config_groups": config_groups,
         "ignore": dense,
     })
 }
 
-fn group(quantization: &Quantization, targets: &Value) -> Value {
+fn group(quantization: &Quantization, layout: Layout, targets: &Value) -> Value {
     let scheme = quantization.scheme;
     let inputs = |symmetric: bool, strategy: &str, dynamic: bool| json!({"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy, "dynamic": dynamic});
     let inputs = match quantization.activations {
@@ -138,7 +166,7 @@ fn group(quantization: &Quantization, targets: &Value) -> Value {
     };
     json!({
         "targets": targets,
-        "format": format(scheme),
+        "format": layout.name(),
         "weights": {
             "num_bits": scheme.bits,
             "type": "int",
@@ -150,14 +178,6 @@ fn group(quantization: &Quantization, targets: &Value) -> Value {
         "input_activations": inputs,
         "output_activations": null,
     })
-}
-
-fn is_packed(scheme: WeightScheme) -> bool {
-    scheme.bits < 8
-}
-
-fn format(scheme: WeightScheme) -> &'static str {
-    if is_packed(scheme) { "pack-quantized" } else { "int-quantized" }
 }
 
 /// Signed codes of `bits` bits as unsigned ones, packed without gaps, lowest bits first.

@@ -218,7 +218,7 @@ impl<'a> Maker<'a> {
         if let Some(error) = quantized.output_error {
             self.made.layer_errors.insert(tensor.name.clone(), error);
         }
-        if self.plan.config.tied_head && tensor.module() == EMBEDDING {
+        if tensor.module() == EMBEDDING {
             return compressed_tensors::write_tied(&mut self.writer, &quantized.tensor, &how);
         }
         compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, &how)
