@@ -18,6 +18,7 @@ mod gguf_blocks;
 mod gguf_model;
 mod gptq;
 mod map;
+mod left_dense;
 mod packed_words;
 mod quantization_config;
 mod quantized;

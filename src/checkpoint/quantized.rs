@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::quantization_config::QuantizationConfig;
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
-use super::{Entry, Slab, Storage, awq, compressed_tensors, fake_quantize, float_format, gptq, torchao};
+use super::{Entry, Slab, Storage, awq, compressed_tensors, fake_quantize, float_format, gptq, left_dense, torchao};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
 
@@ -52,28 +52,33 @@ pub(super) fn entries(
         return Ok(tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect());
     };
     let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
-    match stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing") {
+    let entries = match stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing") {
         "compressed-tensors" => {
             let tied_head = config.get("tie_word_embeddings") == Some(&Value::Bool(true));
             let config = QuantizationConfig::read(stored, tied_head).map_err(fault)?;
-            compressed_tensors::gather(place, &config, tensors, bytes)
+            // Which says of every module whether it is quantized.
+            return compressed_tensors::gather(place, &config, tensors, bytes);
         }
         "gptq" => {
             let config = gptq::Config::read(stored).map_err(fault)?;
-            gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))
+            gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))?
         }
         "awq" => {
             let config = awq::Config::read(stored).map_err(fault)?;
-            gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))
+            gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))?
         }
-        torchao::METHOD => torchao::gather(place, metadata, tensors, bytes),
-        fake_quantize::METHOD => fake_quantize::gather(place, stored, tensors, bytes),
-        other => Err(fault(format!(
-            "quant_method \"{other}\" is not supported; supported: compressed-tensors, gptq, awq, {}, {} (and GGUF files)",
-            torchao::METHOD,
-            fake_quantize::METHOD
-        ))),
-    }
+        torchao::METHOD => torchao::gather(place, metadata, tensors, bytes)?,
+        fake_quantize::METHOD => fake_quantize::gather(place, stored, tensors, bytes)?,
+        other => {
+            return Err(fault(format!(
+                "quant_method \"{other}\" is not supported; supported: compressed-tensors, gptq, awq, {}, {} (and GGUF files)",
+                torchao::METHOD,
+                fake_quantize::METHOD
+            )));
+        }
+    };
+    left_dense::refuse_others(place, stored, &entries)?;
+    Ok(entries)
 }
 
 /// Tensors by name, each with the place of its file.

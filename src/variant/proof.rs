@@ -37,16 +37,16 @@ const SEED: u64 = 0x5EED;
 pub(super) fn prove(checkpoint: &Checkpoint, threads: usize) -> Result<Vec<LayerProof>> {
     let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
     let pool = Pool::new(threads);
-    linear_names(checkpoint, &config).iter().map(|name| prove_layer(checkpoint, name, &pool)).collect()
+    linear_names(&config).iter().map(|name| prove_layer(checkpoint, name, &pool)).collect()
 }
 
 /// Weights of all linear layers in the order of execution; a tied head is the embedding.
-fn linear_names(checkpoint: &Checkpoint, config: &Config) -> Vec<String> {
+fn linear_names(config: &Config) -> Vec<String> {
     let in_blocks = (0..config.layers).flat_map(|layer| {
         let names = Site::ALL.into_iter().flat_map(|site| site.linears());
         names.map(move |name| format!("model.layers.{layer}.{name}.weight"))
     });
-    let head = if checkpoint.contains("lm_head.weight") { "lm_head.weight" } else { "model.embed_tokens.weight" };
+    let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
     in_blocks.chain([head.to_owned()]).collect()
 }
 

@@ -166,6 +166,25 @@ fn damaged_parts_are_named() {
     }
 }
 
+/// A matrix of a block that is in floating point must be left out by name, in the words of the format.
+#[test]
+fn blocks_that_silently_stayed_in_floating_point_are_refused() {
+    let name = "model.layers.3.self_attn.q_proj.weight";
+    let added = |parts: &mut Parts| parts.push((name.into(), Dtype::F32, vec![1, 2], vec![0; 8]));
+    let set = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    for (golden, key, left, other) in [
+        ("gptq/w4_v1", "dynamic", json!({r"-:.*\.q_proj": {}}), json!({r"-:.*\.k_proj": {}})),
+        ("gptq/w4_v1", "modules_in_block_to_quantize", json!([["mlp.up_proj"]]), json!([["self_attn.q_proj"]])),
+        ("awq/gemm", "modules_to_not_convert", json!(["self_attn"]), json!(["mlp"])),
+        ("torchao/converted", "modules_to_not_convert", json!(["q_proj"]), json!(null)),
+        ("fake_quantize/channel_symmetric", "modules_to_not_convert", json!(["q_proj"]), json!([])),
+    ] {
+        read_all(changed(golden, &set(key, left), &added).path()).unwrap();
+        let message = fault_of(&changed(golden, &set(key, other), &added));
+        assert!(message.contains(&format!("\"{name}\": holds floating-point weights")), "{golden}: {message}");
+    }
+}
+
 const GOLDENS: [&str; 15] = [
     "compressed_tensors",
     "compressed_tensors_actorder",
