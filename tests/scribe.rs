@@ -75,3 +75,23 @@ fn the_twins_with_8_bit_inputs_are_those_that_were_trained() {
         assert!(largest(&differences) < 0.03 && mean.abs() < 4e-3, "{twin}: mean {mean:e}, {differences:?}");
     }
 }
+
+#[test]
+fn the_model_card_names_the_files_by_their_hashes() {
+    use sha2::{Digest, Sha256};
+
+    let suites = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let card = std::fs::read_to_string(suites.join("models/scribe-7m/README.md")).unwrap();
+    let rows: Vec<(&str, &str)> = card
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix("` |")?.split_once("` | `"))
+        .filter(|(_, hash)| hash.len() == 64)
+        .collect();
+    assert_eq!(rows.len(), 8, "{rows:?}");
+    for (file, hash) in rows {
+        let path = suites.join(if file.starts_with("data/") { "" } else { "models" }).join(file);
+        let found: String =
+            Sha256::digest(std::fs::read(&path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, hash, "{file}");
+    }
+}

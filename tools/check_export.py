@@ -87,7 +87,7 @@ def main():
     print(f"{len(ours)} tokens in {len(windows)} windows")
     print(f"perplexity: quantbench {numpy.exp(ours.mean()):.4f}, the other {numpy.exp(theirs.mean()):.4f}")
     print(f"mean log-likelihood differs by {difference:.2e} nats, a token's by at most {abs(ours - theirs).max():.2e}")
-    sys.exit(abs(difference) > arguments.tolerance)
+    sys.exit(int(abs(difference) > arguments.tolerance))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ pub(super) fn page(run: &Run, evidence: &Evidence, charts: &[Chart]) -> Result<S
 fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a> {
     let (rows, answer) = (view::rows(run), view::answer(run));
     Page {
-        columns: 9 + if answer.choice { 1 } else { 0 } + if answer.perplexity { 3 } else { 0 },
+        columns: 6 + if answer.choice { 1 } else { 0 } + if answer.perplexity { 3 } else { 0 },
         answer,
         charts,
         details: run.variants.iter().zip(&rows).map(|(v, row)| detail(v, row)).collect(),
