@@ -33,10 +33,10 @@ pub struct Exported {
 }
 
 /// Makes the variant of `order`, or takes the imported one, and writes it to the GGUF file `into` (a new file).
-/// `progress` as in [`build`].
+/// `progress` as in [`build()`].
 ///
 /// # Errors
-/// As [`build`]; a tensor that no block format holds exactly, a tokenizer that a GGUF file cannot describe.
+/// As [`build()`]; a tensor that no block format holds exactly, a tokenizer that a GGUF file cannot describe.
 pub fn build_gguf(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Exported> {
     let start = Instant::now();
     let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
