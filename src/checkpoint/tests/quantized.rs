@@ -185,7 +185,7 @@ fn blocks_that_silently_stayed_in_floating_point_are_refused() {
     }
 }
 
-const GOLDENS: [&str; 15] = [
+const GOLDENS: [&str; 17] = [
     "compressed_tensors",
     "compressed_tensors_actorder",
     "gptq/w4_v1",
@@ -201,6 +201,8 @@ const GOLDENS: [&str; 15] = [
     "torchao/converted",
     "torchao/converted_bf16",
     "torchao/flattened",
+    "fake_quantize/channel_symmetric",
+    "fake_quantize/tensor_affine",
 ];
 
 proptest! {
