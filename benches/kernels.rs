@@ -64,12 +64,12 @@ fn multiply(criterion: &mut Criterion) {
                 });
                 let mut y = vec![0.0; tokens * shape.0];
                 let mut x = Activations::with_capacity(tokens, shape.1);
+                let inputs: Vec<f32> = (0..tokens * shape.1).map(|i| (i % 13) as f32 - 6.0).collect();
                 for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar) {
                     group.bench_function(BenchmarkId::new(name, isa), |b| {
                         b.iter(|| {
                             // Rewritten, so that making the integer form is part of the time.
-                            let values = x.write(tokens, shape.1);
-                            values.iter_mut().enumerate().for_each(|(i, v)| *v = (i % 13) as f32 - 6.0);
+                            x.write(tokens, shape.1).copy_from_slice(&inputs);
                             matrix.multiply_on(isa, &pool, &mut x, &mut y);
                         });
                     });

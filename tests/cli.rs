@@ -1,4 +1,4 @@
-//! The command line as a user types it; no network, no real model.
+//! The command line as a user types it; no network.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
@@ -9,7 +9,8 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 9] = ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "completions"];
+const COMMANDS: [&str; 10] =
+    ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "kernels", "completions"];
 
 fn bench() -> Command {
     let mut command = Command::cargo_bin("bench").unwrap();
@@ -205,4 +206,29 @@ fn completions_are_written_for_every_shell() {
         bench().args(["completions", shell]).assert().success().stdout(contains("quantize"));
     }
     bench().args(["completions", "tcsh"]).assert().code(2);
+}
+
+#[test]
+fn kernels_are_listed_at_every_shape_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernels.csv");
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites/models/scribe-7m");
+    bench()
+        .args(["kernels", "--tokens", "1", "--csv"])
+        .arg(&path)
+        .arg(model)
+        .assert()
+        .success()
+        .stdout(contains("reading 4.0 MiB").and(contains("16 x 704x256")));
+    let mut rows = csv::Reader::from_path(&path).unwrap();
+    let header = rows.headers().unwrap().clone();
+    let at = |row: &csv::StringRecord, name: &str| row[header.iter().position(|h| h == name).unwrap()].to_string();
+    let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 5 * 7, "five shapes in seven formats");
+    for row in &rows {
+        let [seconds, bytes, rate, share] =
+            ["seconds", "bytes", "gb_per_s", "share_of_limit"].map(|name| at(row, name).parse::<f64>().unwrap());
+        assert!(seconds > 0.0 && share > 0.0 && (rate - bytes / seconds / 1e9).abs() <= 1e-9 * rate, "{row:?}");
+    }
+    bench().args(["kernels", "nowhere", "--tokens", "0"]).assert().code(2).stderr(contains("1..=4096"));
 }

@@ -5,6 +5,7 @@ mod completions;
 mod eval;
 mod fetch;
 mod init;
+mod kernels;
 mod machine;
 mod model;
 mod plan;
@@ -53,6 +54,7 @@ enum Command {
     Init(init::Args),
     Quantize(quantize::Args),
     Eval(eval::Args),
+    Kernels(kernels::Args),
     Completions(completions::Args),
     /// Works for another `bench`: reads one job from standard input.
     #[command(name = "__worker", hide = true)]
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Worker => return worker::run(),
     };

@@ -241,7 +241,7 @@ impl Matrix {
 }
 
 /// Whether AVX-512 kernels may use `vdpbf16ps`.
-fn has_avx512_bf16() -> bool {
+pub(super) fn has_avx512_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]

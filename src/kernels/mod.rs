@@ -13,6 +13,7 @@ mod key_values;
 mod matrix;
 mod packed;
 mod pool;
+pub mod roofline;
 pub mod rows;
 mod scalar;
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub(super) mod avx2_integer;
 pub(super) mod avx512;
 pub(super) mod avx512_integer;
 pub(super) mod avx512_weight_only;
+pub(super) mod peak;
 
 use std::cell::RefCell;
 use std::ops::Range;

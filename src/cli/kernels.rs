@@ -1,0 +1,264 @@
+//! `bench kernels`: every kernel at the shapes of a model, beside what the machine can do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::model;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::roofline::{self, Arithmetic};
+use crate::kernels::{Activations, Isa, Matrix, Pool};
+use crate::network::Config;
+use crate::stats::quantile;
+use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
+
+/// Time every kernel at the shapes of a model.
+///
+/// Each shape is timed over as many matrices as the model has of it, one after the other, so that weights come from where
+/// they come from in the model: cache or memory. Rounding the inputs to 8 bits, where the kernel takes such, is part of the
+/// time, the median of the passes. With one token the limit is reading: the share is of the bandwidth
+/// that a plain sum over as many bytes reaches here. With more tokens it is arithmetic: the share is of the multiply-adds
+/// that the instruction of the kernel's numbers (32-bit floats, bfloat16, bytes) reaches on registers.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bench kernels bundled:scribe-7m
+  bench kernels path/to/model --threads 1 --tokens 1,128 --csv kernels.csv
+  BENCH_ISA=avx2 bench kernels bundled:scribe-7m")]
+pub struct Args {
+    /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
+    model: String,
+    /// Threads [default: all that this process may use].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Numbers of tokens that are multiplied together.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,512",
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    tokens: Vec<u16>,
+    /// Write the numbers as CSV, too.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+/// Most bytes of the matrices of one shape: more than caches hold.
+const MOST_BYTES: usize = 256 << 20;
+/// Columns of a group, of those that divide a row the first.
+const GROUPS: [usize; 2] = [64, 32];
+
+/// One kernel at one shape.
+#[derive(Debug, Serialize)]
+struct Row {
+    rows: usize,
+    cols: usize,
+    /// Matrices of this shape in the model.
+    count: usize,
+    tokens: usize,
+    weights: &'static str,
+    kernel: String,
+    threads: usize,
+    /// Of one matrix.
+    seconds: f64,
+    /// Packed bytes of one matrix.
+    bytes: usize,
+    gb_per_s: f64,
+    multiply_adds_per_s: f64,
+    /// Of the limit: reading for one token, arithmetic for more. `None` where the limit is not measured.
+    share_of_limit: Option<f64>,
+}
+
+/// Prints the table.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let threads = model::threads(args.threads)?;
+    Isa::from_env()?;
+    let local = model::locate(&args.model)?;
+    let shapes = shapes(&Checkpoint::open(model::single(&args.model, &local)?)?)?;
+    let (isa, pool) = (Isa::active(), Pool::new(threads));
+    let peaks = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8]
+        .map(|arithmetic| (arithmetic, roofline::multiply_add_rate(isa, &pool, arithmetic)));
+    super::print(&format!("{isa}, threads: {threads}"))?;
+    for (arithmetic, peak) in peaks {
+        let peak = peak.map_or("not measured".into(), |peak| format!("{:8.1} G/s", peak / 1e9));
+        super::print(&format!("  multiply-adds, {:<10}{peak}", format!("{arithmetic:?}").to_lowercase()))?;
+    }
+    for bytes in [256 << 10, 4 << 20, MOST_BYTES] {
+        let read = roofline::read_bandwidth(isa, &pool, bytes) / 1e9;
+        super::print(&format!("  reading {:<17}{read:8.1} GB/s", crate::units::bytes(bytes as u64)))?;
+    }
+    let mut found = Vec::new();
+    for (&(rows, cols), &count) in &shapes {
+        for (weights, build) in formats() {
+            let Some(first) = build(rows, cols) else { continue };
+            let copies = count.min(MOST_BYTES.div_ceil(first.bytes())).max(1);
+            let matrices: Vec<Matrix> =
+                std::iter::once(first).chain((1..copies).filter_map(|_| build(rows, cols))).collect();
+            let bytes = matrices[0].bytes();
+            let bandwidth = roofline::read_bandwidth(isa, &pool, bytes * copies);
+            for tokens in args.tokens.iter().map(|&tokens| usize::from(tokens)) {
+                let seconds = time(&matrices, &pool, tokens);
+                let products = (rows * cols * tokens) as f64 / seconds;
+                let kernel = matrices[0].kernel_name(isa, tokens);
+                let arithmetic = arithmetic(&kernel);
+                let peak = peaks.iter().find(|(of, _)| *of == arithmetic).and_then(|(_, peak)| *peak);
+                let share_of_limit = match tokens {
+                    1 => Some(bytes as f64 / seconds / bandwidth),
+                    _ => peak.map(|peak| products / peak),
+                };
+                let (gb_per_s, multiply_adds_per_s) = (bytes as f64 / seconds / 1e9, products);
+                found.push(Row {
+                    rows,
+                    cols,
+                    count,
+                    tokens,
+                    weights,
+                    kernel,
+                    threads,
+                    seconds,
+                    bytes,
+                    gb_per_s,
+                    multiply_adds_per_s,
+                    share_of_limit,
+                });
+            }
+        }
+    }
+    super::print(&table(&found).to_string())?;
+    if let Some(path) = &args.csv {
+        let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
+        let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+        found.iter().try_for_each(|row| writer.serialize(row)).map_err(failed)?;
+        writer.flush().map_err(|e| Error::io(path, "write", e))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `(out_features, in_features)` of all linear layers and the head, with how many there are.
+fn shapes(checkpoint: &Checkpoint) -> Result<BTreeMap<(usize, usize), usize>> {
+    let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
+    let mut shapes = BTreeMap::new();
+    for name in checkpoint.names().iter().filter(|name| name.starts_with("model.layers.")) {
+        if let Some([rows, cols]) = checkpoint.shape(name).as_deref() {
+            *shapes.entry((*rows, *cols)).or_default() += 1;
+        }
+    }
+    *shapes.entry((config.vocab_size, config.hidden_size)).or_default() += 1;
+    Ok(shapes)
+}
+
+/// What a kernel of this name multiplies.
+fn arithmetic(kernel: &str) -> Arithmetic {
+    match kernel {
+        _ if kernel.contains("a8-") => Arithmetic::Int8,
+        _ if kernel.contains("avx512bf16") => Arithmetic::Bf16,
+        _ => Arithmetic::F32,
+    }
+}
+
+/// Makes a matrix of `(rows, cols)`; `None` where the format does not fit them.
+type Build = fn(usize, usize) -> Option<Matrix>;
+
+fn formats() -> [(&'static str, Build); 7] {
+    use ActivationScheme::{DynamicToken, None as Float};
+    [
+        ("f32", |rows, cols| Some(dense(DenseFormat::F32, rows, cols))),
+        ("f16", |rows, cols| Some(dense(DenseFormat::F16, rows, cols))),
+        ("bf16", |rows, cols| Some(dense(DenseFormat::Bf16, rows, cols))),
+        ("8 bits, per channel", |rows, cols| quantized(rows, cols, 8, cols, DynamicToken)),
+        ("8 bits, per channel", |rows, cols| quantized(rows, cols, 8, cols, Float)),
+        ("4 bits, in groups", |rows, cols| quantized(rows, cols, 4, group(cols)?, DynamicToken)),
+        ("4 bits, in groups", |rows, cols| quantized(rows, cols, 4, group(cols)?, Float)),
+    ]
+}
+
+fn group(cols: usize) -> Option<usize> {
+    GROUPS.into_iter().find(|group| cols.is_multiple_of(*group))
+}
+
+fn dense(format: DenseFormat, rows: usize, cols: usize) -> Matrix {
+    Matrix::from_rows(format, rows, cols, &|row, out| {
+        out.iter_mut().enumerate().for_each(|(k, v)| *v = ((row * 31 + k * 17) % 101) as f32 / 101.0 - 0.5);
+    })
+}
+
+fn quantized(rows: usize, cols: usize, bits: u8, group_size: usize, activations: ActivationScheme) -> Option<Matrix> {
+    let levels = 1usize << bits;
+    let codes = (0..rows * cols).map(|i| (((i * 7919) % levels) as i32 - (levels / 2) as i32) as i8).collect();
+    let scales = vec![0.0078125; rows * (cols / group_size)];
+    let zero = Zero::Symmetric;
+    let weight = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
+    Matrix::from_quantized(&weight, activations).ok()
+}
+
+/// Seconds of one matrix: the median pass over all of them.
+fn time(matrices: &[Matrix], pool: &Pool, tokens: usize) -> f64 {
+    const LEAST_SECONDS: f64 = 0.1;
+    const LEAST_PASSES: usize = 5;
+    let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
+    let mut x = Activations::with_capacity(tokens, cols);
+    let mut y = vec![0.0; tokens * rows];
+    let inputs: Vec<f32> = (0..tokens * cols).map(|i| (i % 13) as f32 - 6.0).collect();
+    let mut pass = || {
+        let mut seconds = 0.0;
+        for matrix in matrices {
+            // Written anew, so that their 8-bit form is made anew.
+            x.write(tokens, cols).copy_from_slice(&inputs);
+            let start = Instant::now();
+            matrix.multiply(pool, &mut x, &mut y);
+            seconds += start.elapsed().as_secs_f64();
+        }
+        seconds
+    };
+    pass();
+    let mut passes = Vec::new();
+    while passes.len() < LEAST_PASSES || passes.iter().sum::<f64>() < LEAST_SECONDS {
+        passes.push(pass());
+    }
+    quantile(&passes, 0.5).unwrap_or(f64::NAN) / matrices.len() as f64
+}
+
+fn table(found: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["shape", "tokens", "weights", "kernel", "time", "GB/s", "G mul-add/s", "of the limit"]);
+    for row in found {
+        table.add_row([
+            format!("{} x {}x{}", row.count, row.rows, row.cols),
+            row.tokens.to_string(),
+            row.weights.to_string(),
+            row.kernel.clone(),
+            crate::units::seconds(row.seconds),
+            format!("{:.1}", row.gb_per_s),
+            format!("{:.1}", row.multiply_adds_per_s / 1e9),
+            row.share_of_limit.map_or("not measured".into(), |share| format!("{:.0} %", 100.0 * share)),
+        ]);
+    }
+    for at in [1, 4, 5, 6, 7] {
+        if let Some(column) = table.column_mut(at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_measured_against_their_own_arithmetic() {
+        for (_, build) in formats() {
+            let Some(matrix) = build(32, 64) else { panic!("64 columns fit every format") };
+            let name = matrix.kernel_name(Isa::active(), 512);
+            let expected = match &name {
+                n if n.contains("w8a8") || n.contains("w4a8") => Arithmetic::Int8,
+                n if n.contains("bf16-avx512bf16") => Arithmetic::Bf16,
+                _ => Arithmetic::F32,
+            };
+            assert_eq!(arithmetic(&name), expected, "{name}");
+        }
+        assert!(formats()[5].1(32, 48).is_none(), "48 columns are no groups of 32");
+    }
+}
