@@ -4,33 +4,18 @@
 //! an add) per second for 128 tokens, packed weight bytes per second for one.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use quantbench::kernels::{Activations, Isa, Matrix, Pool};
-use quantbench::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
+use quantbench::kernels::{Activations, Isa, Matrix, Pool, synthetic};
+use quantbench::tensor::{ActivationScheme, DenseFormat};
 
 /// `(out_features, in_features)`: attention output, gate and up, down, head.
 const SHAPES: [(usize, usize); 4] = [(576, 576), (1536, 576), (576, 1536), (49152, 576)];
 
 fn dense(format: DenseFormat, (rows, cols): (usize, usize)) -> Matrix {
-    Matrix::from_rows(format, rows, cols, &|row, out| {
-        out.iter_mut().enumerate().for_each(|(k, v)| *v = ((row * 31 + k * 17) % 101) as f32 / 101.0 - 0.5);
-    })
+    synthetic::dense(format, rows, cols)
 }
 
-fn quantized((rows, cols): (usize, usize), bits: u8, group_size: usize, activations: ActivationScheme) -> Matrix {
-    let groups = rows * (cols / group_size);
-    let levels = 1usize << bits;
-    let code = |i: usize| ((i * 7919) % levels) as i32 - (levels / 2) as i32;
-    let weight = QuantizedTensor {
-        rows,
-        cols,
-        bits,
-        group_size,
-        codes: (0..rows * cols).map(|i| code(i) as i8).collect(),
-        scales: vec![0.0078125; groups],
-        zero: Zero::Symmetric,
-        input_order: None,
-    };
-    Matrix::from_quantized(&weight, activations).unwrap_or_else(|e| panic!("{e}"))
+fn quantized(shape: (usize, usize), bits: u8, group_size: usize, activations: ActivationScheme) -> Matrix {
+    synthetic::quantized(shape, bits, group_size, activations).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn matrices(shape: (usize, usize)) -> Vec<(&'static str, Matrix)> {
@@ -64,7 +49,7 @@ fn multiply(criterion: &mut Criterion) {
                 });
                 let mut y = vec![0.0; tokens * shape.0];
                 let mut x = Activations::with_capacity(tokens, shape.1);
-                let inputs: Vec<f32> = (0..tokens * shape.1).map(|i| (i % 13) as f32 - 6.0).collect();
+                let inputs = synthetic::inputs(tokens, shape.1);
                 for isa in Isa::available().into_iter().filter(|&isa| isa != Isa::Scalar) {
                     group.bench_function(BenchmarkId::new(name, isa), |b| {
                         b.iter(|| {

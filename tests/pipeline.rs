@@ -6,50 +6,12 @@ mod tiny_model;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use quantbench::results::{Built, Evidence, JOURNAL, Outcome, Run, read_journal};
-
-/// A folder with model, text, suite and a cache of its own.
-struct Place {
-    root: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        tiny_model::write(root.path());
-        Place { root }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn bench(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bench"));
-        command.args(arguments).current_dir(self.root.path()).env("BENCH_CACHE", self.path("cache"));
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.bench(arguments).output().unwrap()
-    }
-
-    fn evidence(&self, run: &str) -> Evidence {
-        Evidence::from_events(read_journal(&self.path(run)).unwrap().events).unwrap()
-    }
-
-    fn judged(&self, run: &str) -> Run {
-        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
-    }
-}
-
-fn said(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use quantbench::results::{Built, Evidence, JOURNAL, Outcome};
+use tiny_model::{Place, said};
 
 /// All slots as (variant, control, block, position).
 fn slots(evidence: &Evidence) -> BTreeSet<(String, bool, usize, usize)> {

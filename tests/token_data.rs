@@ -5,51 +5,24 @@
 mod tiny_model;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::Pool;
 use quantbench::network::{self, Continuations, Decoder, LoadOptions};
-use quantbench::results::{Evidence, Run, read_journal};
 use quantbench::suite::TextSource;
 use quantbench::tasks::Encoder;
+use tiny_model::{Place, said};
 
-/// A folder with a tiny model, its text, and the same text as tokens.
-struct Place {
-    root: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        tiny_model::write(root.path());
-        fs::create_dir_all(root.path().join("suites/data/tiny")).unwrap();
-        let tokenizer = tiny_model::tokenizer_sha256(root.path());
-        tiny_model::write_tokens(root.path(), Path::new("suites/data/tiny/text.safetensors"), &tokenizer);
-        Place { root }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bench"));
-        command.args(arguments).current_dir(self.root.path()).env("BENCH_CACHE", self.path("cache")).output().unwrap()
-    }
-
-    fn evidence(&self, run: &str) -> Evidence {
-        Evidence::from_events(read_journal(&self.path(run)).unwrap().events).unwrap()
-    }
-
-    fn judged(&self, run: &str) -> Run {
-        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
-    }
-}
-
-fn said(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+/// A place whose text is there as tokens, too.
+fn place_with_tokens() -> Place {
+    let place = Place::new();
+    let root = place.root.path();
+    fs::create_dir_all(root.join("suites/data/tiny")).unwrap();
+    let tokenizer = tiny_model::tokenizer_sha256(root);
+    tiny_model::write_tokens(root, Path::new("suites/data/tiny/text.safetensors"), &tokenizer);
+    place
 }
 
 fn source(text: &str) -> TextSource {
@@ -58,7 +31,7 @@ fn source(text: &str) -> TextSource {
 
 #[test]
 fn tokens_are_the_text_and_other_models_tokens_are_refused() {
-    let place = Place::new();
+    let place = place_with_tokens();
     let encoder = Encoder::of(&Checkpoint::open(&place.path("model")).unwrap()).unwrap();
     let read = |text: &str| encoder.read(&source(text), place.root.path());
     let (text, tokens) = (read("path:text/*.txt").unwrap(), read("bundled:tiny/text").unwrap());
@@ -72,7 +45,7 @@ fn tokens_are_the_text_and_other_models_tokens_are_refused() {
 /// The suite with its text replaced by tokens gives the same scores, by genre, and no download is needed.
 #[test]
 fn a_suite_on_tokens_measures_what_the_suite_on_text_does() {
-    let place = Place::new();
+    let place = place_with_tokens();
     let tokens = tiny_model::SUITE.replace("path:text/*.txt", "bundled:tiny/text");
     fs::write(place.path("tokens.toml"), &tokens).unwrap();
     for suite in ["suite", "tokens"] {
@@ -100,7 +73,7 @@ fn a_suite_on_tokens_measures_what_the_suite_on_text_does() {
 
 #[test]
 fn calibration_on_scored_tokens_is_noticed() {
-    let place = Place::new();
+    let place = place_with_tokens();
     fs::copy(place.path("suites/data/tiny/text.safetensors"), place.path("copy.safetensors")).unwrap();
     let suite = tiny_model::SUITE
         .replacen("path:text/*.txt\", documents = \"0..3\"", "path:copy.safetensors\", documents = \"2..5\"", 1)
@@ -115,7 +88,7 @@ fn calibration_on_scored_tokens_is_noticed() {
 /// The log-likelihood of a continuation is what scoring passage and continuation as one window gives its tokens.
 #[test]
 fn continuations_score_as_windows_do() {
-    let place = Place::new();
+    let place = place_with_tokens();
     let checkpoint = Checkpoint::open(&place.path("model")).unwrap();
     let decoder = Decoder::load(&checkpoint, LoadOptions::default()).unwrap();
     let pool = Pool::new(1);
@@ -164,7 +137,7 @@ data = "path:choice.jsonl"
 
 #[test]
 fn a_choice_is_scored_judged_and_reported() {
-    let place = Place::new();
+    let place = place_with_tokens();
     tiny_model::write_choices(place.root.path());
     let rule = r#"accuracy = { task = "lines", metric = "accuracy", max_drop_points = 99 }"#;
     let suite = tiny_model::SUITE

@@ -14,23 +14,12 @@ Needs torch, transformers and compressed-tensors, or llama-cpp-python; used with
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 import numpy
 
-
-def read_windows(path):
-    """Token ids of every window, and the log-likelihoods of all but the first."""
-    windows = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            ids, nll = windows.setdefault(int(row["window"]), ([], []))
-            ids.append(int(row["token"]))
-            if row["nll"]:
-                nll.append(float(row["nll"]))
-    return [(ids, numpy.array(nll)) for ids, nll in windows.values()]
+from token_scores import read_scores
 
 
 def negative_log_likelihoods(logits, targets):
@@ -77,7 +66,7 @@ def main():
     parser.add_argument("--tolerance", type=float, default=0.005)
     arguments = parser.parse_args()
 
-    windows = read_windows(arguments.scores)
+    windows = list(read_scores(arguments.scores).values())
     windows = windows[:: -(-len(windows) // arguments.windows)]
     longest = max(len(ids) for ids, _ in windows)
     of = transformers_logits(arguments.model) if arguments.model.is_dir() else llama_cpp_logits(arguments.model, longest)

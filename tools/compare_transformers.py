@@ -16,24 +16,13 @@ Needs torch, transformers, accelerate and gguf. Takes a minute for 20,000 tokens
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
-def read_scores(path):
-    """`{window: (ids, log-likelihoods of all but the first)}` in the order of the file."""
-    windows = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            ids, nll = windows.setdefault(int(row["window"]), ([], []))
-            ids.append(int(row["token"]))
-            if row["nll"]:
-                nll.append(float(row["nll"]))
-    return windows
+from token_scores import read_scores
 
 
 def negative_log_likelihoods(model, ids):

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::Slab;
 use super::packed_words::{transposed, unpack};
-use super::quantized::{PackedWeight, Parts, Scales};
+use super::quantized::{PackedWeight, Parts, Scales, check_group_size};
 use crate::error::Result;
 use crate::tensor::{ActivationScheme, QuantizedTensor, Zero};
 
@@ -79,9 +79,7 @@ impl Config {
             let got = format!("AWQ of {bits} bits with zero_point {zero_point}");
             return Err(format!("{got} is not supported; supported: 4 bits with zero_point true"));
         }
-        if config.group_size == 0 || config.group_size < -1 {
-            return Err(format!("group_size {} is not supported; supported: -1, or at least 1", config.group_size));
-        }
+        check_group_size(config.group_size)?;
         config.layout().map(|_| config)
     }
 
@@ -101,10 +99,7 @@ impl Config {
         let layout = self.layout().map_err(fault)?;
         let width = words.checked_mul(PER_WORD).ok_or_else(|| fault("the shape is absurd".into()))?;
         let (rows, cols) = if layout == Layout::Gemm { (width, height) } else { (height, width) };
-        let group_size = if self.group_size == -1 { cols } else { self.group_size as usize };
-        if !cols.is_multiple_of(group_size) {
-            return Err(fault(format!("group_size {group_size} does not divide {cols} columns")));
-        }
+        let group_size = parts.group_size(tensor, self.group_size, cols)?;
         let groups = cols / group_size;
         let (qzeros, qzeros_tensor, _) = parts.words("qzeros")?;
         let (scales, scales_tensor) = parts.scales("scales")?;

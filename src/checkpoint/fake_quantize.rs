@@ -18,13 +18,11 @@
 //! `activation_post_process` of torch's eager mode rounds the *output* of its module, and which layer reads that is not
 //! in a state dict; where such a module is enabled, the checkpoint is refused.
 
-use std::collections::HashMap;
-
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::quantized::{PackedWeight, by_name};
+use super::quantized::{PackedWeight, Parts, by_name};
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
 use super::{Entry, Slab, Storage, float_format};
@@ -109,11 +107,11 @@ pub(super) fn gather(
     let declared = Declared::deserialize(stored).map_err(|error| fault(error.to_string()))?;
     let range = declared.weights.codes().map_err(fault)?;
     let by_name = by_name(&tensors);
-    let parts = Parts { place, by_name: &by_name, bytes };
+    let parts = Parts { place, module: "", by_name: &by_name, bytes };
     let mut entries = Vec::new();
     for (file, tensor) in tensors {
         if is_part(&tensor.name) {
-            parts.check(&tensor.name)?;
+            parts.check_quantizer(&tensor.name)?;
             continue;
         }
         let module = tensor.name.strip_suffix(".weight");
@@ -122,7 +120,7 @@ pub(super) fn gather(
             entries.push(Entry::dense(file, tensor));
             continue;
         };
-        let weight = parts.weight(module, file, &tensor, range, &declared.activations)?;
+        let weight = Parts { module, ..parts }.fake_quantized(file, &tensor, range, &declared.activations)?;
         let shape = tensor.shape;
         entries.push(Entry { name: tensor.name, shape, storage: Storage::Quantized(Box::new(weight)) });
     }
@@ -160,16 +158,9 @@ impl CodeRange {
     }
 }
 
-/// All tensors, to find the parts of a module.
-struct Parts<'a> {
-    place: &'a str,
-    by_name: &'a HashMap<String, (usize, Tensor)>,
-    bytes: &'a dyn Fn(&Slab) -> Vec<u8>,
-}
-
 impl Parts<'_> {
     /// Checks a part that no weight asks for: quantizers without a weight, and enabled ones of outputs.
-    fn check(&self, name: &str) -> Result<()> {
+    fn check_quantizer(&self, name: &str) -> Result<()> {
         if let Some(module) =
             name.strip_suffix(WEIGHT_SCALE).filter(|m| !self.by_name.contains_key(&format!("{m}.weight")))
         {
@@ -178,7 +169,7 @@ impl Parts<'_> {
         let Some((quantizer, "fake_quant_enabled")) = name.rsplit_once('.') else { return Ok(()) };
         if quantizer.ends_with(".weight_fake_quant")
             || quantizer.ends_with(".input_fake_quant")
-            || !self.enabled(quantizer)?
+            || !(Parts { module: quantizer, ..*self }).is_enabled()?
         {
             return Ok(());
         }
@@ -187,9 +178,9 @@ impl Parts<'_> {
         Err(self.fault(name, problem.into()))
     }
 
-    fn weight(
+    /// The weight of the module.
+    fn fake_quantized(
         &self,
-        module: &str,
         file: usize,
         tensor: &Tensor,
         range: CodeRange,
@@ -203,8 +194,8 @@ impl Parts<'_> {
             let problem = format!("expected F32, F16 or BF16 of at least one value, got {dtype} {shape:?}");
             return Err(self.fault(&tensor.name, problem));
         };
-        let quantizer = format!("{module}.weight_fake_quant");
-        let (scales, zero_points) = self.numbers(&quantizer)?;
+        let quantizer = format!("{}.weight_fake_quant", self.module);
+        let (scales, zero_points) = Parts { module: &quantizer, ..*self }.quantizer_numbers()?;
         if ![1, rows].contains(&scales.len()) {
             let problem = format!("expected 1 or {rows} scales and as many zero points, got {}", scales.len());
             return Err(self.fault(&format!("{quantizer}.scale"), problem));
@@ -223,7 +214,7 @@ impl Parts<'_> {
         let activations = match inputs {
             None => ActivationScheme::None,
             Some(Inputs::DynamicToken) => ActivationScheme::DynamicToken,
-            Some(Inputs::Static { quant_min, quant_max }) => self.inputs(module, (*quant_min, *quant_max))?,
+            Some(Inputs::Static { quant_min, quant_max }) => self.static_inputs((*quant_min, *quant_max))?,
         };
         let values = Slab { file, bytes: tensor.bytes.clone() };
         let each = rows / scales.len();
@@ -232,9 +223,9 @@ impl Parts<'_> {
     }
 
     /// The scheme of static inputs.
-    fn inputs(&self, module: &str, range: (i64, i64)) -> Result<ActivationScheme> {
-        let quantizer = format!("{module}.input_fake_quant");
-        let (scales, zero_points) = self.numbers(&quantizer)?;
+    fn static_inputs(&self, range: (i64, i64)) -> Result<ActivationScheme> {
+        let quantizer = format!("{}.input_fake_quant", self.module);
+        let (scales, zero_points) = Parts { module: &quantizer, ..*self }.quantizer_numbers()?;
         let ([scale], [zero_point]) = (&scales[..], &zero_points[..]) else {
             let problem = format!("expected one scale for all inputs, got {}", scales.len());
             return Err(self.fault(&format!("{quantizer}.scale"), problem));
@@ -244,51 +235,41 @@ impl Parts<'_> {
         Ok(ActivationScheme::Static(numbers))
     }
 
-    /// Scales and zero points, as many, of an enabled fake quantizer.
-    fn numbers(&self, quantizer: &str) -> Result<(Vec<f32>, Vec<i64>)> {
-        if !self.enabled(quantizer)? {
+    /// Scales and zero points, as many, of the fake quantizer that the module is; it must be enabled.
+    fn quantizer_numbers(&self) -> Result<(Vec<f32>, Vec<i64>)> {
+        if !self.is_enabled()? {
             let problem = "is 0: the weights were not trained to be rounded; enable it, or remove quantization_config";
-            return Err(self.fault(&format!("{quantizer}.fake_quant_enabled"), problem.into()));
+            return Err(self.fault(&format!("{}.fake_quant_enabled", self.module), problem.into()));
         }
-        let name = format!("{quantizer}.scale");
-        let (file, tensor) = self.needed(&name)?;
+        let (slab, tensor) = self.needed("scale")?;
         if tensor.dtype != Dtype::F32 {
-            return Err(self.fault(&name, format!("expected F32, got {}", tensor.dtype)));
+            return Err(self.fault(&tensor.name, format!("expected F32, got {}", tensor.dtype)));
         }
-        let stored = (self.bytes)(&Slab { file, bytes: tensor.bytes.clone() });
+        let stored = (self.bytes)(&slab);
         let mut scales = vec![0.0; stored.len() / 4];
         widen(Format::F32, &stored, &mut scales);
-        let zero_points = self.integers(&format!("{quantizer}.zero_point"))?;
+        let zero_points = self.integers_of("zero_point")?;
         if zero_points.len() != scales.len() {
             let problem =
                 format!("expected {} zero points, one for each scale, got {}", scales.len(), zero_points.len());
-            return Err(self.fault(&format!("{quantizer}.zero_point"), problem));
+            return Err(self.fault(&format!("{}.zero_point", self.module), problem));
         }
         Ok((scales, zero_points))
     }
 
-    fn enabled(&self, quantizer: &str) -> Result<bool> {
-        Ok(self.integers(&format!("{quantizer}.fake_quant_enabled"))?.iter().any(|&flag| flag != 0))
+    fn is_enabled(&self) -> Result<bool> {
+        Ok(self.integers_of("fake_quant_enabled")?.iter().any(|&flag| flag != 0))
     }
 
-    fn integers(&self, name: &str) -> Result<Vec<i64>> {
-        let (file, tensor) = self.needed(name)?;
-        let stored = (self.bytes)(&Slab { file, bytes: tensor.bytes.clone() });
+    fn integers_of(&self, part: &str) -> Result<Vec<i64>> {
+        let (slab, tensor) = self.needed(part)?;
+        let stored = (self.bytes)(&slab);
         match tensor.dtype {
             Dtype::I64 => Ok(stored.as_chunks::<8>().0.iter().map(|&word| i64::from_le_bytes(word)).collect()),
             Dtype::I32 => Ok(stored.as_chunks::<4>().0.iter().map(|&word| i32::from_le_bytes(word).into()).collect()),
             Dtype::U8 | Dtype::BOOL => Ok(stored.into_iter().map(i64::from).collect()),
-            other => Err(self.fault(name, format!("expected I64, I32 or U8, got {other}"))),
+            other => Err(self.fault(&tensor.name, format!("expected I64, I32 or U8, got {other}"))),
         }
-    }
-
-    fn needed(&self, name: &str) -> Result<(usize, &Tensor)> {
-        let found = self.by_name.get(name).map(|(file, tensor)| (*file, tensor));
-        found.ok_or_else(|| self.fault(name, "missing; the checkpoint is not complete".into()))
-    }
-
-    fn fault(&self, tensor: &str, problem: String) -> Error {
-        Error::input(format!("{}: tensor \"{tensor}\"", self.place), problem)
     }
 }
 
@@ -310,10 +291,7 @@ impl PackedWeight for FakeQuantizedWeight {
             let code = |value: &f32| ((value * inverse).round_ties_even() + zero).clamp(low, high) as i8;
             codes.extend(values.iter().map(code));
         }
-        let zero = match self.zero_points.iter().all(|&zero| zero == 0) {
-            true => Zero::Symmetric,
-            false => Zero::Points(self.zero_points.clone()),
-        };
+        let zero = Zero::of_points(self.zero_points.clone());
         let (rows, cols, scales) = (self.rows, self.cols, self.scales.clone());
         let bits = self.range.bits();
         let tensor = QuantizedTensor { rows, cols, bits, group_size: cols, codes, scales, zero, input_order: None };

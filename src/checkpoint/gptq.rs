@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::Slab;
 use super::packed_words::{column, order_by_group, reorder, transposed, unpack};
-use super::quantized::{PackedWeight, Parts, Scales};
+use super::quantized::{PackedWeight, Parts, Scales, check_group_size};
 use crate::error::Result;
 use crate::tensor::{ActivationScheme, QuantizedTensor, Zero};
 
@@ -74,9 +74,7 @@ impl Config {
         if !matches!(config.bits, 2 | 3 | 4 | 8) {
             return Err(format!("GPTQ of {} bits is not supported; supported: 2, 3, 4, 8", config.bits));
         }
-        if config.group_size == 0 || config.group_size < -1 {
-            return Err(format!("group_size {} is not supported; supported: -1, or at least 1", config.group_size));
-        }
+        check_group_size(config.group_size)?;
         let patterns = config.dynamic.iter().flat_map(serde_json::Map::keys);
         if let Some(pattern) = patterns.into_iter().find(|pattern| !pattern.starts_with("-:")) {
             return Err(format!("dynamic \"{pattern}\" is not supported; supported: one scheme for all, or \"-:\""));
@@ -113,10 +111,7 @@ impl Config {
             let problem = format!("{words} rows of words do not hold {cols} inputs (as g_idx has) of {bits} bits");
             return Err(fault(problem));
         }
-        let group_size = if self.group_size == -1 { cols } else { self.group_size as usize };
-        if !cols.is_multiple_of(group_size) {
-            return Err(fault(format!("group_size {group_size} does not divide {cols} columns")));
-        }
+        let group_size = parts.group_size(tensor, self.group_size, cols)?;
         let groups = cols / group_size;
         let (qzeros, tensor, _) = parts.words("qzeros")?;
         parts.expect_shape(tensor, &[groups, (rows * bits).div_ceil(32)])?;

@@ -7,10 +7,10 @@
 //! | `dynamic` | GPTQModel | patterns behind `-:`, which match from the start of a name |
 //! | `modules_in_block_to_quantize` | GPTQ | the only modules of a block that are quantized, in lists |
 
-use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::quantization_config::from_start;
 use super::{Entry, Storage};
 use crate::error::{Error, Result};
 
@@ -30,8 +30,8 @@ pub(super) fn refuse_others(place: &str, stored: &Value, entries: &[Entry]) -> R
     let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
     let patterns = stored.dynamic.iter().flat_map(Map::keys).filter_map(|key| key.strip_prefix("-:"));
     let pattern = |pattern: &str| {
-        let regex = Regex::new(&format!("^(?:{pattern})"));
-        regex.map_err(|_| fault(format!("dynamic \"-:{pattern}\" is not a regular expression known here")))
+        let problem = || fault(format!("dynamic \"-:{pattern}\" is not a regular expression known here"));
+        from_start(pattern).ok_or_else(problem)
     };
     let patterns = patterns.map(pattern).collect::<Result<Vec<_>>>()?;
     let left = |module: &str| {

@@ -185,6 +185,11 @@ impl QuantizationConfig {
     }
 }
 
+/// A regular expression that must match from the start of a name; `None` where it is none known here.
+pub(super) fn from_start(pattern: &str) -> Option<Regex> {
+    Regex::new(&format!("^(?:{pattern})")).ok()
+}
+
 /// PyTorch's class of a module with a matrix.
 fn class_of(module: &str) -> &'static str {
     if module.ends_with("embed_tokens") { "Embedding" } else { "Linear" }
@@ -211,8 +216,9 @@ impl Target {
 
     fn parse(target: &str) -> std::result::Result<Self, String> {
         let Some(pattern) = target.strip_prefix("re:") else { return Ok(Target::Name(target.to_owned())) };
-        let regex = Regex::new(&format!("^(?:{pattern})"));
-        regex.map(Target::Pattern).map_err(|_| format!("target \"{target}\" is not a regular expression known here"))
+        from_start(pattern)
+            .map(Target::Pattern)
+            .ok_or(format!("target \"{target}\" is not a regular expression known here"))
     }
 }
 

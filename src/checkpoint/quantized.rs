@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::quantization_config::QuantizationConfig;
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
+use super::tied_head::is_tied;
 use super::{Entry, Slab, Storage, awq, compressed_tensors, fake_quantize, float_format, gptq, left_dense, torchao};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
@@ -54,8 +55,7 @@ pub(super) fn entries(
     let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
     let entries = match stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing") {
         "compressed-tensors" => {
-            let tied_head = config.get("tie_word_embeddings") == Some(&Value::Bool(true));
-            let config = QuantizationConfig::read(stored, tied_head).map_err(fault)?;
+            let config = QuantizationConfig::read(stored, is_tied(config)).map_err(fault)?;
             // Which says of every module whether it is quantized.
             return compressed_tensors::gather(place, &config, tensors, bytes);
         }
@@ -118,7 +118,16 @@ fn gather_qweights(
     Err(Error::input(place, "quantization_config says that weights are quantized, but no tensor is called qweight"))
 }
 
+/// Checks the columns of a group as GPTQ and AWQ declare them: -1 is one group.
+pub(super) fn check_group_size(declared: i64) -> std::result::Result<(), String> {
+    if declared == -1 || declared >= 1 {
+        return Ok(());
+    }
+    Err(format!("group_size {declared} is not supported; supported: -1, or at least 1"))
+}
+
 /// The parts of one module.
+#[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
     pub(super) place: &'a str,
     pub(super) module: &'a str,
@@ -168,6 +177,15 @@ impl<'a> Parts<'a> {
         let format = float_format(tensor.dtype)
             .ok_or_else(|| self.fault(&tensor.name, format!("expected F32, F16 or BF16, got {}", tensor.dtype)))?;
         Ok((Scales { slab, format }, tensor))
+    }
+
+    /// Columns of a group of a `tensor` with `cols` columns, as [`check_group_size`] let it pass.
+    pub(super) fn group_size(&self, tensor: &Tensor, declared: i64, cols: usize) -> Result<usize> {
+        let group_size = if declared == -1 { cols } else { declared as usize };
+        if cols.is_multiple_of(group_size) {
+            return Ok(group_size);
+        }
+        Err(self.fault(&tensor.name, format!("group_size {group_size} does not divide {cols} columns")))
     }
 
     pub(super) fn missing(&self, part: &str) -> Error {

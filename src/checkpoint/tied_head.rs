@@ -12,6 +12,11 @@ use crate::error::{Error, Result};
 /// Module of the embedding.
 const EMBEDDING: &str = "model.embed_tokens";
 
+/// Whether a `config.json` says that the head is the embedding.
+pub(super) fn is_tied(config: &Value) -> bool {
+    config.get("tie_word_embeddings") == Some(&Value::Bool(true))
+}
+
 /// The tensors without the copies that belong to a tied head. Parts that tell of the head's inputs get the embedding's
 /// name.
 ///
@@ -23,7 +28,7 @@ pub(super) fn share(
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
 ) -> Result<Vec<(usize, Tensor)>> {
-    if config.get("tie_word_embeddings") != Some(&Value::Bool(true)) {
+    if !is_tied(config) {
         return Ok(tensors);
     }
     let by_name = by_name(&tensors);

@@ -276,7 +276,7 @@ impl PackedWeight for Weight {
         bytes: &dyn Fn(&Slab) -> &'a [u8],
     ) -> std::result::Result<(QuantizedTensor, ActivationScheme), String> {
         let (rows, cols, bits, group_size) = (self.rows, self.cols, self.bits, self.group_size);
-        let codes = bytes(&self.codes).iter().map(|&byte| byte as i8).collect();
+        let codes = bytemuck::cast_slice(bytes(&self.codes)).to_vec();
         let scales = self.scales.read(bytes(&self.scales.slab));
         let zero = Zero::of_points(whole_numbers(self.zero_points_as, bytes(&self.zero_points))?);
         let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
@@ -292,7 +292,7 @@ impl PackedWeight for Weight {
 /// Zero points of any type as bytes.
 fn whole_numbers(stored_as: Number, stored: &[u8]) -> std::result::Result<Vec<i8>, String> {
     let values: Vec<f32> = match stored_as {
-        Number::I8 => return Ok(stored.iter().map(|&byte| byte as i8).collect()),
+        Number::I8 => return Ok(bytemuck::cast_slice(stored).to_vec()),
         Number::I32 => stored.as_chunks::<4>().0.iter().map(|&word| i32::from_le_bytes(word) as f32).collect(),
         Number::Float(format) => {
             let mut values = vec![0.0; stored.len() / format.block_bytes()];

@@ -12,10 +12,10 @@ use super::model;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{self, Arithmetic};
-use crate::kernels::{Activations, Isa, Matrix, Pool};
+use crate::kernels::{Activations, Isa, Matrix, Pool, synthetic};
 use crate::network::Config;
 use crate::stats::quantile;
-use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
+use crate::tensor::{ActivationScheme, DenseFormat};
 
 /// Time every kernel at the shapes of a model.
 ///
@@ -163,9 +163,9 @@ type Build = fn(usize, usize) -> Option<Matrix>;
 fn formats() -> [(&'static str, Build); 7] {
     use ActivationScheme::{DynamicToken, None as Float};
     [
-        ("f32", |rows, cols| Some(dense(DenseFormat::F32, rows, cols))),
-        ("f16", |rows, cols| Some(dense(DenseFormat::F16, rows, cols))),
-        ("bf16", |rows, cols| Some(dense(DenseFormat::Bf16, rows, cols))),
+        ("f32", |rows, cols| Some(synthetic::dense(DenseFormat::F32, rows, cols))),
+        ("f16", |rows, cols| Some(synthetic::dense(DenseFormat::F16, rows, cols))),
+        ("bf16", |rows, cols| Some(synthetic::dense(DenseFormat::Bf16, rows, cols))),
         ("8 bits, per channel", |rows, cols| quantized(rows, cols, 8, cols, DynamicToken)),
         ("8 bits, per channel", |rows, cols| quantized(rows, cols, 8, cols, Float)),
         ("4 bits, in groups", |rows, cols| quantized(rows, cols, 4, group(cols)?, DynamicToken)),
@@ -177,19 +177,8 @@ fn group(cols: usize) -> Option<usize> {
     GROUPS.into_iter().find(|group| cols.is_multiple_of(*group))
 }
 
-fn dense(format: DenseFormat, rows: usize, cols: usize) -> Matrix {
-    Matrix::from_rows(format, rows, cols, &|row, out| {
-        out.iter_mut().enumerate().for_each(|(k, v)| *v = ((row * 31 + k * 17) % 101) as f32 / 101.0 - 0.5);
-    })
-}
-
 fn quantized(rows: usize, cols: usize, bits: u8, group_size: usize, activations: ActivationScheme) -> Option<Matrix> {
-    let levels = 1usize << bits;
-    let codes = (0..rows * cols).map(|i| (((i * 7919) % levels) as i32 - (levels / 2) as i32) as i8).collect();
-    let scales = vec![0.0078125; rows * (cols / group_size)];
-    let zero = Zero::Symmetric;
-    let weight = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order: None };
-    Matrix::from_quantized(&weight, activations).ok()
+    synthetic::quantized((rows, cols), bits, group_size, activations).ok()
 }
 
 /// Seconds of one matrix: the median pass over all of them.
@@ -199,7 +188,7 @@ fn time(matrices: &[Matrix], pool: &Pool, tokens: usize) -> f64 {
     let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
     let mut x = Activations::with_capacity(tokens, cols);
     let mut y = vec![0.0; tokens * rows];
-    let inputs: Vec<f32> = (0..tokens * cols).map(|i| (i % 13) as f32 - 6.0).collect();
+    let inputs = synthetic::inputs(tokens, cols);
     let mut pass = || {
         let mut seconds = 0.0;
         for matrix in matrices {

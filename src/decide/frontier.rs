@@ -69,8 +69,8 @@ fn dominates_beyond_noise(differences: &[Difference]) -> bool {
     dominates(differences) && differences.iter().all(|d| d.high <= 0.0) && differences.iter().any(|d| d.high < 0.0)
 }
 
-/// Loss of the rule's accuracy (perplexity as nats per token), log time, weight bytes, the first two against the reference; `None` where one is
-/// missing or the variant failed.
+/// Loss of the rule's accuracy (perplexity as nats per token), log time, weight bytes, the first two against the
+/// reference; `None` where one is missing or the variant failed.
 fn objectives(case: &Case<'_>, variant: &VariantResult) -> Option<[f64; 3]> {
     let at = case.judged_point().of(variant)?;
     case.of(&variant.name).scores.get(&case.accept.accuracy.task)?;

@@ -16,6 +16,7 @@ mod pool;
 pub mod roofline;
 pub mod rows;
 mod scalar;
+pub mod synthetic;
 #[cfg(test)]
 mod tests;
 mod tile;

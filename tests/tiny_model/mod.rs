@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
+use quantbench::results::{Evidence, Run, read_journal};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
 
@@ -17,6 +19,45 @@ const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = 16;
 const LAYERS: usize = 2;
 const VOCABULARY: usize = 256;
+
+/// A folder with model, text, suite and a cache of its own.
+pub struct Place {
+    pub root: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path());
+        Place { root }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub fn bench(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("bench"));
+        command.args(arguments).current_dir(self.root.path()).env("BENCH_CACHE", self.path("cache"));
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.bench(arguments).output().unwrap()
+    }
+
+    pub fn evidence(&self, run: &str) -> Evidence {
+        Evidence::from_events(read_journal(&self.path(run)).unwrap().events).unwrap()
+    }
+
+    pub fn judged(&self, run: &str) -> Run {
+        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
+    }
+}
+
+pub fn said(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
 
 /// Writes `model/`, `text/*.txt` and `suite.toml` into `folder`.
 pub fn write(folder: &Path) {
