@@ -13,20 +13,36 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with `vpdpbusd` on 256 bits (AVX-VNNI).
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI (and BF16 where present).
     Avx512Vnni,
+    /// AVX-512 with BF16, and tiles of int8 and bfloat16 (AMX).
+    Amx,
 }
 
 impl Isa {
     /// All instruction sets that kernels exist for, weakest first, whether or not this processor has them.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
 
-    /// Name as in kernel names and `BENCH_ISA`: `scalar`, `avx2`, `avx512vnni`.
+    /// Name as in kernel names and `BENCH_ISA`: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `amx`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
+        }
+    }
+
+    /// The set whose kernels this one uses wherever it has none of its own: AVX-VNNI adds products of integers to AVX2,
+    /// AMX products of integers and of bfloat16 to AVX-512.
+    pub fn base(self) -> Isa {
+        match self {
+            Isa::AvxVnni => Isa::Avx2,
+            Isa::Amx => Isa::Avx512Vnni,
+            base => base,
         }
     }
 
@@ -47,6 +63,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            // Kernels are to come.
+            Isa::AvxVnni | Isa::Amx => false,
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -123,14 +141,15 @@ macro_rules! per_isa {
             fn avx512($($arg: $type),*) $(-> $ret)? {
                 $body($($arg),*)
             }
-            debug_assert!($isa.is_available());
-            match $isa {
+            let base = $isa.base();
+            debug_assert!(base.is_available());
+            match base {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this variant's features are present, as `Isa::is_available` checked.
-                $crate::kernels::Isa::Avx512Vnni if $isa.is_available() => unsafe { avx512($($arg),*) },
+                $crate::kernels::Isa::Avx512Vnni if base.is_available() => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this variant's features are present, as `Isa::is_available` checked.
-                $crate::kernels::Isa::Avx2 if $isa.is_available() => unsafe { avx2($($arg),*) },
+                $crate::kernels::Isa::Avx2 if base.is_available() => unsafe { avx2($($arg),*) },
                 _ => $body($($arg),*),
             }
         }

@@ -245,7 +245,7 @@ impl Number for f32 {
 
 impl Number for f16 {
     fn narrow(isa: Isa, from: &[f32], to: &mut [f16]) {
-        match isa {
+        match isa.base() {
             // SAFETY: the processor has F16C, which `is_available` tells.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512Vnni if Isa::Avx2.is_available() => unsafe { narrow_f16c(from, to) },
@@ -276,13 +276,14 @@ fn narrow_f16c(from: &[f32], to: &mut [f16]) {
 /// When the lengths differ or are not whole sixteens.
 fn widen(isa: Isa, from: &[f16], to: &mut [f32]) {
     assert!(from.len() == to.len() && from.len().is_multiple_of(LANES));
-    match isa {
+    let base = isa.base();
+    match base {
         // SAFETY: the processor has AVX-512 F, which `is_available` tells.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni if isa.is_available() => unsafe { widen_avx512(from, to) },
+        Isa::Avx512Vnni if base.is_available() => unsafe { widen_avx512(from, to) },
         // SAFETY: the processor has F16C, which `is_available` tells.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 if isa.is_available() => unsafe { widen_f16c(from, to) },
+        Isa::Avx2 if base.is_available() => unsafe { widen_f16c(from, to) },
         _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.to_f32()),
     }
 }

@@ -128,15 +128,15 @@ impl Matrix {
             },
         };
         let phase = if tokens <= GEMV_TOKENS { "gemv" } else { "gemm" };
-        let features = match (isa, &self.weights) {
-            (Isa::Scalar, _) => return format!("scalar-{numbers}"),
-            (Isa::Avx2, _) => "avx2",
+        let features = match (isa.base(), &self.weights) {
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
             (Isa::Avx512Vnni, Weights::Dense(_) | Weights::Integer { activations: ActivationScheme::None, .. }) => {
                 "avx512"
             }
             (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
+            (Isa::Avx2, _) => "avx2",
+            _ => return format!("scalar-{numbers}"),
         };
         format!("{}-{numbers}-{features}-{phase}", std::env::consts::ARCH)
     }
@@ -189,7 +189,7 @@ impl Matrix {
         };
         match &self.weights {
             #[cfg(target_arch = "x86_64")]
-            Weights::Dense(DensePanels::Bf16(w)) if isa == Isa::Avx512Vnni && has_avx512_bf16() => {
+            Weights::Dense(DensePanels::Bf16(w)) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
                 let x = x.bf16(pool);
                 // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
                 split(&|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, &y, panels) });
@@ -199,17 +199,17 @@ impl Matrix {
                     DensePanels::Bf16(_) => x.bf16_widened(pool),
                     _ => x.float(pool, false, None),
                 };
-                split(&|panels| match isa {
+                split(&|panels| match isa.base() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
-                    Isa::Avx2 | Isa::Avx512Vnni => unsafe { x86::dense(isa, w, self.cols, x, &y, panels) },
+                    base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe { x86::dense(base, w, self.cols, x, &y, panels) },
                     _ => scalar::dense(w, self.cols, x, &y, panels),
                 });
             }
             Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = x.float(pool, true, sums_of);
-                split(&|panels| match isa {
+                split(&|panels| match isa.base() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
                     Isa::Avx512Vnni => unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) },
@@ -222,7 +222,7 @@ impl Matrix {
             Weights::Integer { panels: w, activations, row_sums } => {
                 let x = x.int8(pool, *activations, w.group);
                 split(&|panels| {
-                    match isa {
+                    match isa.base() {
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
                         Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels.clone()) },

@@ -77,12 +77,12 @@ fn multiply_adds(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<usiz
     #[cfg(target_arch = "x86_64")]
     {
         use super::x86::peak;
-        if !isa.is_available() {
+        if !isa.base().is_available() {
             return None;
         }
         // SAFETY: the instruction set is available, and with it the features of each.
         unsafe {
-            match (isa, arithmetic) {
+            match (isa.base(), arithmetic) {
                 (Isa::Avx512Vnni, Arithmetic::F32) => Some(peak::f32_avx512(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::Bf16) if has_avx512_bf16() => Some(peak::bf16_avx512(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::Int8) => Some(peak::int8_avx512(rounds)),

@@ -49,6 +49,7 @@ pub(super) fn product(
     if rows == 0 || inner == 0 || blocks == 0 {
         return;
     }
+    let isa = isa.base();
     assert!(isa.is_available());
     assert!((rows - 1) * a_row + inner <= a.len());
     assert!((rows - 1) * c_row + blocks * LANES <= c.len());
