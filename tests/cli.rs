@@ -9,8 +9,8 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 10] =
-    ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "kernels", "completions"];
+const COMMANDS: [&str; 11] =
+    ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "kernels", "speed", "completions"];
 
 fn bench() -> Command {
     let mut command = Command::cargo_bin("bench").unwrap();
@@ -136,6 +136,9 @@ fn the_machine_describes_itself_for_people_and_programs() {
     assert_eq!(record.instruction_sets[0], "scalar");
     assert!(record.instruction_sets.contains(&record.isa));
     assert!(record.cores >= 1);
+    let limits: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    let read = limits["limits"][0]["reading"][0]["bytes_per_s"].as_f64().unwrap();
+    assert!(read > 1e6, "{read}");
 }
 
 #[test]
@@ -231,4 +234,40 @@ fn kernels_are_listed_at_every_shape_of_the_model() {
         assert!(seconds > 0.0 && share > 0.0 && (rate - bytes / seconds / 1e9).abs() <= 1e-9 * rate, "{row:?}");
     }
     bench().args(["kernels", "nowhere", "--tokens", "0"]).assert().code(2).stderr(contains("1..=4096"));
+}
+
+#[test]
+fn speed_says_how_fast_a_model_is_and_where_the_time_goes() {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites/models/scribe-7m");
+    let run = |options: &[&str]| {
+        let output = bench().arg("speed").arg(&model).args(options).assert().success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    let small = ["--prompt", "8", "--generate", "4", "--threads", "1", "--repeat", "6"];
+    let text = run(&small);
+    assert!(text.contains("prefill 8") && text.contains("decode 4") && text.contains("% interval"), "{text}");
+
+    let json = run(&[&small[..], &["--as", "f32", "--depth", "0,3", "--batch", "2", "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let speeds = report["speeds"].as_array().unwrap();
+    assert_eq!(speeds.len(), 4, "two phases at two depths");
+    for speed in speeds {
+        assert_eq!(speed["seconds"].as_array().unwrap().len(), 6);
+        let (low, rate) = (speed["interval"][0].as_f64().unwrap(), speed["tokens_per_s"].as_f64().unwrap());
+        assert!(0.0 < low && low <= rate, "{speed}");
+        let shares: f64 = speed["profile"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-9 && speed["profile"]["linear"].as_f64().unwrap() > 0.0, "{speed}");
+        assert!(speed["kernels"][0]["kernel"].as_str().unwrap().contains("f32"), "{speed}");
+    }
+    assert_eq!(
+        (&speeds[3]["phase"], &speeds[3]["depth"], &speeds[3]["batch"]),
+        (&"decode".into(), &3.into(), &2.into())
+    );
+    bench()
+        .arg("speed")
+        .arg(&model)
+        .args(["--prompt", "0", "--generate", "0"])
+        .assert()
+        .code(2)
+        .stderr(contains("nothing to time"));
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
@@ -13,9 +12,8 @@ use crate::kernels::{Isa, Pool};
 use crate::network::{self, Decoder, LoadOptions};
 use crate::results::KernelUse;
 use crate::tasks::Encoder;
-use crate::tensor::DenseFormat;
 
-use super::model;
+use super::model::{self, Form};
 
 /// Perplexity of a model on a text.
 ///
@@ -26,14 +24,14 @@ use super::model;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench eval model.gguf --text heldout.txt
-  bench eval model.gguf --variant fp32 --text heldout.txt --length 256 --json
+  bench eval model.gguf --as fp32 --text heldout.txt --length 256 --json
   bench eval artefact/ --text heldout.txt --per-token nll.csv")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
     model: String,
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
-    #[arg(long, value_enum, default_value_t = Form::Stored)]
-    variant: Form,
+    #[arg(long = "as", alias = "variant", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
+    form: Form,
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "FILE")]
     text: String,
@@ -50,39 +48,6 @@ pub struct Args {
     /// is not predicted, has none.
     #[arg(long, value_name = "FILE")]
     per_token: Option<PathBuf>,
-}
-
-/// Arithmetic of the matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// As stored.
-    Stored,
-    /// 32-bit floats.
-    Fp32,
-    /// 16-bit floats.
-    Fp16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Form {
-    fn dense(self) -> Option<DenseFormat> {
-        match self {
-            Form::Stored => None,
-            Form::Fp32 => Some(DenseFormat::F32),
-            Form::Fp16 => Some(DenseFormat::F16),
-            Form::Bf16 => Some(DenseFormat::Bf16),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Form::Stored => "stored",
-            Form::Fp32 => "fp32",
-            Form::Fp16 => "fp16",
-            Form::Bf16 => "bf16",
-        }
-    }
 }
 
 /// What is printed.
@@ -129,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if windows.is_empty() {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
-    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.variant.dense() })?;
+    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.form.dense() })?;
     let pool = Pool::new(threads);
     let mut lines: Vec<TokenLine> = Vec::new();
     let start = Instant::now();
@@ -156,7 +121,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         args.json,
         &Evaluation {
             model: args.model.clone(),
-            variant: args.variant.name(),
+            variant: args.form.name(),
             isa: Isa::active().name(),
             threads,
             length,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::model;
+use super::{limits, model};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{self, Arithmetic};
@@ -77,17 +77,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let local = model::locate(&args.model)?;
     let shapes = shapes(&Checkpoint::open(model::single(&args.model, &local)?)?)?;
     let (isa, pool) = (Isa::active(), Pool::new(threads));
-    let peaks = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8]
-        .map(|arithmetic| (arithmetic, roofline::multiply_add_rate(isa, &pool, arithmetic)));
-    super::print(&format!("{isa}, threads: {threads}"))?;
-    for (arithmetic, peak) in peaks {
-        let peak = peak.map_or("not measured".into(), |peak| format!("{:8.1} G/s", peak / 1e9));
-        super::print(&format!("  multiply-adds, {:<10}{peak}", format!("{arithmetic:?}").to_lowercase()))?;
-    }
-    for bytes in [256 << 10, 4 << 20, MOST_BYTES] {
-        let read = roofline::read_bandwidth(isa, &pool, bytes) / 1e9;
-        super::print(&format!("  reading {:<17}{read:8.1} GB/s", crate::units::bytes(bytes as u64)))?;
-    }
+    let machine = limits::measure(&pool, &[isa]);
+    super::print(limits::text(std::slice::from_ref(&machine)).trim_end())?;
     let mut found = Vec::new();
     for (&(rows, cols), &count) in &shapes {
         for (weights, build) in formats() {
@@ -101,8 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 let seconds = time(&matrices, &pool, tokens);
                 let products = (rows * cols * tokens) as f64 / seconds;
                 let kernel = matrices[0].kernel_name(isa, tokens);
-                let arithmetic = arithmetic(&kernel);
-                let peak = peaks.iter().find(|(of, _)| *of == arithmetic).and_then(|(_, peak)| *peak);
+                let peak = machine.peak(isa, Arithmetic::of(&kernel));
                 let share_of_limit = match tokens {
                     1 => Some(bytes as f64 / seconds / bandwidth),
                     _ => peak.map(|peak| products / peak),
@@ -146,15 +136,6 @@ fn shapes(checkpoint: &Checkpoint) -> Result<BTreeMap<(usize, usize), usize>> {
     }
     *shapes.entry((config.vocab_size, config.hidden_size)).or_default() += 1;
     Ok(shapes)
-}
-
-/// What a kernel of this name multiplies.
-fn arithmetic(kernel: &str) -> Arithmetic {
-    match kernel {
-        _ if kernel.contains("a8-") => Arithmetic::Int8,
-        _ if kernel.contains("avx512bf16") => Arithmetic::Bf16,
-        _ => Arithmetic::F32,
-    }
 }
 
 /// Makes a matrix of `(rows, cols)`; `None` where the format does not fit them.
@@ -237,17 +218,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_measured_against_their_own_arithmetic() {
-        for (_, build) in formats() {
-            let Some(matrix) = build(32, 64) else { panic!("64 columns fit every format") };
-            let name = matrix.kernel_name(Isa::active(), 512);
-            let expected = match &name {
-                n if n.contains("w8a8") || n.contains("w4a8") => Arithmetic::Int8,
-                n if n.contains("bf16-avx512bf16") => Arithmetic::Bf16,
-                _ => Arithmetic::F32,
-            };
-            assert_eq!(arithmetic(&name), expected, "{name}");
-        }
+    fn formats_that_do_not_fit_a_shape_are_left_out() {
+        assert!(formats().iter().all(|(_, build)| build(32, 64).is_some()), "64 columns fit every format");
         assert!(formats()[5].1(32, 48).is_none(), "48 columns are no groups of 32");
     }
 }

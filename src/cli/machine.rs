@@ -1,16 +1,21 @@
-//! `bench machine`: what this machine tells about itself.
+//! `bench machine`: what this machine tells about itself, and the most that it reaches.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use super::limits::{self, Limits};
 use crate::error::Result;
-use crate::machine::{MachineRecord, describe};
+use crate::kernels::{Isa, Pool};
+use crate::machine::{self, MachineRecord, describe};
 use crate::units;
 
-/// Show this machine: processor, instruction sets, and what could disturb timing.
+/// Show this machine: processor, instruction sets, limits, and what could disturb timing.
 ///
 /// Run it before you trust a measurement: everything under "what could disturb timing" comes with a remedy. The same
-/// record is stored with every run.
+/// record is stored with every run. The limits (its roofline) are measured in a second or two: reading from each level of
+/// cache and from memory, and multiplying and adding on registers with each instruction set.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench machine
@@ -22,15 +27,28 @@ pub struct Args {
     json: bool,
 }
 
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Machine {
+    #[serde(flatten)]
+    record: MachineRecord,
+    /// With one thread, and with all.
+    limits: Vec<Limits>,
+}
+
 /// Prints the record.
 pub fn run(args: &Args) -> Result<ExitCode> {
     // A misspelt BENCH_ISA must not pass as "the best".
-    crate::kernels::Isa::from_env()?;
+    Isa::from_env()?;
     let record = describe();
+    let isas: Vec<Isa> = Isa::available().into_iter().filter(|isa| *isa <= Isa::active()).collect();
+    let threads = if machine::cores() > 1 { vec![1, machine::cores()] } else { vec![1] };
+    let limits: Vec<Limits> = threads.into_iter().map(|n| limits::measure(&Pool::new(n), &isas)).collect();
     if args.json {
-        super::print_json(&record)?
+        super::print_json(&Machine { record, limits })?
     } else {
-        super::print(text(&record).trim_end())?
+        super::print(&text(&record))?;
+        super::print(&limits::text(&limits))?
     }
     Ok(ExitCode::SUCCESS)
 }

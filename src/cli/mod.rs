@@ -6,12 +6,14 @@ mod eval;
 mod fetch;
 mod init;
 mod kernels;
+mod limits;
 mod machine;
 mod model;
 mod plan;
 mod quantize;
 mod report;
 mod run;
+mod speed;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ enum Command {
     Quantize(quantize::Args),
     Eval(eval::Args),
     Kernels(kernels::Args),
+    Speed(speed::Args),
     Completions(completions::Args),
     /// Works for another `bench`: reads one job from standard input.
     #[command(name = "__worker", hide = true)]
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Speed(args) => speed::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Worker => return worker::run(),
     };

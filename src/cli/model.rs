@@ -1,11 +1,14 @@
-//! What several commands ask for: a model, as a path or a source, and a number of threads.
+//! What several commands ask for: a model, as a path or a source, the form of its weights, a number of threads.
 
 use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
 
 use crate::assets::{Local, Source};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::suite::TextSource;
+use crate::tensor::DenseFormat;
 
 /// Whether the text names a source (`pypi:...`) and not a path.
 pub(super) fn is_source(text: &str) -> bool {
@@ -52,5 +55,42 @@ pub(super) fn threads(asked: Option<usize>) -> Result<usize> {
         None => Ok(cores),
         Some(n) if (1..=cores).contains(&n) => Ok(n),
         Some(n) => Err(Error::Usage(format!("--threads {n}: expected 1 to {cores}, what this process may use"))),
+    }
+}
+
+/// Arithmetic of the matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// As stored.
+    Stored,
+    /// 32-bit floats.
+    #[value(alias = "f32")]
+    Fp32,
+    /// 16-bit floats.
+    #[value(alias = "f16")]
+    Fp16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Form {
+    /// The float format of all matrices; `None` for what is stored.
+    pub(super) fn dense(self) -> Option<DenseFormat> {
+        match self {
+            Form::Stored => None,
+            Form::Fp32 => Some(DenseFormat::F32),
+            Form::Fp16 => Some(DenseFormat::F16),
+            Form::Bf16 => Some(DenseFormat::Bf16),
+        }
+    }
+
+    /// Name on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Form::Stored => "stored",
+            Form::Fp32 => "fp32",
+            Form::Fp16 => "fp16",
+            Form::Bf16 => "bf16",
+        }
     }
 }

@@ -116,7 +116,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_recipe(text: &str) -> Result<Recipe> {
+/// The recipe that an argument writes out, or names as `@FILE`.
+pub(super) fn read_recipe(text: &str) -> Result<Recipe> {
     match text.strip_prefix('@') {
         Some(file) => {
             let content = std::fs::read_to_string(file).map_err(|e| Error::io(Path::new(file), "read", e))?;

@@ -6,6 +6,7 @@ use super::activations::Activations;
 use super::isa::Isa;
 use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
+use super::profile::Part;
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -181,7 +182,7 @@ impl Matrix {
         }
         let x = match &self.input_order {
             None => x,
-            Some(order) => x.gathered(pool, order),
+            Some(order) => pool.part(Part::Inputs, || x.gathered(pool, order)),
         };
         let worthwhile = y.tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
         let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
@@ -190,15 +191,15 @@ impl Matrix {
         match &self.weights {
             #[cfg(target_arch = "x86_64")]
             Weights::Dense(DensePanels::Bf16(w)) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
-                let x = x.bf16(pool);
+                let x = pool.part(Part::Inputs, || x.bf16(pool));
                 // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
                 split(&|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, &y, panels) });
             }
             Weights::Dense(w) => {
-                let x = match w {
+                let x = pool.part(Part::Inputs, || match w {
                     DensePanels::Bf16(_) => x.bf16_widened(pool),
                     _ => x.float(pool, false, None),
-                };
+                });
                 split(&|panels| match isa.base() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
@@ -208,7 +209,7 @@ impl Matrix {
             }
             Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
-                let x = x.float(pool, true, sums_of);
+                let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
                 split(&|panels| match isa.base() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
@@ -220,7 +221,7 @@ impl Matrix {
                 });
             }
             Weights::Integer { panels: w, activations, row_sums } => {
-                let x = x.int8(pool, *activations, w.group);
+                let x = pool.part(Part::Inputs, || x.int8(pool, *activations, w.group));
                 split(&|panels| {
                     match isa.base() {
                         #[cfg(target_arch = "x86_64")]

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::profile::Account;
+
 /// How long a thread spins before it yields: longer than the serial work between two regions of a decode step.
 const SPIN: Duration = Duration::from_micros(40);
 /// Where spinning was in vain (the other thread waits for this very core), the time halves down to this.
@@ -60,6 +62,7 @@ pub struct Pool {
     shared: Arc<Shared>,
     region: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    pub(super) account: Account,
 }
 
 thread_local! {
@@ -96,7 +99,7 @@ impl Pool {
                     .unwrap_or_else(|e| panic!("cannot start a thread: {e}"))
             })
             .collect();
-        Pool { threads, shared, region: Mutex::new(()), workers }
+        Pool { threads, shared, region: Mutex::new(()), workers, account: Account::default() }
     }
 
     /// Number of threads.

@@ -6,8 +6,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::buffer::AlignedBuffer;
 use super::isa::{Isa, per_isa};
+use super::matrix::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::has_avx512_bf16;
 use super::pool::Pool;
@@ -53,7 +56,8 @@ pub fn read_bandwidth(isa: Isa, pool: &Pool, bytes: usize) -> f64 {
 }
 
 /// Numbers that are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Arithmetic {
     /// 32-bit floats.
     F32,
@@ -61,6 +65,83 @@ pub enum Arithmetic {
     Bf16,
     /// Bytes, added in 32 bits.
     Int8,
+}
+
+impl Arithmetic {
+    /// All kinds.
+    pub const ALL: [Arithmetic; 3] = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8];
+
+    /// What the kernel of this name multiplies.
+    pub fn of(kernel: &str) -> Arithmetic {
+        match kernel {
+            _ if kernel.contains("a8-") => Arithmetic::Int8,
+            _ if kernel.contains("avx512bf16") => Arithmetic::Bf16,
+            _ => Arithmetic::F32,
+        }
+    }
+}
+
+/// What bounds the time of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Reading the weights.
+    Reading,
+    /// Multiplying and adding.
+    Arithmetic,
+}
+
+/// The least time that a pass can take, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bound {
+    /// What bounds it.
+    pub by: Resource,
+    /// The time.
+    pub seconds: f64,
+}
+
+/// Limits of this machine for one model.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    isa: Isa,
+    /// Bytes a second.
+    bandwidth: f64,
+    peaks: [(Arithmetic, Option<f64>); 3],
+}
+
+impl Limits {
+    /// Measures them, reading for weights of `bytes` bytes.
+    pub fn measure(isa: Isa, pool: &Pool, bytes: usize) -> Limits {
+        let peaks = Arithmetic::ALL.map(|arithmetic| (arithmetic, multiply_add_rate(isa, pool, arithmetic)));
+        Limits { isa, bandwidth: read_bandwidth(isa, pool, bytes), peaks }
+    }
+
+    /// Bytes that all threads together read a second.
+    pub fn bandwidth(&self) -> f64 {
+        self.bandwidth
+    }
+
+    /// Multiply-adds a second; `None` where they are not measured.
+    pub fn peak(&self, arithmetic: Arithmetic) -> Option<f64> {
+        self.peaks.iter().find(|(of, _)| *of == arithmetic).and_then(|(_, peak)| *peak)
+    }
+
+    /// The least time of multiplying each matrix with its number of rows, all weights and `more_bytes` (keys and values)
+    /// being read once; `None` where the arithmetic of a kernel is not measured.
+    pub fn bound<'a>(&self, products: impl Iterator<Item = (&'a Matrix, usize)>, more_bytes: f64) -> Option<Bound> {
+        let (mut bytes, mut arithmetic) = (more_bytes, 0.0);
+        for (matrix, rows) in products {
+            let peak = self.peak(Arithmetic::of(&matrix.kernel_name(self.isa, rows)))?;
+            bytes += matrix.bytes() as f64;
+            arithmetic += (matrix.rows() * matrix.cols() * rows) as f64 / peak;
+        }
+        let reading = bytes / self.bandwidth;
+        Some(if reading > arithmetic {
+            Bound { by: Resource::Reading, seconds: reading }
+        } else {
+            Bound { by: Resource::Arithmetic, seconds: arithmetic }
+        })
+    }
 }
 
 /// Multiply-adds a second that all threads together do on registers; `None` where the instruction set has no such
@@ -110,7 +191,9 @@ fn best(mut work: impl FnMut()) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::synthetic;
     use super::*;
+    use crate::tensor::{ActivationScheme, DenseFormat};
 
     #[test]
     fn probes_do_the_work_that_they_count() {
@@ -122,6 +205,38 @@ mod tests {
                 assert_eq!(done(3), done(1).map(|once| 3 * once), "{isa} {arithmetic:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_pass_is_bound_by_what_takes_longer() {
+        let matrix = synthetic::dense(DenseFormat::F32, 64, 64);
+        let peaks = [(Arithmetic::F32, Some(1e9)), (Arithmetic::Bf16, None), (Arithmetic::Int8, None)];
+        let limits = Limits { isa: Isa::Scalar, bandwidth: 1e9, peaks };
+        let bound = |rows, more| limits.bound([(&matrix, rows)].into_iter(), more).unwrap();
+        // 4096 weights: 16384 bytes, 4096 multiply-adds a row.
+        assert_eq!(bound(1, 0.0), Bound { by: Resource::Reading, seconds: 16384e-9 });
+        assert_eq!(bound(1, 1000.0), Bound { by: Resource::Reading, seconds: 17384e-9 });
+        assert_eq!(bound(8, 0.0), Bound { by: Resource::Arithmetic, seconds: 8.0 * 4096e-9 });
+        let codes = synthetic::quantized((64, 64), 8, 64, ActivationScheme::DynamicToken).unwrap();
+        assert_eq!(limits.bound([(&codes, 8)].into_iter(), 0.0), None, "not measured, rather than a guess");
+    }
+
+    #[test]
+    fn kernels_are_measured_against_their_own_arithmetic() {
+        let isa = Isa::active();
+        for (matrix, expected) in [
+            (synthetic::dense(DenseFormat::F32, 32, 64), Arithmetic::F32),
+            (synthetic::dense(DenseFormat::F16, 32, 64), Arithmetic::F32),
+            (synthetic::quantized((32, 64), 8, 64, ActivationScheme::DynamicToken).unwrap(), Arithmetic::Int8),
+            (synthetic::quantized((32, 64), 4, 32, ActivationScheme::DynamicToken).unwrap(), Arithmetic::Int8),
+            (synthetic::quantized((32, 64), 4, 32, ActivationScheme::None).unwrap(), Arithmetic::F32),
+        ] {
+            let name = matrix.kernel_name(isa, 512);
+            // The definitions are not measured.
+            assert!(name.starts_with("scalar") || Arithmetic::of(&name) == expected, "{name}");
+        }
+        let bf16 = synthetic::dense(DenseFormat::Bf16, 32, 64).kernel_name(isa, 512);
+        assert_eq!(Arithmetic::of(&bf16) == Arithmetic::Bf16, bf16.contains("avx512bf16"), "{bf16}");
     }
 
     #[test]

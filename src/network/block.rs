@@ -3,7 +3,9 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Matrix, Pool, rows, vector};
+use crate::kernels::{
+    Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Matrix, Part, Pool, rows, vector,
+};
 use crate::network::Config;
 use crate::network::linear::{Linear, LoadOptions, load_vector};
 use crate::network::rotary::Rotary;
@@ -196,7 +198,7 @@ impl Block {
         self.query.apply(pool, &mut work.x, &mut work.query);
         self.key.apply(pool, &mut work.x, &mut work.key);
         self.value.apply(pool, &mut work.x, &mut work.value);
-        self.attend(pass, cache, work);
+        pool.part(Part::Attention, || self.attend(pass, cache, work));
         observe(Site::AttentionOutput, work.x.values());
         self.output.apply(pool, &mut work.x, &mut work.delta);
 

@@ -67,14 +67,19 @@ impl Decoder {
         (blocks + embedding + self.head.weight().bytes() + size_of_val(self.norm.as_slice())) as u64
     }
 
+    /// The weights that a pass over `tokens` rows multiplies, each with its number of rows: `logits` for the head.
+    pub fn products(&self, tokens: usize, logits: usize) -> impl Iterator<Item = (&Matrix, usize)> {
+        let blocks = self.blocks.iter().flat_map(move |block| block.linears().map(|linear| (linear.weight(), tokens)));
+        blocks.chain([(self.head.weight(), logits)])
+    }
+
     /// Kernels by phase: `prefill` as for `tokens` rows, `decode` as for `batch` rows. The head multiplies `batch`
     /// rows in both: prefill needs the logits of last tokens only.
     pub fn kernels(&self, tokens: usize, batch: usize) -> Vec<KernelUse> {
         let isa = Isa::active();
         let mut uses = BTreeMap::<(&str, String), (usize, u64)>::new();
         for (phase, rows) in [("prefill", tokens), ("decode", batch)] {
-            let blocks = self.blocks.iter().flat_map(|block| block.linears().map(|linear| (linear.weight(), rows)));
-            for (matrix, rows) in blocks.chain([(self.head.weight(), batch)]) {
+            for (matrix, rows) in self.products(rows, batch) {
                 let entry = uses.entry((phase, matrix.kernel_name(isa, rows))).or_default();
                 *entry = (entry.0 + 1, entry.1 + matrix.bytes() as u64);
             }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::kernels::{Activations, Matrix, Pool};
+use crate::kernels::{Activations, Matrix, Part, Pool};
 use crate::network::Config;
 use crate::network::linear::{LoadOptions, load_matrix};
 
@@ -60,6 +60,6 @@ impl Head {
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         input.write(rows, width).copy_from_slice(hidden);
         out.resize(rows * self.weight.rows(), 0.0);
-        self.weight.multiply(pool, &mut input, out);
+        pool.part(Part::Head, || self.weight.multiply(pool, &mut input, out));
     }
 }

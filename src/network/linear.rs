@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Matrix, Pool, rows};
+use crate::kernels::{Activations, Matrix, Part, Pool, rows};
 use crate::tensor::DenseFormat;
 
 /// How to load a decoder.
@@ -62,7 +62,7 @@ impl Linear {
     /// `y = x w + bias`, resized to `(x.tokens(), rows)`.
     pub fn apply(&self, pool: &Pool, x: &mut Activations, y: &mut Vec<f32>) {
         y.resize(x.tokens() * self.weight.rows(), 0.0);
-        self.weight.multiply(pool, x, y);
+        pool.part(Part::Linear, || self.weight.multiply(pool, x, y));
         if let Some(bias) = &self.bias {
             rows::add_bias(pool, y, bias);
         }

@@ -13,7 +13,7 @@ mod signed_rank;
 mod student;
 
 pub use mean::{mean, mean_interval};
-pub use order::{median, quantile};
+pub use order::{median, median_interval, quantile};
 pub use paired::{PairedItem, Proportion, paired_difference, proportion};
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use signed_rank::hodges_lehmann;
