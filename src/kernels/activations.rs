@@ -9,6 +9,13 @@ use super::isa::{Isa, per_isa};
 use super::pool::Pool;
 use crate::tensor::{ActivationScheme, StaticActivations};
 
+mod fixed_point;
+#[cfg(test)]
+mod tests;
+
+pub(super) use fixed_point::FixedInput;
+use fixed_point::FixedPoint;
+
 /// Columns to which rows of derived forms are padded (with zeros): a block of the packed integer layouts.
 const PAD: usize = 64;
 /// Row strides that are a multiple of this many bytes put the rows of a tile into the same cache sets.
@@ -32,6 +39,7 @@ pub struct Activations {
     zero_points: Vec<i32>,
     float_sums: Sums<f32>,
     int8_sums: Sums<i32>,
+    fixed_point: FixedPoint,
     gathered: Option<Box<Gathered>>,
 }
 
@@ -119,6 +127,7 @@ impl Activations {
         self.bf16.made = false;
         self.bf16_widened.made = false;
         self.int8_scheme = None;
+        self.fixed_point.made_for = None;
         self.float_sums.made_for = None;
         self.int8_sums.made_for = None;
         if let Some(gathered) = &mut self.gathered {
@@ -431,6 +440,3 @@ fn sum_groups_int8_body(codes: &[i8], group: usize, sums: &mut Vec<i32>) {
         sums.push(sum);
     }
 }
-
-#[cfg(test)]
-mod tests;

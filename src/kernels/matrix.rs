@@ -132,9 +132,7 @@ impl Matrix {
         let features = match (isa.base(), &self.weights) {
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
-            (Isa::Avx512Vnni, Weights::Dense(_) | Weights::Integer { activations: ActivationScheme::None, .. }) => {
-                "avx512"
-            }
+            (Isa::Avx512Vnni, Weights::Dense(_)) => "avx512",
             (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
             (Isa::Avx2, _) => "avx2",
             _ => return format!("scalar-{numbers}"),
@@ -208,12 +206,15 @@ impl Matrix {
                 });
             }
             Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
+                #[cfg(target_arch = "x86_64")]
+                if isa == Isa::Avx512Vnni {
+                    let x = x.fixed_point(isa, pool, w.input_block());
+                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+                    return split(&|panels| unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) });
+                }
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
                 split(&|panels| match isa.base() {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                    Isa::Avx512Vnni => unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) },
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
                     Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x, &y, panels) },

@@ -272,6 +272,12 @@ impl IntegerPanels {
         }
     }
 
+    /// Inputs that share a scale in 16-bit block fixed point: a part of a group, so short that the sum of their products
+    /// with 8-bit weights fits 32 bits (`64 * 255 * 32639 < 2^31`).
+    pub fn input_block(&self) -> usize {
+        [BLOCK, 32].into_iter().find(|block| self.group.is_multiple_of(*block)).unwrap_or(16)
+    }
+
     pub fn panel_bytes(&self) -> usize {
         match self.width {
             Width::Int4 => self.k * LANES / 2,

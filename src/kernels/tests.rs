@@ -51,6 +51,15 @@ fn magnitudes(rows: usize, cols: usize, values: &[f32], magnitude: &[f32]) -> Ve
     values.chunks_exact(cols).flat_map(|x| (0..rows).map(move |row| dot(x, row))).collect()
 }
 
+/// Half a step of 16-bit block fixed point at every input.
+fn half_steps(w: &QuantizedTensor, values: &[f32]) -> Vec<f32> {
+    let group = if w.group_size == w.cols { 64 } else { w.group_size };
+    let block = [64, 32].into_iter().find(|block| group.is_multiple_of(*block)).unwrap_or(16);
+    let largest = |block: &[f32]| block.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let half = |block: &[f32]| vec![largest(block) / 65_278.0 * 1.02; block.len()];
+    values.chunks_exact(w.cols).flat_map(|x| x.chunks(block).flat_map(half)).collect()
+}
+
 fn assert_close(what: &str, got: &[f32], expected: &[f32], bound: &[f32], eps: f32) {
     for (i, ((g, e), b)) in got.iter().zip(expected).zip(bound).enumerate() {
         let allowed = eps * b + f32::MIN_POSITIVE;
@@ -71,19 +80,27 @@ fn exact(matrix: &Matrix, values: &[f32]) -> Vec<f32> {
     values.chunks_exact(cols).flat_map(|x| (0..rows).map(move |row| dot(x, row))).collect()
 }
 
-/// Checks all instruction sets and thread counts; `same_bits` where the definition leaves no freedom.
-fn check(what: &str, matrix: &Matrix, values: &[f32], magnitude: &[f32], same_bits: bool) {
+/// Errors that a product's outputs may have: those of sums of `cols` products, which grow at most linearly, here with
+/// `cols + 8`, and `rounding` of every input.
+fn errors(rows: usize, cols: usize, values: &[f32], magnitude: &[f32], rounding: Option<&[f32]>) -> Vec<f32> {
+    let eps = f32::EPSILON * (cols + 8) as f32;
+    let mut errors = magnitudes(rows, cols, values, magnitude);
+    errors.iter_mut().for_each(|error| *error *= eps);
+    if let Some(rounding) = rounding {
+        errors.iter_mut().zip(magnitudes(rows, cols, rounding, magnitude)).for_each(|(error, r)| *error += r);
+    }
+    errors
+}
+
+/// Checks all instruction sets and thread counts: the same bits as the definition, or within `errors` of it.
+fn check(what: &str, matrix: &Matrix, values: &[f32], errors: Option<&[f32]>) {
     let scalar = multiply(matrix, Isa::Scalar, &Pool::new(1), values);
-    let bound = magnitudes(matrix.rows(), matrix.cols(), values, magnitude);
-    // Each output sums `cols` products: errors of a sequential sum grow at most linearly, here with `cols + 8`.
-    let eps = f32::EPSILON * (matrix.cols() + 8) as f32;
     for isa in Isa::available() {
         let one = multiply(matrix, isa, &Pool::new(1), values);
         let what = format!("{what} on {isa}");
-        if same_bits {
-            assert_eq!(one, scalar, "{what}");
-        } else {
-            assert_close(&what, &one, &scalar, &bound, eps);
+        match errors {
+            None => assert_eq!(one, scalar, "{what}"),
+            Some(errors) => assert_close(&what, &one, &scalar, errors, 1.0),
         }
         for threads in [2, 3] {
             assert_eq!(multiply(matrix, isa, &Pool::new(threads), values), one, "{what}, {threads} threads");
@@ -111,7 +128,8 @@ fn dense_formats_on_every_isa() {
             let magnitude: Vec<f32> = weights.iter().map(|w| w.abs() * 1.01).collect();
             for tokens in TOKENS {
                 let values = inputs(Inputs::Random, tokens, cols);
-                check(&format!("{format:?} {rows}x{cols}, {tokens} tokens"), &matrix, &values, &magnitude, false);
+                let errors = errors(rows, cols, &values, &magnitude, None);
+                check(&format!("{format:?} {rows}x{cols}, {tokens} tokens"), &matrix, &values, Some(&errors));
             }
         }
     }
@@ -216,7 +234,9 @@ fn check_quantized(w: &QuantizedTensor, tokens: &[usize], kind: Inputs) {
                 w.cols,
                 w.group_size
             );
-            check(&what, &matrix, &values, &magnitude_of(w), scheme != ActivationScheme::None);
+            let errors = (scheme == ActivationScheme::None)
+                .then(|| errors(w.rows, w.cols, &values, &magnitude_of(w), Some(&half_steps(w, &values))));
+            check(&what, &matrix, &values, errors.as_deref());
         }
     }
 }
@@ -432,9 +452,9 @@ fn inputs_are_gathered_into_the_stored_order_on_every_isa() {
                     let y = multiply(&matrix, isa, &Pool::new(2), &values);
                     assert_eq!(y, multiply(&stored, isa, &Pool::new(1), &gathered), "{bits} bits {scheme:?} on {isa}");
                     if scheme == ActivationScheme::None {
-                        let bound = magnitudes(rows, cols, &gathered, &magnitude_of(&plain));
-                        let eps = f32::EPSILON * (cols + 8) as f32;
-                        assert_close("dense product", &y, &exact(&matrix, &values), &bound, eps);
+                        let steps = half_steps(&plain, &gathered);
+                        let errors = errors(rows, cols, &gathered, &magnitude_of(&plain), Some(&steps));
+                        assert_close("dense product", &y, &exact(&matrix, &values), &errors, 1.0);
                     }
                 }
             }

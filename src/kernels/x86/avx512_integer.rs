@@ -281,7 +281,7 @@ unsafe fn int4_gemm(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels: 
 /// # Safety
 /// The panel exists, and `out` holds `w.k * 16` bytes.
 #[target_feature(enable = "avx512f")]
-unsafe fn unpack_nibbles(w: &IntegerPanels, panel: usize, out: *mut u8) {
+pub(super) unsafe fn unpack_nibbles(w: &IntegerPanels, panel: usize, out: *mut u8) {
     let low = _mm512_set1_epi8(15);
     // SAFETY: 8 rows of nibbles for each block become 16 rows of bytes.
     unsafe {
