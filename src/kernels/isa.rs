@@ -1,5 +1,7 @@
 //! Instruction sets, detected at run time and lowered by `BENCH_ISA`.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -19,13 +21,21 @@ pub enum Isa {
     Avx512Vnni,
     /// AVX-512 with BF16, and tiles of int8 and bfloat16 (AMX).
     Amx,
+    /// NEON, which every 64-bit ARM processor has.
+    Neon,
+    /// NEON with the dot products of bytes.
+    NeonDotprod,
+    /// NEON with dot products and matrix products of bytes (and of bfloat16 where present).
+    NeonI8mm,
 }
 
 impl Isa {
     /// All instruction sets that kernels exist for, weakest first, whether or not this processor has them.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx];
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::NeonDotprod, Isa::NeonI8mm];
 
-    /// Name as in kernel names and `BENCH_ISA`: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `amx`.
+    /// Name as in kernel names and `BENCH_ISA`: `scalar`; `avx2`, `avxvnni`, `avx512vnni`, `amx`; `neon`, `neon-dotprod`,
+    /// `neon-i8mm`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
@@ -33,15 +43,19 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
         }
     }
 
     /// The set whose kernels this one uses wherever it has none of its own: AVX-VNNI adds products of integers to AVX2,
-    /// AMX products of integers and of bfloat16 to AVX-512.
+    /// AMX products of integers and of bfloat16 to AVX-512, the later sets of ARM products of integers to NEON.
     pub fn base(self) -> Isa {
         match self {
             Isa::AvxVnni => Isa::Avx2,
             Isa::Amx => Isa::Avx512Vnni,
+            Isa::NeonDotprod | Isa::NeonI8mm => Isa::Neon,
             base => base,
         }
     }
@@ -65,8 +79,13 @@ impl Isa {
             }
             // Kernels are to come.
             Isa::AvxVnni | Isa::Amx => false,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => Isa::Neon.is_available() && is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Isa::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
+            _ => false, // Of another architecture.
         }
     }
 
@@ -115,7 +134,8 @@ impl fmt::Display for Isa {
 }
 
 /// Compiles one plain-Rust body once per instruction set and picks the version for an [`Isa`] at run time, so that
-/// the compiler vectorizes it with what the processor has. The body must be `#[inline(always)]`.
+/// the compiler vectorizes it with what the processor has (NEON is part of every aarch64 build). The body must be
+/// `#[inline(always)]`.
 ///
 /// ```text
 /// per_isa! {

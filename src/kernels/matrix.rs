@@ -135,6 +135,8 @@ impl Matrix {
             (Isa::Avx512Vnni, Weights::Dense(_)) => "avx512",
             (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
             (Isa::Avx2, _) => "avx2",
+            (Isa::Neon, Weights::Dense(_)) => "neon",
+            (Isa::Neon, Weights::Integer { .. }) => isa.name(),
             _ => return format!("scalar-{numbers}"),
         };
         format!("{}-{numbers}-{features}-{phase}", std::env::consts::ARCH)
