@@ -73,6 +73,7 @@ pub(super) struct FloatInput<'a> {
     pub stride: usize,
     pub tokens: usize,
     /// `(tokens, groups)` sums of the inputs of a group; empty unless asked for.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // AVX2 reads them.
     pub sums: &'a [f32],
 }
 

@@ -1,6 +1,7 @@
 //! Memory for packed weights: aligned to cache lines, on huge pages where the system grants them.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -79,6 +80,21 @@ impl<T: bytemuck::Pod> std::fmt::Debug for AlignedBuffer<T> {
 unsafe impl<T: bytemuck::Pod + Send> Send for AlignedBuffer<T> {}
 // SAFETY: as above; shared access only reads.
 unsafe impl<T: bytemuck::Pod + Sync> Sync for AlignedBuffer<T> {}
+
+thread_local! {
+    /// Unpacked weights of a few panels; kept, so that a product does not allocate.
+    static SCRATCH: RefCell<AlignedBuffer<u64>> = RefCell::new(AlignedBuffer::zeroed(0));
+}
+
+/// Lends this thread's scratch, at least `bytes` long; what it holds is unspecified.
+pub(super) fn with_scratch<R>(bytes: usize, use_it: impl FnOnce(*mut u8) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.bytes() < bytes {
+            *scratch = AlignedBuffer::zeroed(bytes.div_ceil(8));
+        }
+        use_it(scratch.as_mut_ptr().cast())
+    })
+}
 
 #[cfg(test)]
 mod tests {

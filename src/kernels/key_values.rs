@@ -249,6 +249,8 @@ impl Number for f16 {
             // SAFETY: the processor has F16C, which `is_available` tells.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512Vnni if Isa::Avx2.is_available() => unsafe { narrow_f16c(from, to) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => super::arm::half::narrow(from, to),
             _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = f16::from_f32(from)),
         }
     }
@@ -284,6 +286,8 @@ fn widen(isa: Isa, from: &[f16], to: &mut [f32]) {
         // SAFETY: the processor has F16C, which `is_available` tells.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if base.is_available() => unsafe { widen_f16c(from, to) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => super::arm::half::widen(from, to),
         _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.to_f32()),
     }
 }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::activations::Activations;
+#[cfg(target_arch = "aarch64")]
+use super::arm;
 use super::isa::Isa;
 use super::packed::{DensePanels, IntegerPanels, LANES, PackedZero, Width};
 use super::pool::Pool;
@@ -135,6 +137,7 @@ impl Matrix {
             (Isa::Avx512Vnni, Weights::Dense(_)) => "avx512",
             (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
             (Isa::Avx2, _) => "avx2",
+            (Isa::Neon, Weights::Dense(DensePanels::Bf16(_))) if has_neon_bf16(isa) => "neon-bf16",
             (Isa::Neon, Weights::Dense(_)) => "neon",
             (Isa::Neon, Weights::Integer { .. }) => isa.name(),
             _ => return format!("scalar-{numbers}"),
@@ -195,6 +198,12 @@ impl Matrix {
                 // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
                 split(&|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, &y, panels) });
             }
+            #[cfg(target_arch = "aarch64")]
+            Weights::Dense(DensePanels::Bf16(w)) if has_neon_bf16(isa) => {
+                let x = pool.part(Part::Inputs, || x.bf16(pool));
+                // SAFETY: the instruction is present; the weights were packed for `rows` and `cols`.
+                split(&|panels| unsafe { arm::dense_bf16(w, self.cols, x, &y, panels) });
+            }
             Weights::Dense(w) => {
                 let x = pool.part(Part::Inputs, || match w {
                     DensePanels::Bf16(_) => x.bf16_widened(pool),
@@ -204,6 +213,9 @@ impl Matrix {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
                     base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe { x86::dense(base, w, self.cols, x, &y, panels) },
+                    #[cfg(target_arch = "aarch64")]
+                    // SAFETY: the weights were packed for `rows` and `cols`.
+                    Isa::Neon => unsafe { arm::dense(w, self.cols, x, &y, panels) },
                     _ => scalar::dense(w, self.cols, x, &y, panels),
                 });
             }
@@ -213,6 +225,12 @@ impl Matrix {
                     let x = x.fixed_point(isa, pool, w.input_block());
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
                     return split(&|panels| unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) });
+                }
+                #[cfg(target_arch = "aarch64")]
+                if isa.base() == Isa::Neon {
+                    let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
+                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+                    return split(&|panels| unsafe { arm::weight_only(isa, w, x, &y, panels) });
                 }
                 let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
                 let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
@@ -233,6 +251,9 @@ impl Matrix {
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: as above.
                         Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, &y, panels.clone()) },
+                        #[cfg(target_arch = "aarch64")]
+                        // SAFETY: as above.
+                        Isa::Neon => unsafe { arm::integer(isa, w, x, &y, panels.clone()) },
                         _ => scalar::integer(w, x, &y, panels.clone()),
                     }
                     if let Some(row_sums) = row_sums {
@@ -250,4 +271,15 @@ pub(super) fn has_avx512_bf16() -> bool {
     return is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Whether kernels of `isa` may use `bfdot`.
+pub(super) fn has_neon_bf16(isa: Isa) -> bool {
+    #[cfg(target_arch = "aarch64")]
+    return isa == Isa::NeonI8mm && std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(target_arch = "aarch64"))]
+    {
+        _ = isa;
+        false
+    }
 }

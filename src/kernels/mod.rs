@@ -6,6 +6,8 @@
 //! every other path is tested against them.
 
 mod activations;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod attention;
 mod buffer;
 mod isa;

@@ -13,6 +13,8 @@ use super::isa::{Isa, per_isa};
 use super::matrix::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::matrix::has_avx512_bf16;
+#[cfg(target_arch = "aarch64")]
+use super::matrix::has_neon_bf16;
 use super::pool::Pool;
 use super::vector::LANES;
 
@@ -74,8 +76,8 @@ impl Arithmetic {
     /// What the kernel of this name multiplies.
     pub fn of(kernel: &str) -> Arithmetic {
         match kernel {
-            _ if kernel.contains("a8-") => Arithmetic::Int8,
-            _ if kernel.contains("avx512bf16") => Arithmetic::Bf16,
+            _ if kernel.contains("a8") => Arithmetic::Int8,
+            _ if kernel.contains("avx512bf16") || kernel.contains("neon-bf16") => Arithmetic::Bf16,
             _ => Arithmetic::F32,
         }
     }
@@ -173,7 +175,25 @@ fn multiply_adds(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<usiz
             }
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        use super::arm::peak;
+        if !isa.is_available() {
+            return None;
+        }
+        // SAFETY: the instruction set is available, and with it the features of each.
+        unsafe {
+            match (isa, arithmetic) {
+                (Isa::NeonI8mm, Arithmetic::Int8) => Some(peak::int8_i8mm(rounds)),
+                (Isa::NeonDotprod, Arithmetic::Int8) => Some(peak::int8_dotprod(rounds)),
+                (Isa::Neon, Arithmetic::Int8) => Some(peak::int8(rounds)),
+                (isa, Arithmetic::Bf16) if has_neon_bf16(isa) => Some(peak::bf16(rounds)),
+                (isa, Arithmetic::F32) if isa.base() == Isa::Neon => Some(peak::f32(rounds)),
+                _ => None,
+            }
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         _ = (isa, arithmetic, rounds);
         None
@@ -236,7 +256,7 @@ mod tests {
             assert!(name.starts_with("scalar") || Arithmetic::of(&name) == expected, "{name}");
         }
         let bf16 = synthetic::dense(DenseFormat::Bf16, 32, 64).kernel_name(isa, 512);
-        assert_eq!(Arithmetic::of(&bf16) == Arithmetic::Bf16, bf16.contains("avx512bf16"), "{bf16}");
+        assert_eq!(Arithmetic::of(&bf16) == Arithmetic::Bf16, bf16.contains("bf16-gemm"), "{bf16}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Products of small f32 matrices that lie in the first cache level: the two products of attention.
 //!
 //! Up to 4 rows by `B` blocks of 16 columns are held in registers while the inner dimension is walked: half of the 32
-//! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 with `B = 1`. Every sum runs over the inner dimension in
+//! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 and of the 32 of NEON with `B = 1`. Every sum runs over the inner dimension in
 //! order, multiply-adds fused, so all instruction sets give the same bits.
 
 use super::isa::Isa;
@@ -101,6 +101,8 @@ unsafe fn tile<const R: usize, const B: usize>(isa: Isa, place: Place) {
             Isa::Avx512Vnni => tile_avx512::<R, B>(place),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => tile_avx2::<R, B>(place),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => tile_neon::<R, B>(place),
             _ => tile_scalar::<R, B>(place),
         }
     }
@@ -197,6 +199,44 @@ unsafe fn tile_avx2<const R: usize, const B: usize>(p: Place) {
             unsafe {
                 let c = p.c.add(r * p.c_row + j * 8);
                 _mm256_storeu_ps(c, if p.accumulate { _mm256_add_ps(_mm256_loadu_ps(c), sum) } else { sum });
+            }
+        }
+    }
+}
+
+/// [`tile`] with four registers for each row and block.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg(target_arch = "aarch64")]
+unsafe fn tile_neon<const R: usize, const B: usize>(p: Place) {
+    use std::arch::aarch64::{vaddq_f32, vdupq_n_f32, vfmaq_n_f32, vld1q_f32, vst1q_f32};
+    // SAFETY: NEON is part of aarch64.
+    let zero = unsafe { vdupq_n_f32(0.0) };
+    let mut sums = [[[zero; 4]; B]; R];
+    for i in 0..p.inner {
+        let mut b = [[zero; 4]; B];
+        for (j, b) in b.iter_mut().enumerate() {
+            for (quarter, b) in b.iter_mut().enumerate() {
+                // SAFETY: row i of block j, by the contract.
+                *b = unsafe { vld1q_f32(p.b.add(i * p.b_row + j * p.b_block + 4 * quarter)) };
+            }
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row r of a, by the contract.
+            let x = unsafe { *p.a.add(r * p.a_row + i) };
+            for (sum, &b) in sums.as_flattened_mut().iter_mut().zip(b.as_flattened()) {
+                // SAFETY: NEON is part of aarch64.
+                *sum = unsafe { vfmaq_n_f32(*sum, b, x) };
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (j, &sum) in sums.as_flattened().iter().enumerate() {
+            // SAFETY: quarter j of row r of c, by the contract.
+            unsafe {
+                let c = p.c.add(r * p.c_row + j * 4);
+                vst1q_f32(c, if p.accumulate { vaddq_f32(vld1q_f32(c), sum) } else { sum });
             }
         }
     }

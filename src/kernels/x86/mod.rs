@@ -13,12 +13,11 @@ pub(super) mod avx512_integer;
 pub(super) mod avx512_weight_only;
 pub(super) mod peak;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Isa;
 use super::activations::FloatInput;
-use super::buffer::AlignedBuffer;
+use super::buffer::with_scratch;
 use super::matrix::Output;
 use super::packed::DensePanels;
 
@@ -78,19 +77,4 @@ pub(super) unsafe fn dense(
             (DensePanels::Bf16(w), _) => avx2::dense_bf16(w, cols, x, y, panels),
         }
     }
-}
-
-thread_local! {
-    /// Unpacked weights of a few panels; kept, so that a product does not allocate.
-    static SCRATCH: RefCell<AlignedBuffer<u64>> = RefCell::new(AlignedBuffer::zeroed(0));
-}
-
-/// Lends this thread's scratch, at least `bytes` long; what it holds is unspecified.
-fn with_scratch<R>(bytes: usize, use_it: impl FnOnce(*mut u8) -> R) -> R {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.bytes() < bytes {
-            *scratch = AlignedBuffer::zeroed(bytes.div_ceil(8));
-        }
-        use_it(scratch.as_mut_ptr().cast())
-    })
 }
