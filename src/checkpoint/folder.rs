@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use super::sentence_transformers::{self, SentenceModules};
 use crate::error::{Error, Result};
 
 /// Configuration, published with every Hugging Face model.
@@ -35,7 +36,9 @@ pub(super) struct Layout {
     /// `quantize_config.json` where it has none of its own.
     pub(super) config: Value,
     pub(super) tokenizer: Option<PathBuf>,
-    /// Configuration, tokenizer and index, where there are any.
+    /// What follows an encoder.
+    pub(super) sentence_modules: SentenceModules,
+    /// Configuration, tokenizer, index and sentence modules, where there are any.
     pub(super) side_files: Vec<PathBuf>,
 }
 
@@ -96,8 +99,11 @@ fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String
         config["quantization_config"] = quantization;
     }
     let index = weight_map.is_some().then(|| folder.join(INDEX));
-    let side_files = [beside(CONFIG), beside(TOKENIZER), index, gptq_config].into_iter().flatten().collect();
-    Ok(Layout { shards, weight_map, config, tokenizer: beside(TOKENIZER), side_files })
+    let sentence_modules = sentence_transformers::read(folder)?;
+    let modules = sentence_modules.files.iter().map(|file| folder.join(file));
+    let side_files = [beside(CONFIG), beside(TOKENIZER), index, gptq_config].into_iter().flatten().chain(modules);
+    let side_files = side_files.collect();
+    Ok(Layout { shards, weight_map, config, tokenizer: beside(TOKENIZER), sentence_modules, side_files })
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
@@ -109,10 +115,15 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| entry.map(|e| e.path()).map_err(|source| Error::io(folder, "read", source))).collect()
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+/// Any JSON.
+pub(super) fn read_json_value(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
-    let json: Value =
-        serde_json::from_slice(&bytes).map_err(|error| Error::input(path.display(), format!("not JSON: {error}")))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::input(path.display(), format!("not JSON: {error}")))
+}
+
+/// A JSON object.
+fn read_json(path: &Path) -> Result<Value> {
+    let json = read_json_value(path)?;
     if json.is_object() { Ok(json) } else { Err(Error::input(path.display(), "expected a JSON object")) }
 }
 
@@ -142,7 +153,7 @@ fn read_index(folder: &Path) -> Result<(Vec<PathBuf>, HashMap<String, usize>)> {
 }
 
 /// Whether a name stays in its folder.
-fn plain_file_name(name: &str) -> bool {
+pub(super) fn plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     !name.contains(['/', '\\']) && matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
 }

@@ -23,6 +23,7 @@ mod packed_words;
 mod quantization_config;
 mod quantized;
 mod safetensors;
+mod sentence_transformers;
 mod storage;
 mod tied_head;
 mod torchao;
@@ -38,6 +39,7 @@ use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
 use self::map::MappedFile;
 use self::quantized::PackedWeight;
+pub use self::sentence_transformers::{SentenceModule, SentenceModules};
 use self::storage::{Format, RowOrder, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
@@ -48,6 +50,7 @@ pub struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
     side_files: Vec<PathBuf>,
+    sentence_modules: SentenceModules,
     config: serde_json::Value,
     tokenizer: TokenizerSource,
     entries: Vec<Entry>,
@@ -258,6 +261,7 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         checkpoint.config = layout.config;
         checkpoint.side_files = layout.side_files;
+        checkpoint.sentence_modules = layout.sentence_modules;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
         Ok(checkpoint)
     }
@@ -275,6 +279,7 @@ impl Checkpoint {
             path: path.to_path_buf(),
             files,
             side_files: Vec::new(),
+            sentence_modules: SentenceModules::default(),
             config: serde_json::Value::Null,
             tokenizer: TokenizerSource::Missing,
             entries,
@@ -378,6 +383,11 @@ impl Checkpoint {
     /// The tokenizer beside or inside the model.
     pub fn tokenizer(&self) -> TokenizerSource {
         self.tokenizer.clone()
+    }
+
+    /// What a sentence-transformers folder does with the states of an encoder; empty where it does not say.
+    pub fn sentence_modules(&self) -> &SentenceModules {
+        &self.sentence_modules
     }
 
     /// The files behind the checkpoint, configuration and tokenizer included, for hashing and for size on disk.

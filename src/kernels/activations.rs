@@ -124,6 +124,15 @@ impl Activations {
     pub fn write(&mut self, tokens: usize, features: usize) -> &mut [f32] {
         self.tokens = tokens;
         self.features = features;
+        let len = tokens * features;
+        if self.values.len() < len {
+            self.values.resize(len, 0.0);
+        }
+        self.change()
+    }
+
+    /// Drops the derived forms and lends the values to be changed in place.
+    pub fn change(&mut self) -> &mut [f32] {
         self.padded.made = false;
         self.bf16.made = false;
         self.bf16_widened.made = false;
@@ -134,11 +143,7 @@ impl Activations {
         if let Some(gathered) = &mut self.gathered {
             gathered.made = false;
         }
-        let len = tokens * features;
-        if self.values.len() < len {
-            self.values.resize(len, 0.0);
-        }
-        &mut self.values[..len]
+        &mut self.values[..self.tokens * self.features]
     }
 
     /// Rows.

@@ -1,4 +1,5 @@
-//! Causal attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245), for prefill and decode.
+//! Attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245): causal for prefill and decode, or over the
+//! whole sequence for encoders. Sequences of different lengths lie one after the other, without padding.
 //!
 //! Work is cut into tiles of (sequence, key-value head, block of queries, part of the keys). The query heads that
 //! share a key-value head are stacked as rows, so keys and values are read once for all of them. Inside a tile, keys
@@ -15,6 +16,7 @@ use super::activations::Rows;
 use super::isa::{Isa, per_isa};
 use super::key_values::{Head, KeyValues};
 use super::pool::Pool;
+use super::sequences::Sequences;
 use super::tile::{Factor, product};
 use super::vector::{LANES, exp, exp_minus, maximum_body};
 
@@ -34,12 +36,24 @@ pub struct Attention<'a> {
     pub cache: &'a KeyValues,
     /// Query heads; a multiple of the cache's key-value heads.
     pub heads: usize,
-    /// Position of the first new token, the same in all sequences.
-    pub start: usize,
     /// New tokens of each sequence.
-    pub length: usize,
-    /// A token sees itself and the `window - 1` tokens before it; `None` sees all before it.
-    pub window: Option<usize>,
+    pub new: Sequences<'a>,
+    /// What a new token sees.
+    pub mask: Mask,
+}
+
+/// Which tokens of its sequence a token sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// Itself and the tokens before it.
+    Causal {
+        /// Position of the first new token, the same in all sequences.
+        start: usize,
+        /// A token sees itself and the `window - 1` tokens before it; `None` sees all before it.
+        window: Option<usize>,
+    },
+    /// All of them; all are new.
+    Whole,
 }
 
 /// Memory of attention, kept between calls.
@@ -79,16 +93,19 @@ struct Tile {
 impl Attention<'_> {
     /// Computes `softmax(q k / sqrt(head_dim)) v` for every query head.
     ///
-    /// `queries` and `out` are `(sequences * length, heads * head_dim)` row-major, sequence after sequence.
+    /// `queries` and `out` are `(new tokens, heads * head_dim)` row-major, sequence after sequence.
     ///
     /// # Panics
     /// When the sizes do not fit, or the processor lacks `isa`.
     pub fn run(&self, isa: Isa, pool: &Pool, queries: &[f32], scratch: &mut AttentionScratch, out: &mut [f32]) {
         let width = self.heads * self.cache.head_dim();
-        let rows = self.cache.sequences() * self.length;
+        let rows = self.new.tokens();
         assert!(queries.len() == rows * width && out.len() == queries.len());
-        assert!(self.heads.is_multiple_of(self.cache.kv_heads()) && self.heads > 0 && self.length > 0);
-        assert!(self.start + self.length <= self.cache.capacity());
+        assert!(self.heads.is_multiple_of(self.cache.kv_heads()) && self.heads > 0);
+        assert!(self.new.count() == self.cache.sequences() && self.keys() <= self.cache.capacity());
+        if rows == 0 {
+            return;
+        }
 
         let parts = self.parts();
         let tiles = self.cache.sequences() * self.cache.kv_heads() * self.query_blocks() * parts;
@@ -109,12 +126,13 @@ impl Attention<'_> {
             attend(isa, isa, self, &tile, queries, &mut scratch);
             if parts > 1 {
                 // SAFETY: `index` is given to one thread only, and every index has its own row.
-                unsafe { partial.row(tiles - 1 - index) }.copy_from_slice(&scratch.result);
+                let part = unsafe { partial.row(tiles - 1 - index) };
+                part[..scratch.result.len()].copy_from_slice(&scratch.result);
             } else {
                 self.store(&tile, &scratch.result, &outputs);
             }
         };
-        if pool.threads() == 1 || tiles == 1 || rows * self.heads * (self.start + self.length) < SMALL {
+        if pool.threads() == 1 || tiles == 1 || rows * self.heads * self.keys() < SMALL {
             (0..tiles).for_each(|index| work(0, index));
         } else {
             let next = AtomicUsize::new(0);
@@ -138,12 +156,21 @@ impl Attention<'_> {
         self.heads / self.cache.kv_heads()
     }
 
+    /// Keys of the longest sequence.
+    fn keys(&self) -> usize {
+        match self.mask {
+            Mask::Causal { start, .. } => start + self.new.longest(),
+            Mask::Whole => self.new.longest(),
+        }
+    }
+
+    /// Query tokens of a tile in the longest sequence.
     fn block_tokens(&self) -> usize {
-        (TILE_ROWS / self.group()).clamp(1, self.length)
+        (TILE_ROWS / self.group()).clamp(1, self.new.longest())
     }
 
     fn query_blocks(&self) -> usize {
-        self.length.div_ceil(self.block_tokens())
+        self.new.longest().div_ceil(self.block_tokens())
     }
 
     fn tile_rows(&self) -> usize {
@@ -156,35 +183,43 @@ impl Attention<'_> {
     }
 
     fn parts(&self) -> usize {
-        if self.query_blocks() > 1 { 1 } else { (self.start + self.length).div_ceil(KEY_PART) }
+        if self.query_blocks() > 1 { 1 } else { self.keys().div_ceil(KEY_PART) }
     }
 
-    /// Tile `index`; later tiles see more keys.
+    /// Tile `index`; later tiles see more keys. A tile behind the end of a short sequence has no tokens.
     fn tile(&self, index: usize) -> Tile {
         let parts = self.parts();
         let (index, part) = (index / parts, index % parts);
         let heads = self.cache.sequences() * self.cache.kv_heads();
         let (block, head) = (index / heads, index % heads);
+        let (sequence, kv_head) = (head / self.cache.kv_heads(), head % self.cache.kv_heads());
         let token = block * self.block_tokens();
         Tile {
-            head: Head { sequence: head / self.cache.kv_heads(), kv_head: head % self.cache.kv_heads() },
+            head: Head { sequence, kv_head },
             token,
-            tokens: self.block_tokens().min(self.length - token),
+            tokens: self.block_tokens().min(self.new.rows(sequence).len().saturating_sub(token)),
             part,
             parts,
         }
     }
 
-    /// Positions of the keys that the query at `position` sees.
-    fn visible(&self, position: usize) -> Range<usize> {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
+    /// Positions of the keys that new token `token` of a sequence sees.
+    fn visible(&self, sequence: usize, token: usize) -> Range<usize> {
+        match self.mask {
+            Mask::Causal { start, window } => {
+                let end = start + token + 1;
+                window.map_or(0, |window| end.saturating_sub(window))..end
+            }
+            Mask::Whole => 0..self.new.rows(sequence).len(),
+        }
     }
 
     /// Writes finished rows to their place in `out`.
     fn store(&self, tile: &Tile, result: &[f32], outputs: &Rows<f32>) {
         let (group, dim, width) = (self.group(), self.cache.head_dim(), self.result_width());
+        let first = self.new.rows(tile.head.sequence).start + tile.token;
         for token in 0..tile.tokens {
-            let row = tile.head.sequence * self.length + tile.token + token;
+            let row = first + token;
             // SAFETY: tiles have different tokens, sequences or key-value heads, and a tile is one thread's at a time.
             let out = unsafe { outputs.row(row * self.cache.kv_heads() + tile.head.kv_head) };
             for (h, out) in out.chunks_exact_mut(dim).enumerate() {
@@ -250,8 +285,11 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
         row[padded] = f32::NEG_INFINITY;
     }
 
-    let first = attention.start + tile.token;
-    let mut seen = attention.visible(first).start / LANES * LANES..first + tile.tokens;
+    if tile.tokens == 0 {
+        return;
+    }
+    let visible = |token: usize| attention.visible(tile.head.sequence, tile.token + token);
+    let mut seen = visible(0).start / LANES * LANES..visible(tile.tokens - 1).end;
     if tile.parts > 1 {
         seen.start = seen.start.max(tile.part * KEY_PART);
         seen.end = seen.end.min((tile.part + 1) * KEY_PART);
@@ -263,7 +301,7 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
         let block = Factor { numbers: keys, row: LANES, block: dim * LANES };
         product(isa, (rows, dim, blocks), (scaled, dim), block, (scores, KEY_BLOCK), false);
         for (r, scores) in scores.chunks_exact_mut(KEY_BLOCK).take(rows).enumerate() {
-            let visible = attention.visible(first + r / group);
+            let visible = visible(r / group);
             let visible = visible.start.clamp(from, from + count) - from..visible.end.clamp(from, from + count) - from;
             soften(&mut scores[..count], visible, &mut result[r * width..][..width]);
         }
@@ -279,9 +317,9 @@ fn gather(attention: &Attention<'_>, tile: &Tile, queries: &[f32], scaled: &mut 
     let (group, dim) = (attention.group(), attention.cache.head_dim());
     let scale = 1.0 / (dim as f32).sqrt();
     scaled.clear();
+    let first = attention.new.rows(tile.head.sequence).start + tile.token;
     for token in 0..tile.tokens {
-        let row = tile.head.sequence * attention.length + tile.token + token;
-        let at = (row * attention.heads + tile.head.kv_head * group) * dim;
+        let at = ((first + token) * attention.heads + tile.head.kv_head * group) * dim;
         scaled.extend(queries[at..at + group * dim].iter().map(|&q| q * scale));
     }
 }
@@ -348,7 +386,7 @@ mod tests {
         // Halves of whole numbers, so that 16-bit storage is exact and both formats have the same answer.
         let halves = |n, seed| numbers(n, seed).iter().map(|v| (v * 64.0).round() / 64.0).collect::<Vec<f32>>();
         let (keys, values) = (halves(sequences * tokens * width, 1), halves(sequences * tokens * width, 2));
-        cache.append(&Pool::new(1), 0, &keys, &values);
+        cache.append(&Pool::new(1), 0, Sequences::equal(sequences, tokens), &keys, &values);
         let queries = numbers(sequences * length * heads * dim, 3);
         Case { cache, heads, start, length, window: None, queries, keys, values }
     }
@@ -356,7 +394,9 @@ mod tests {
     impl Case {
         fn run(&self, isa: Isa, threads: usize) -> Vec<f32> {
             let Case { cache, heads, start, length, window, .. } = self;
-            let attention = Attention { cache, heads: *heads, start: *start, length: *length, window: *window };
+            let new = Sequences::equal(cache.sequences(), *length);
+            let mask = Mask::Causal { start: *start, window: *window };
+            let attention = Attention { cache, heads: *heads, new, mask };
             let mut out = vec![f32::NAN; self.queries.len()];
             let mut scratch = AttentionScratch::default();
             attention.run(isa, &Pool::new(threads), &self.queries, &mut scratch, &mut out);
@@ -429,6 +469,42 @@ mod tests {
             let mut case = case(KvFormat::F32, 1, (4, 2), 16, start, length);
             case.window = Some(window);
             case.assert_exact(&format!("{start} {length} window {window}"));
+        }
+    }
+
+    #[test]
+    fn whole_sequences_of_different_lengths_are_each_as_if_alone() {
+        let (heads, dim, lengths) = (3, 20, [1, 70, 0, 16, 150]);
+        let ends: Vec<usize> = lengths.iter().scan(0, |end, n| Some(*end + n).inspect(|e| *end = *e)).collect();
+        let new = Sequences::packed(&ends);
+        let width = heads * dim;
+        let [queries, keys, values] = [1, 2, 3].map(|seed| numbers(new.tokens() * width, seed));
+        let mut cache = KeyValues::new(KvFormat::F32, 1, heads, dim, 1);
+        cache.reshape(lengths.len(), new.longest());
+        cache.append(&Pool::new(2), 0, new, &keys, &values);
+        let attention = Attention { cache: &cache, heads, new, mask: Mask::Whole };
+        let run = |isa: Isa, threads| {
+            let mut out = vec![f32::NAN; queries.len()];
+            attention.run(isa, &Pool::new(threads), &queries, &mut AttentionScratch::default(), &mut out);
+            out
+        };
+        let scalar = run(Isa::Scalar, 1);
+        for isa in Isa::available() {
+            assert_eq!(run(isa, 2), scalar, "{isa}");
+        }
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        for rows in (0..lengths.len()).map(|sequence| new.rows(sequence)) {
+            for (row, h) in rows.clone().flat_map(|row| (0..heads).map(move |h| (row, h))) {
+                let at = |row: usize| row * width + h * dim..row * width + (h + 1) * dim;
+                let score = |key: usize| dot(&queries[at(row)], &keys[at(key)]) / (dim as f64).sqrt();
+                let weights: Vec<f64> = rows.clone().map(|key| score(key).exp()).collect();
+                for i in 0..dim {
+                    let value = |key: usize| f64::from(values[at(key)][i]);
+                    let exact: f64 = rows.clone().zip(&weights).map(|(key, weight)| weight * value(key)).sum();
+                    let got = f64::from(scalar[at(row)][i]);
+                    assert!((got - exact / weights.iter().sum::<f64>()).abs() < 3e-6, "row {row} head {h}: {got}");
+                }
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use half::f16;
 use super::activations::Rows;
 use super::isa::Isa;
 use super::pool::Pool;
+use super::sequences::Sequences;
 use super::vector::LANES;
 
 /// Numbers below which storing them is not worth waking other threads.
@@ -26,7 +27,7 @@ pub enum KvFormat {
     F16,
 }
 
-/// Keys and values of one layer, for several sequences of equal capacity.
+/// Keys and values of one layer, for several sequences of equal capacity (their lengths may differ).
 #[derive(Debug)]
 pub struct KeyValues {
     shape: Shape,
@@ -99,23 +100,32 @@ impl KeyValues {
         self.shape.padded_dim()
     }
 
-    /// Stores the keys and values of the tokens from `start` on, the same number in every sequence: `keys` and
-    /// `values` are `(sequences * tokens, kv_heads * head_dim)` row-major, sequence after sequence.
+    /// Makes room for `capacity` tokens in each of `sequences` sequences; keeps the memory where it is enough, but not
+    /// what it holds.
+    pub fn reshape(&mut self, sequences: usize, capacity: usize) {
+        self.shape = Shape { sequences, capacity: capacity.next_multiple_of(LANES), ..self.shape };
+        let tokens = sequences * self.shape.kv_heads * self.shape.capacity;
+        self.keys.grow(tokens * self.shape.head_dim);
+        self.values.grow(tokens * self.shape.padded_dim());
+    }
+
+    /// Stores the keys and values of the new tokens of all sequences, from position `start` on in each: `keys` and
+    /// `values` are `(tokens, kv_heads * head_dim)` row-major.
     ///
     /// # Panics
     /// When they do not fit.
-    pub fn append(&mut self, pool: &Pool, start: usize, keys: &[f32], values: &[f32]) {
+    pub fn append(&mut self, pool: &Pool, start: usize, new: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let Shape { sequences, kv_heads, head_dim, capacity } = self.shape;
-        let numbers = sequences * kv_heads * head_dim;
-        assert!(keys.len() == values.len() && keys.len().is_multiple_of(numbers));
-        assert!(start + keys.len() / numbers <= capacity, "{capacity} tokens are all that fit");
+        let numbers = new.tokens() * kv_heads * head_dim;
+        assert!(keys.len() == numbers && values.len() == numbers && new.count() == sequences);
+        assert!(start + new.longest() <= capacity, "{capacity} tokens are all that fit");
         match &mut self.keys {
-            Store::F32(to) => self.shape.append_keys(pool, start, keys, to),
-            Store::F16(to) => self.shape.append_keys(pool, start, keys, to),
+            Store::F32(to) => self.shape.append_keys(pool, start, new, keys, to),
+            Store::F16(to) => self.shape.append_keys(pool, start, new, keys, to),
         }
         match &mut self.values {
-            Store::F32(to) => self.shape.append_values(pool, start, values, to),
-            Store::F16(to) => self.shape.append_values(pool, start, values, to),
+            Store::F32(to) => self.shape.append_values(pool, start, new, values, to),
+            Store::F16(to) => self.shape.append_values(pool, start, new, values, to),
         }
     }
 
@@ -164,17 +174,17 @@ impl Shape {
         (head.sequence * self.kv_heads + head.kv_head) * self.capacity + from
     }
 
-    fn append_keys<T: Number>(&self, pool: &Pool, start: usize, from: &[f32], to: &mut [T]) {
+    fn append_keys<T: Number>(&self, pool: &Pool, start: usize, new: Sequences<'_>, from: &[f32], to: &mut [T]) {
         let dim = self.head_dim;
-        self.append(pool, start, from, to, self.capacity * dim, |token, first, piece, head| {
+        self.append(pool, start, (new, from), to, self.capacity * dim, |token, first, piece, head| {
             let at = token / LANES * LANES * dim + first * LANES + token % LANES;
             head[at..].iter_mut().step_by(LANES).zip(piece).for_each(|(to, &number)| *to = number);
         });
     }
 
-    fn append_values<T: Number>(&self, pool: &Pool, start: usize, from: &[f32], to: &mut [T]) {
+    fn append_values<T: Number>(&self, pool: &Pool, start: usize, new: Sequences<'_>, from: &[f32], to: &mut [T]) {
         let padded = self.padded_dim();
-        self.append(pool, start, from, to, self.capacity * padded, |token, first, piece, head| {
+        self.append(pool, start, (new, from), to, self.capacity * padded, |token, first, piece, head| {
             head[token * padded + first..][..piece.len()].copy_from_slice(piece);
         });
     }
@@ -185,13 +195,12 @@ impl Shape {
         &self,
         pool: &Pool,
         start: usize,
-        from: &[f32],
+        (new, from): (Sequences<'_>, &[f32]),
         to: &mut [T],
         stride: usize,
         put: impl Fn(usize, usize, &[T], &mut [T]) + Sync,
     ) {
         let isa = Isa::active();
-        let tokens = from.len() / (self.sequences * self.kv_heads * self.head_dim);
         let heads = Rows::new(to, stride);
         pool.split(self.sequences * self.kv_heads, 1, from.len() >= SMALL, &|share| {
             let mut piece = [T::default(); PIECE];
@@ -199,9 +208,8 @@ impl Shape {
                 let (sequence, kv_head) = (index / self.kv_heads, index % self.kv_heads);
                 // SAFETY: the shares of the threads do not overlap, and each head has a row of its own.
                 let head = unsafe { heads.row(index) };
-                for token in 0..tokens {
-                    let row = (sequence * tokens + token) * self.kv_heads + kv_head;
-                    let from = &from[row * self.head_dim..][..self.head_dim];
+                for (token, row) in new.rows(sequence).enumerate() {
+                    let from = &from[(row * self.kv_heads + kv_head) * self.head_dim..][..self.head_dim];
                     for (i, from) in from.chunks(PIECE).enumerate() {
                         T::narrow(isa, from, &mut piece[..from.len()]);
                         put(start + token, i * PIECE, &piece[..from.len()], head);
@@ -217,6 +225,13 @@ impl Store {
         match self {
             Store::F32(numbers) => size_of_val(numbers.as_slice()),
             Store::F16(numbers) => size_of_val(numbers.as_slice()),
+        }
+    }
+
+    fn grow(&mut self, numbers: usize) {
+        match self {
+            Store::F32(held) => held.resize(held.len().max(numbers), 0.0),
+            Store::F16(held) => held.resize(held.len().max(numbers), f16::ZERO),
         }
     }
 
@@ -329,7 +344,7 @@ mod tests {
                     });
                     let keys: Vec<f32> = rows.collect();
                     let values: Vec<f32> = keys.iter().map(|k| -k).collect();
-                    cache.append(&Pool::new(2), start, &keys, &values);
+                    cache.append(&Pool::new(2), start, Sequences::equal(sequences, tokens), &keys, &values);
                 }
                 let mut buffer = vec![0.0; 32 * 80];
                 for (sequence, kv_head) in [(0, 0), (0, 2), (1, 1)] {

@@ -4,7 +4,9 @@
 //! of threads.
 
 use super::activations::Rows;
+use super::gelu::{self, Gelu};
 use super::isa::Isa;
+use super::layer_norm::{self, LayerNorm};
 use super::pool::Pool;
 use super::vector;
 
@@ -68,6 +70,35 @@ pub fn add_rms_norm(pool: &Pool, x: &mut [f32], delta: &[f32], weight: &[f32], e
         vector::add(isa, x, &delta[row * width..][..width]);
         vector::rms_norm(isa, x, weight, eps, out);
     });
+}
+
+/// Layer norm of every row of `x` in place.
+///
+/// # Panics
+/// When `x` is not whole rows.
+pub fn layer_norm(pool: &Pool, x: &mut [f32], norm: &LayerNorm) {
+    let (isa, rows) = (Isa::active(), x.len() / norm.weight.len());
+    for_rows(pool, rows, [x], |_, [x]| layer_norm::layer_norm(isa, x, norm));
+}
+
+/// `x += delta + bias`, then the layer norm of every row of `x` in place.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn add_layer_norm(pool: &Pool, x: &mut [f32], delta: &[f32], bias: &[f32], norm: &LayerNorm) {
+    let (isa, width) = (Isa::active(), bias.len());
+    for_rows(pool, delta.len() / width, [x], |row, [x]| {
+        layer_norm::add_layer_norm(isa, x, &delta[row * width..][..width], bias, norm);
+    });
+}
+
+/// `x = gelu(x + bias)` for every row of `x`.
+///
+/// # Panics
+/// When `x` is not whole rows of `bias.len()`.
+pub fn bias_gelu(pool: &Pool, x: &mut [f32], bias: &[f32], gelu: Gelu) {
+    let (isa, rows) = (Isa::active(), x.len() / bias.len());
+    for_rows(pool, rows, [x], |_, [x]| gelu::bias_gelu(isa, x, bias, gelu));
 }
 
 /// `x += delta`.

@@ -4,7 +4,8 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Matrix, Part, Pool, rows, vector,
+    Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Mask, Matrix, Part, Pool, Sequences, rows,
+    vector,
 };
 use crate::network::Config;
 use crate::network::linear::{Linear, LoadOptions, load_vector};
@@ -226,13 +227,13 @@ impl Block {
             vector::rotate(isa, query, cos, sin);
             vector::rotate(isa, key, cos, sin);
         });
-        cache.append(pool, pass.start, &work.key, &work.value);
+        let new = Sequences::equal(pass.sequences, pass.length);
+        cache.append(pool, pass.start, new, &work.key, &work.value);
         let attention = Attention {
             cache,
             heads: config.heads,
-            start: pass.start,
-            length: pass.length,
-            window: config.sliding_window,
+            new,
+            mask: Mask::Causal { start: pass.start, window: config.sliding_window },
         };
         let out = work.x.write(tokens, config.query_width());
         attention.run(isa, pool, &work.query, &mut work.attention, out);

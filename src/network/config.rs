@@ -6,7 +6,8 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::network::keys::Keys;
 
 /// Hyperparameters; all sizes checked against each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,10 +77,10 @@ pub enum RopeScaling {
 
 /// Largest value accepted for every size: beyond any published model, small enough that products of two fit memory
 /// arithmetic.
-const MAX_WIDTH: usize = 1 << 18;
-const MAX_VOCABULARY: usize = 1 << 22;
-const MAX_POSITIONS: usize = 1 << 24;
-const MAX_LAYERS: usize = 1 << 10;
+pub(super) const MAX_WIDTH: usize = 1 << 18;
+pub(super) const MAX_VOCABULARY: usize = 1 << 22;
+pub(super) const MAX_POSITIONS: usize = 1 << 24;
+pub(super) const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEAD_DIM: usize = 1 << 10;
 
 impl Config {
@@ -170,67 +171,7 @@ impl Config {
     }
 }
 
-/// Reading of one `config.json`.
-struct Keys<'a> {
-    place: &'a str,
-    json: &'a Value,
-}
-
 impl Keys<'_> {
-    fn fault(&self, problem: String) -> Error {
-        Error::input(self.place, problem)
-    }
-
-    /// A key that is present and not null.
-    fn optional(&self, key: &str) -> Option<&Value> {
-        self.json.get(key).filter(|v| !v.is_null())
-    }
-
-    fn required(&self, key: &str) -> Result<&Value> {
-        self.optional(key).ok_or_else(|| self.fault(format!("\"{key}\" is missing; is this a decoder's config.json?")))
-    }
-
-    fn text(&self, key: &str) -> Result<String> {
-        let value = self.required(key)?;
-        let text = value.as_str().ok_or_else(|| self.fault(format!("\"{key}\" is {value}; expected a string")))?;
-        Ok(text.to_owned())
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.optional(key) {
-            None => Ok(default),
-            Some(value) => {
-                value.as_bool().ok_or_else(|| self.fault(format!("\"{key}\" is {value}; expected true or false")))
-            }
-        }
-    }
-
-    fn size(&self, key: &str, max: usize) -> Result<usize> {
-        let value = self.required(key)?;
-        value
-            .as_u64()
-            .and_then(|n| usize::try_from(n).ok())
-            .filter(|n| (1..=max).contains(n))
-            .ok_or_else(|| self.fault(format!("\"{key}\" is {value}; expected a whole number from 1 to {max}")))
-    }
-
-    fn size_or(&self, key: &str, max: usize, default: usize) -> Result<usize> {
-        if self.optional(key).is_some() { self.size(key, max) } else { Ok(default) }
-    }
-
-    /// A number above `above` and at most `max`.
-    fn number(&self, key: &str, above: f64, max: f64) -> Result<f64> {
-        self.number_in(self.json, key, above, max)
-    }
-
-    fn number_in(&self, object: &Value, key: &str, above: f64, max: f64) -> Result<f64> {
-        let value = object.get(key).unwrap_or(&Value::Null);
-        value
-            .as_f64()
-            .filter(|&n| n > above && n <= max)
-            .ok_or_else(|| self.fault(format!("\"{key}\" is {value}; expected a number above {above}, at most {max}")))
-    }
-
     /// The rotary settings: `rope_parameters` since transformers 5, `rope_scaling` before.
     fn rope(&self) -> Option<&Value> {
         self.optional("rope_parameters").or_else(|| self.optional("rope_scaling"))

@@ -1,17 +1,15 @@
 //! A Llama-family decoder: one forward pass for prefill, scoring, calibration and decode.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Isa, KvFormat, Matrix, Pool, rows};
+use crate::kernels::{KvFormat, Matrix, Pool, rows};
 use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
-use crate::network::linear::{LoadOptions, load_matrix, load_vector};
+use crate::network::linear::{LoadOptions, kernel_uses, load_matrix, load_vector};
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
 
@@ -76,17 +74,11 @@ impl Decoder {
     /// Kernels by phase: `prefill` as for `tokens` rows, `decode` as for `batch` rows. The head multiplies `batch`
     /// rows in both: prefill needs the logits of last tokens only.
     pub fn kernels(&self, tokens: usize, batch: usize) -> Vec<KernelUse> {
-        let isa = Isa::active();
-        let mut uses = BTreeMap::<(&str, String), (usize, u64)>::new();
-        for (phase, rows) in [("prefill", tokens), ("decode", batch)] {
-            for (matrix, rows) in self.products(rows, batch) {
-                let entry = uses.entry((phase, matrix.kernel_name(isa, rows))).or_default();
-                *entry = (entry.0 + 1, entry.1 + matrix.bytes() as u64);
-            }
-        }
-        uses.into_iter()
-            .map(|((phase, kernel), (matrices, bytes))| KernelUse { phase: phase.to_owned(), kernel, matrices, bytes })
-            .collect()
+        let phases = [("prefill", tokens), ("decode", batch)].into_iter();
+        kernel_uses(
+            phases
+                .flat_map(|(phase, rows)| self.products(rows, batch).map(move |(matrix, rows)| (phase, matrix, rows))),
+        )
     }
 
     /// Embeddings of `tokens`, `(tokens, hidden_size)`.

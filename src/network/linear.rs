@@ -1,16 +1,30 @@
 //! Linear layers and norms: tensors of a checkpoint, packed for the kernels.
 
+use std::collections::BTreeMap;
+
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Matrix, Part, Pool, rows};
+use crate::kernels::{Activations, Isa, Matrix, Part, Pool, rows};
+use crate::results::KernelUse;
 use crate::tensor::DenseFormat;
 
-/// How to load a decoder.
+/// How to load a network.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
     /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
+}
+
+impl LoadOptions {
+    /// Format of a floating-point matrix that is stored as `f32`, `f16`, `bf16`.
+    pub(super) fn dense_format(self, stored_as: &str) -> DenseFormat {
+        self.dense.unwrap_or(match stored_as {
+            "f32" => DenseFormat::F32,
+            "bf16" => DenseFormat::Bf16,
+            _ => DenseFormat::F16,
+        })
+    }
 }
 
 /// A packed weight with its bias.
@@ -59,14 +73,39 @@ impl Linear {
         self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
     }
 
+    /// `y = x w`, without the bias; `y` is `(x.tokens(), rows)`.
+    ///
+    /// # Panics
+    /// When the sizes do not fit.
+    pub fn multiply(&self, pool: &Pool, x: &mut Activations, y: &mut [f32]) {
+        pool.part(Part::Linear, || self.weight.multiply(pool, x, y));
+    }
+
+    /// The bias; empty where there is none.
+    pub fn bias(&self) -> &[f32] {
+        self.bias.as_deref().unwrap_or_default()
+    }
+
     /// `y = x w + bias`, resized to `(x.tokens(), rows)`.
     pub fn apply(&self, pool: &Pool, x: &mut Activations, y: &mut Vec<f32>) {
         y.resize(x.tokens() * self.weight.rows(), 0.0);
-        pool.part(Part::Linear, || self.weight.multiply(pool, x, y));
+        self.multiply(pool, x, y);
         if let Some(bias) = &self.bias {
             rows::add_bias(pool, y, bias);
         }
     }
+}
+
+/// The kernels of matrices, each with a phase and the rows that it multiplies in it, by phase and name.
+pub(super) fn kernel_uses<'a>(matrices: impl Iterator<Item = (&'static str, &'a Matrix, usize)>) -> Vec<KernelUse> {
+    let mut uses = BTreeMap::<(&str, String), (usize, u64)>::new();
+    for (phase, matrix, rows) in matrices {
+        let entry = uses.entry((phase, matrix.kernel_name(Isa::active(), rows))).or_default();
+        *entry = (entry.0 + 1, entry.1 + matrix.bytes() as u64);
+    }
+    uses.into_iter()
+        .map(|((phase, kernel), (matrices, bytes))| KernelUse { phase: phase.to_owned(), kernel, matrices, bytes })
+        .collect()
 }
 
 /// Loads and packs a matrix; also says whether its weights are 32-bit floats.
@@ -81,11 +120,7 @@ pub(super) fn load_matrix(
 ) -> Result<(Matrix, bool)> {
     check_shape(checkpoint, name, &[rows, cols])?;
     let packed = if let Some(stored) = checkpoint.dense_rows(name) {
-        let format = options.dense.unwrap_or(match stored.stored_as() {
-            "f32" => DenseFormat::F32,
-            "bf16" => DenseFormat::Bf16,
-            _ => DenseFormat::F16,
-        });
+        let format = options.dense_format(stored.stored_as());
         let matrix = Matrix::from_rows(format, rows, cols, &|row, out| stored.read(row, out));
         (matrix, format == DenseFormat::F32)
     } else {
@@ -111,7 +146,8 @@ pub(super) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) ->
     Ok(checkpoint.tensor_f32(name)?.1)
 }
 
-fn check_shape(checkpoint: &Checkpoint, name: &str, expected: &[usize]) -> Result<()> {
+/// Refuses a tensor that is missing or has another shape.
+pub(super) fn check_shape(checkpoint: &Checkpoint, name: &str, expected: &[usize]) -> Result<()> {
     match checkpoint.shape(name) {
         Some(shape) if shape == expected => Ok(()),
         Some(shape) => {

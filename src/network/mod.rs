@@ -1,13 +1,19 @@
-//! Networks: configuration, tokenizer, decoder, attention, KV cache, scoring.
+//! Networks: configuration, tokenizer, decoder, encoder, attention, KV cache, scoring.
 
 mod block;
 mod config;
 mod continuations;
 mod decoder;
+mod encoder;
+mod encoder_block;
+mod encoder_config;
 mod gguf_vocabulary;
 mod head;
+mod keys;
 mod kv_cache;
 mod linear;
+mod lookup_table;
+mod pooling;
 mod rotary;
 mod score;
 mod tokenizer;
@@ -16,9 +22,12 @@ pub use block::{Block, Site};
 pub use config::{Config, RopeScaling};
 pub use continuations::{Continuations, score_continuations};
 pub use decoder::Decoder;
+pub use encoder::{Encoder, EncoderMemory};
+pub use encoder_config::EncoderConfig;
 pub use head::Head;
 pub use kv_cache::KvCache;
 pub use linear::LoadOptions;
+pub use pooling::Pooling;
 pub use rotary::frequency_factors;
 pub use score::{Chunk, TokenScore, score, score_token};
 pub use tokenizer::Tokenizer;

@@ -27,6 +27,8 @@ pub struct Tokenizer {
     pub(super) place: String,
     pub(super) tokenizer: tokenizers::Tokenizer,
     bos: Option<u32>,
+    /// Special tokens put after a text.
+    added_behind: usize,
     sha256: Option<String>,
 }
 
@@ -55,8 +57,8 @@ impl Tokenizer {
         // Texts are cut into windows by the tasks, never by the tokenizer.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|problem| Error::input(&place, problem.to_string()))?;
-        let mut tokenizer = Tokenizer { place, tokenizer, bos: None, sha256 };
-        tokenizer.bos = tokenizer.added_in_front()?;
+        let mut tokenizer = Tokenizer { place, tokenizer, bos: None, added_behind: 0, sha256 };
+        (tokenizer.bos, tokenizer.added_behind) = tokenizer.added_around()?;
         Ok(tokenizer)
     }
 
@@ -67,6 +69,21 @@ impl Tokenizer {
     /// When the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.ids(text, false)
+    }
+
+    /// Ids of a text with the special tokens that the model puts around it (`[CLS] ... [SEP]`), at most `longest`: a
+    /// longer text loses its end, not the special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+        let mut ids = self.ids(text, true)?;
+        if ids.len() > longest {
+            let behind = ids.len() - self.added_behind;
+            let kept = longest.saturating_sub(self.added_behind);
+            ids.drain(kept..behind);
+        }
+        Ok(ids)
     }
 
     /// Text of ids, special tokens written out.
@@ -105,11 +122,13 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The one token that the tokenizer's post-processor puts before a text, whatever kind of post-processor it is.
-    fn added_in_front(&self) -> Result<Option<u32>> {
+    /// The one token that the tokenizer's post-processor puts before a text, and how many it puts after it, whatever
+    /// kind of post-processor it is.
+    fn added_around(&self) -> Result<(Option<u32>, usize)> {
         let (bare, whole) = (self.ids("a", false)?, self.ids("a", true)?);
         let front = whole.windows(bare.len().max(1)).position(|window| window == bare);
-        Ok(if front == Some(1) { whole.first().copied() } else { None })
+        let bos = if front == Some(1) { whole.first().copied() } else { None };
+        Ok((bos, front.map_or(0, |front| whole.len() - front - bare.len())))
     }
 }
 
@@ -258,8 +277,8 @@ mod tests {
 
     fn tokenizer(vocabulary: &GgufVocabulary) -> Tokenizer {
         let tokenizer = from_vocabulary(vocabulary).unwrap();
-        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None, sha256: None };
-        tokenizer.bos = tokenizer.added_in_front().unwrap();
+        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None, added_behind: 0, sha256: None };
+        (tokenizer.bos, tokenizer.added_behind) = tokenizer.added_around().unwrap();
         tokenizer
     }
 
@@ -305,8 +324,8 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         with_bos.save(&path).unwrap();
         let again = tokenizers::Tokenizer::from_file(&path).unwrap();
-        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None, sha256: None };
-        assert_eq!(again.added_in_front().unwrap(), Some(256 + 3));
+        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None, added_behind: 0, sha256: None };
+        assert_eq!(again.added_around().unwrap(), (Some(256 + 3), 0));
         let text = "he he<|end|>12\n\n1";
         assert_eq!(again.encode(text).unwrap(), with_bos.encode(text).unwrap());
     }

@@ -206,7 +206,7 @@ pub struct ItemScore {
 /// How a matrix was multiplied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KernelUse {
-    /// `prefill` or `decode`.
+    /// `prefill` or `decode`; `encode` for an encoder.
     pub phase: String,
     /// Name of the kernel: `x86_64-w8a8-avx512vnni`.
     pub kernel: String,

@@ -1,0 +1,250 @@
+//! Encoders of the BERT family: one vector for every sequence of a batch without padding.
+//!
+//! ```text
+//! tokens (sequence after sequence) -> words + positions + type -> norm -> blocks -> states -> pooling    -> embedding
+//!                                                                                          -> classifier -> logits
+//! ```
+//!
+//! All sequences run together, each attending to itself only; nothing is calculated for padding.
+
+use rayon::prelude::*;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::{Activations, LayerNorm, Pool, Sequences, rows};
+use crate::network::encoder_block::{EncoderBlock, Workspace, load_layer_norm};
+use crate::network::linear::{Linear, LoadOptions, kernel_uses};
+use crate::network::lookup_table::LookupTable;
+use crate::network::{EncoderConfig, Pooling};
+use crate::results::KernelUse;
+
+/// Last part of the name of the word embeddings; what comes before it comes before all names.
+const WORDS: &str = "embeddings.word_embeddings.weight";
+
+/// An encoder with packed weights.
+#[derive(Debug)]
+pub struct Encoder {
+    place: String,
+    config: EncoderConfig,
+    /// `(vocab_size, hidden_size)`.
+    words: LookupTable,
+    /// Embedding of every position, that of token type 0 added: `(max_positions, hidden_size)`.
+    positions: Vec<f32>,
+    norm: LayerNorm,
+    blocks: Vec<EncoderBlock>,
+    end: End,
+}
+
+/// What becomes of the states.
+#[derive(Debug)]
+enum End {
+    Embedding(Pooling),
+    /// `output(tanh(dense(state of the first token)))`.
+    Classes {
+        dense: Linear,
+        output: Linear,
+    },
+}
+
+/// Memory of forward passes: once it has grown to the largest pass, passes allocate nothing.
+#[derive(Debug)]
+pub struct EncoderMemory {
+    /// Row after the last of every sequence.
+    ends: Vec<usize>,
+    /// Token and position of every row.
+    inputs: Vec<(u32, usize)>,
+    /// Residual stream, `(tokens, hidden_size)`.
+    hidden: Activations,
+    work: Workspace,
+    /// States of the first tokens, for a classifier.
+    first: Activations,
+    between: Activations,
+    /// `(sequences, width)`.
+    out: Vec<f32>,
+}
+
+impl Encoder {
+    /// Loads and packs a model, blocks in parallel.
+    ///
+    /// # Errors
+    /// A damaged or unsupported model.
+    pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Encoder> {
+        let place = checkpoint.path().display().to_string();
+        let config = EncoderConfig::from_json(&place, checkpoint.config())?;
+        let prefix = prefix(checkpoint)?;
+        let name = |part: &str| format!("{prefix}embeddings.{part}");
+        let table = |part: &str, rows| LookupTable::load(checkpoint, &name(part), (rows, config.hidden_size), options);
+        let words = table("word_embeddings.weight", config.vocab_size)?;
+        let positions = table("position_embeddings.weight", config.position_rows)?;
+        let types = table("token_type_embeddings.weight", config.token_types)?;
+        let blocks = (0..config.layers)
+            .into_par_iter()
+            .map(|layer| EncoderBlock::load(checkpoint, &config, &format!("{prefix}encoder.layer.{layer}."), options))
+            .collect::<Result<_>>()?;
+        Ok(Encoder {
+            words,
+            positions: typed_positions(&config, &positions, &types),
+            norm: load_layer_norm(checkpoint, &name("LayerNorm"), &config)?,
+            blocks,
+            end: End::load(checkpoint, &config, &prefix, options)?,
+            place,
+            config,
+        })
+    }
+
+    /// Hyperparameters.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// Numbers of a vector that [`Encoder::forward`] returns: `hidden_size`, or the classes of a classifier.
+    pub fn width(&self) -> usize {
+        match &self.end {
+            End::Embedding(_) => self.config.hidden_size,
+            End::Classes { output, .. } => output.weight().rows(),
+        }
+    }
+
+    /// Packed bytes of all weights, scales, biases, norms and embeddings.
+    pub fn weight_bytes(&self) -> u64 {
+        let blocks: usize = self.blocks.iter().map(EncoderBlock::bytes).sum();
+        let norm = 2 * self.config.hidden_size * size_of::<f32>();
+        let end = match &self.end {
+            End::Embedding(_) => 0,
+            End::Classes { dense, output } => dense.bytes() + output.bytes(),
+        };
+        (blocks + norm + end + self.words.bytes() + size_of_val(self.positions.as_slice())) as u64
+    }
+
+    /// Kernels of the blocks for batches of `tokens` tokens, phase `encode`.
+    pub fn kernels(&self, tokens: usize) -> Vec<KernelUse> {
+        let linears = self.blocks.iter().flat_map(EncoderBlock::linears);
+        kernel_uses(linears.map(|linear| ("encode", linear.weight(), tokens)))
+    }
+
+    /// Memory for forward passes.
+    pub fn memory(&self) -> EncoderMemory {
+        EncoderMemory {
+            ends: Vec::new(),
+            inputs: Vec::new(),
+            hidden: Activations::default(),
+            work: Workspace::new(&self.config),
+            first: Activations::default(),
+            between: Activations::default(),
+            out: Vec::new(),
+        }
+    }
+
+    /// The vector of every sequence, `(sequences.len(), width)` row-major: pooled embeddings, or a classifier's logits.
+    /// A sequence is its token ids, special tokens included, as [`crate::network::Tokenizer::encode_whole`] gives them.
+    ///
+    /// # Errors
+    /// An empty or too long sequence, or a token outside the vocabulary.
+    pub fn forward<'m>(
+        &self,
+        pool: &Pool,
+        sequences: &[impl AsRef<[u32]>],
+        memory: &'m mut EncoderMemory,
+    ) -> Result<&'m [f32]> {
+        let EncoderMemory { ends, inputs, hidden, work, first, between, out } = memory;
+        ends.clear();
+        inputs.clear();
+        for sequence in sequences {
+            self.check(sequence.as_ref())?;
+            inputs.extend(sequence.as_ref().iter().copied().zip(0..));
+            ends.push(inputs.len());
+        }
+        let packed = Sequences::packed(ends);
+        let width = self.config.hidden_size;
+        let states = hidden.write(inputs.len(), width);
+        rows::for_rows(pool, inputs.len(), [states], |row, [out]| self.embed(inputs[row], out));
+        rows::layer_norm(pool, hidden.change(), &self.norm);
+        for block in &self.blocks {
+            block.run(pool, packed, hidden, work);
+        }
+        out.resize(sequences.len() * self.width(), 0.0);
+        let states_of = |index: usize| {
+            let rows = packed.rows(index);
+            &hidden.values()[rows.start * width..rows.end * width]
+        };
+        match &self.end {
+            End::Embedding(pooling) => {
+                rows::for_rows(pool, sequences.len(), [out], |index, [out]| pooling.pool(states_of(index), out));
+            }
+            End::Classes { dense, output } => {
+                let of_first = first.write(sequences.len(), width);
+                for (index, to) in of_first.chunks_exact_mut(width).enumerate() {
+                    to.copy_from_slice(&states_of(index)[..width]);
+                }
+                dense.multiply(pool, first, between.write(sequences.len(), width));
+                for row in between.change().chunks_exact_mut(width) {
+                    row.iter_mut().zip(dense.bias()).for_each(|(v, bias)| *v = (*v + bias).tanh());
+                }
+                output.apply(pool, between, out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sum of the embeddings of a token, its position and type 0.
+    fn embed(&self, (token, position): (u32, usize), out: &mut [f32]) {
+        self.words.read(token as usize, out);
+        let of_position = &self.positions[position * out.len()..][..out.len()];
+        out.iter_mut().zip(of_position).for_each(|(v, p)| *v += p);
+    }
+
+    fn check(&self, sequence: &[u32]) -> Result<()> {
+        let (length, longest) = (sequence.len(), self.config.max_positions());
+        if length == 0 || length > longest {
+            let problem = format!("a sequence has {length} tokens; expected 1 to {longest}; cut longer texts");
+            return Err(Error::input(&self.place, problem));
+        }
+        if let Some(token) = sequence.iter().find(|&&token| token as usize >= self.config.vocab_size) {
+            let size = self.config.vocab_size;
+            let problem =
+                format!("token {token} is outside the vocabulary of {size}; is it another model's tokenizer?");
+            return Err(Error::input(&self.place, problem));
+        }
+        Ok(())
+    }
+}
+
+impl End {
+    fn load(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str, options: LoadOptions) -> Result<End> {
+        if !config.classifies {
+            return Pooling::of(checkpoint).map(End::Embedding);
+        }
+        let (dense, output) = match config.model_type.as_str() {
+            "bert" => (format!("{prefix}pooler.dense"), "classifier"),
+            _ => ("classifier.dense".to_owned(), "classifier.out_proj"),
+        };
+        let width = config.hidden_size;
+        let classes = checkpoint.shape(&format!("{output}.weight")).map_or(0, |shape| shape[0]);
+        Ok(End::Classes {
+            dense: Linear::load(checkpoint, &dense, (width, width), true, options)?,
+            output: Linear::load(checkpoint, output, (classes, width), true, options)?,
+        })
+    }
+}
+
+/// What comes before the names of all tensors of the network: nothing, `bert.`, `roberta.`.
+pub(crate) fn prefix(checkpoint: &Checkpoint) -> Result<String> {
+    let names = checkpoint.names();
+    let found = names.iter().find_map(|name| name.strip_suffix(WORDS));
+    found.map(str::to_owned).ok_or_else(|| {
+        let problem = format!("tensor \"{WORDS}\": is missing; is this an encoder?");
+        Error::input(checkpoint.path().display(), problem)
+    })
+}
+
+/// Embeddings of all positions that tokens can have, that of type 0 added.
+fn typed_positions(config: &EncoderConfig, positions: &LookupTable, types: &LookupTable) -> Vec<f32> {
+    let mut kind = vec![0.0; config.hidden_size];
+    types.read(0, &mut kind);
+    let mut out = vec![0.0; config.max_positions() * config.hidden_size];
+    for (index, out) in out.chunks_exact_mut(config.hidden_size).enumerate() {
+        positions.read(config.first_position + index, out);
+        out.iter_mut().zip(&kind).for_each(|(v, k)| *v += k);
+    }
+    out
+}

@@ -1,0 +1,98 @@
+//! Tiny encoders against the vectors of Hugging Face transformers (`tools/golden/tiny_encoders.py`).
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::path::Path;
+
+use quantbench::checkpoint::Checkpoint;
+use quantbench::kernels::Pool;
+use quantbench::network::{Encoder, LoadOptions};
+use quantbench::tensor::DenseFormat;
+
+const CASES: [&str; 4] = ["bert", "bert_classifier", "roberta", "roberta_classifier"];
+
+struct Golden {
+    checkpoint: Checkpoint,
+    sequences: Vec<Vec<u32>>,
+    vectors: Vec<Vec<f32>>,
+}
+
+fn golden(case: &str) -> Golden {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_encoders").join(case);
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    Golden {
+        checkpoint: Checkpoint::open(&folder).unwrap(),
+        sequences: serde_json::from_value(expected["sequences"].clone()).unwrap(),
+        vectors: serde_json::from_value(expected["vectors"].clone()).unwrap(),
+    }
+}
+
+fn load(golden: &Golden, format: DenseFormat) -> Encoder {
+    Encoder::load(&golden.checkpoint, LoadOptions { dense: Some(format) }).unwrap()
+}
+
+fn worst(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
+}
+
+#[test]
+fn batches_of_different_lengths_give_the_vectors_of_transformers() {
+    for (case, threads) in CASES.into_iter().zip([1, 2, 3, 2]) {
+        let (golden, pool) = (golden(case), Pool::new(threads));
+        let encoder = load(&golden, DenseFormat::F32);
+        let mut memory = encoder.memory();
+        // A large batch, a smaller one in the same memory, and every sequence alone.
+        for count in [4, 2] {
+            let got = encoder.forward(&pool, &golden.sequences[..count], &mut memory).unwrap();
+            let difference = worst(got, &golden.vectors[..count].concat());
+            assert!(difference <= 2e-5, "{case}, {count} sequences: {difference}");
+        }
+        for (sequence, vector) in golden.sequences.iter().zip(&golden.vectors) {
+            let difference = worst(encoder.forward(&pool, &[sequence], &mut memory).unwrap(), vector);
+            assert!(difference <= 2e-5, "{case}, {} tokens: {difference}", sequence.len());
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_weights_come_close_and_take_half_the_memory() {
+    let pool = Pool::new(1);
+    for case in CASES {
+        let golden = golden(case);
+        let exact = load(&golden, DenseFormat::F32);
+        for (format, bound) in [(DenseFormat::F16, 0.02), (DenseFormat::Bf16, 0.15)] {
+            let encoder = load(&golden, format);
+            let mut memory = encoder.memory();
+            let got = encoder.forward(&pool, &golden.sequences, &mut memory).unwrap();
+            let difference = worst(got, &golden.vectors.concat());
+            assert!(difference > 0.0 && difference <= bound, "{case} {format:?}: {difference}");
+            assert!(encoder.weight_bytes() < exact.weight_bytes() * 7 / 10);
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let golden = golden("bert");
+    let encoder = load(&golden, DenseFormat::F32);
+    let run = |threads| {
+        let mut memory = encoder.memory();
+        encoder.forward(&Pool::new(threads), &golden.sequences, &mut memory).unwrap().to_vec()
+    };
+    assert_eq!(run(1), run(2));
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn inputs_that_no_position_or_word_fits_are_refused() {
+    let golden = golden("roberta");
+    let (encoder, pool) = (load(&golden, DenseFormat::F32), Pool::new(1));
+    let message =
+        |sequence: &[u32]| encoder.forward(&pool, &[sequence], &mut encoder.memory()).unwrap_err().to_string();
+    assert!(message(&[]).contains("a sequence has 0 tokens; expected 1 to 38"));
+    assert!(message(&[5; 39]).contains("a sequence has 39 tokens"));
+    assert!(message(&[48]).contains("token 48 is outside the vocabulary of 48"));
+}
