@@ -228,7 +228,7 @@ impl End {
 }
 
 /// What comes before the names of all tensors of the network: nothing, `bert.`, `roberta.`.
-pub(crate) fn prefix(checkpoint: &Checkpoint) -> Result<String> {
+pub(super) fn prefix(checkpoint: &Checkpoint) -> Result<String> {
     let names = checkpoint.names();
     let found = names.iter().find_map(|name| name.strip_suffix(WORDS));
     found.map(str::to_owned).ok_or_else(|| {

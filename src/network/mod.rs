@@ -1,5 +1,6 @@
 //! Networks: configuration, tokenizer, decoder, encoder, attention, KV cache, scoring.
 
+mod architecture;
 mod block;
 mod config;
 mod continuations;
@@ -18,6 +19,7 @@ mod rotary;
 mod score;
 mod tokenizer;
 
+pub use architecture::Architecture;
 pub use block::{Block, Site};
 pub use config::{Config, RopeScaling};
 pub use continuations::{Continuations, score_continuations};

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::assets::{Documents, TokenOwner, read_documents};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::network::{Config, Tokenizer};
+use crate::network::{Architecture, Tokenizer};
 use crate::suite::TextSource;
 
 /// What turns text into a model's tokens, and checks ids that are claimed to be its own.
@@ -34,8 +34,8 @@ impl Encoder {
     /// # Errors
     /// No tokenizer, or one that is not supported; a damaged config.
     pub fn of(checkpoint: &Checkpoint) -> Result<Encoder> {
-        let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
-        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary: config.vocab_size })
+        let vocabulary = Architecture::of(checkpoint)?.vocab_size();
+        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary })
     }
 
     /// The id to put before every window, where the model was trained with one and its tokenizer adds it.

@@ -47,6 +47,9 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     let made = maker.make(order, progress)?;
     write_config(&checkpoint, &plan, &folder.join("config.json"))?;
     Tokenizer::from_checkpoint(&checkpoint)?.save(&folder.join("tokenizer.json"))?;
+    for file in &checkpoint.sentence_modules().files {
+        copy(checkpoint.path(), &folder, file)?;
+    }
     let file_bytes = make_durable(&folder)?;
     fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
     File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
@@ -122,7 +125,9 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()>
         DenseFormat::Bf16 => "bfloat16",
     };
     keys.insert("torch_dtype".into(), dtype.into());
-    keys.insert("tie_word_embeddings".into(), plan.config.tied_head.into());
+    if plan.architecture.head().is_some() {
+        keys.insert("tie_word_embeddings".into(), plan.architecture.tied_head().into());
+    }
     keys.remove("quantization_config");
     let mut quantized: Vec<(String, Quantization)> =
         plan.quantized().map(|(tensor, quantization)| (tensor.module().to_owned(), quantization)).collect();
@@ -140,7 +145,16 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()>
     fs::write(path, text).map_err(|e| Error::io(path, "write", e))
 }
 
-/// Makes all files of a folder durable and returns their bytes.
+/// Copies `file`, a path relative to both folders.
+fn copy(from: &Path, to: &Path, file: &Path) -> Result<()> {
+    let (source, target) = (from.join(file), to.join(file));
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
+    }
+    fs::copy(&source, &target).map(|_| ()).map_err(|e| Error::io(&source, "copy", e))
+}
+
+/// Makes all files of a folder durable, those of its folders too, and returns their bytes.
 fn make_durable(folder: &Path) -> Result<u64> {
     let failed = |e| Error::io(folder, "read", e);
     let mut bytes = 0;
@@ -148,7 +162,8 @@ fn make_durable(folder: &Path) -> Result<u64> {
         let path = entry.map_err(failed)?.path();
         let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
         file.sync_all().map_err(|e| Error::io(&path, "write", e))?;
-        bytes += file.metadata().map_err(|e| Error::io(&path, "read", e))?.len();
+        let metadata = file.metadata().map_err(|e| Error::io(&path, "read", e))?;
+        bytes += if metadata.is_dir() { make_durable(&path)? } else { metadata.len() };
     }
     Ok(bytes)
 }

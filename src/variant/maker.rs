@@ -18,7 +18,7 @@ use super::{Order, compressed_tensors};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
-use crate::network::{Block, LoadOptions, Site};
+use crate::network::{Architecture, Block, LoadOptions, Site};
 use crate::quantize::{InputStatistics, Quantized};
 use crate::tensor::{DenseFormat, QuantizedTensor};
 
@@ -88,7 +88,7 @@ impl<'a> Maker<'a> {
 
     /// Quantizes all blocks without calibration.
     fn make_blocks(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-        let layers = self.plan.config.layers;
+        let layers = self.plan.architecture.layers();
         for layer in 0..layers {
             for linear in self.quantize_block(layer, &BTreeMap::new())? {
                 self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
@@ -106,7 +106,9 @@ impl<'a> Maker<'a> {
         embedding: Option<QuantizedTensor>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
-        let config = &self.plan.config;
+        let Architecture::Decoder(config) = &self.plan.architecture else {
+            return Err(Error::Usage("calibration of an encoder is not supported".into()));
+        };
         let tokens = order.calibration.ok_or_else(|| {
             Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
         })?;

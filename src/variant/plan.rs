@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
-use crate::network::{Config, Site};
+use crate::network::Architecture;
 use crate::quantize::{Quantizer, group_size, method};
 use crate::suite::{Method, Recipe, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
@@ -18,7 +18,7 @@ pub(super) const HEAD: &str = "lm_head";
 /// Every tensor of the artefact.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub config: Config,
+    pub architecture: Architecture,
     /// Format of matrices that are not quantized.
     pub dense: DenseFormat,
     /// In the order of the model's file.
@@ -87,7 +87,7 @@ impl Plan {
     /// An unknown method, an override that names nothing, and all tensors that do not fit their scheme, in one message.
     pub(super) fn new(checkpoint: &Checkpoint, recipe: &Recipe) -> Result<Plan> {
         let place = checkpoint.path().display().to_string();
-        let config = Config::from_json(&place, checkpoint.config())?;
+        let architecture = Architecture::of(checkpoint)?;
         let dense = match recipe {
             Recipe::Cast { dtype } => *dtype,
             Recipe::Quantize(method) => method.dense,
@@ -95,14 +95,16 @@ impl Plan {
         };
         let mut tensors = Vec::new();
         for name in checkpoint.names() {
-            let redundant_head = config.tied_head && name == format!("{HEAD}.weight");
-            let Some(shape) = checkpoint.shape(&name).filter(|_| !redundant_head) else { continue };
+            let redundant_head = architecture.tied_head() && name == format!("{HEAD}.weight");
+            // Old checkpoints of BERT hold the numbers 0, 1, 2, ... as a tensor of whole numbers.
+            let counting = name.ends_with("embeddings.position_ids");
+            let Some(shape) = checkpoint.shape(&name).filter(|_| !redundant_head && !counting) else { continue };
             // Norms and biases stay in 32 bits: they are a thousandth of the model, the kernels read them so, and
             // rounding them would mix another error into the effect of the matrices' format.
             let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });
             tensors.push(PlannedTensor { name, shape, storage });
         }
-        let mut plan = Plan { config, dense, tensors };
+        let mut plan = Plan { architecture, dense, tensors };
         if let Recipe::Quantize(method) = recipe {
             plan.quantize(method).map_err(|problems| Error::input(place, problems.join("; ")))?;
         }
@@ -112,13 +114,19 @@ impl Plan {
     /// Marks the tensors that `recipe` quantizes; all faults at once.
     fn quantize(&mut self, recipe: &Method) -> std::result::Result<(), Vec<String>> {
         let quantizer = method(&recipe.method).map_err(|problem| vec![problem])?;
+        if quantizer.needs_calibration() && matches!(self.architecture, Architecture::Encoder { .. }) {
+            return Err(vec![format!(
+                "method \"{}\" learns from calibration text, which is supported for decoders only; use \"rtn\" for an encoder",
+                recipe.method
+            )]);
+        }
         let rounding = method("rtn").map_err(|problem| vec![problem])?;
         // By problem, the tensors that have it.
         let mut unfit: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut used = vec![false; recipe.overrides.len()];
         for tensor in self.tensors.iter_mut().filter(|t| t.shape.len() == 2 && t.name.ends_with(".weight")) {
-            let name = tensor.name_in_recipes(self.config.tied_head).to_owned();
-            let linear = is_linear_of_block(&name);
+            let name = tensor.name_in_recipes(self.architecture.tied_head()).to_owned();
+            let linear = self.architecture.linear_of_block(&name).is_some();
             if !linear && name != HEAD {
                 continue;
             }
@@ -144,24 +152,33 @@ impl Plan {
             unfit.iter().map(|(problem, names)| format!("{problem} (for {})", self.list(names))).collect();
         for (rule, _) in recipe.overrides.iter().zip(used).filter(|(_, used)| !used) {
             problems.push(format!(
-                "override \"{}\" names no linear layer; they are called like model.layers.0.self_attn.q_proj, \
-                 model.layers.0.mlp.down_proj, {HEAD}",
-                rule.tensors
+                "override \"{}\" names no linear layer; they are called like {}",
+                rule.tensors,
+                self.examples().join(", ")
             ));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Names of a few linear layers.
+    fn examples(&self) -> Vec<String> {
+        let linears = self.architecture.linears_of_block();
+        let ends = [linears.first(), linears.last()].into_iter().flatten();
+        let modules = ends.map(|linear| self.architecture.module(0, linear));
+        modules.chain(self.architecture.head().map(|_| HEAD.to_owned())).collect()
+    }
+
     /// Names in one line; `model.layers.*.mlp.up_proj` for a layer that every block names.
     fn list(&self, names: &[String]) -> String {
-        let of_any_block = |name: &str| match is_linear_of_block(name) {
-            true => name.splitn(4, '.').nth(3).map(|linear| format!("model.layers.*.{linear}")),
-            false => None,
+        let of_any_block = |name: &str| {
+            let linear = self.architecture.linear_of_block(name)?;
+            Some(self.architecture.module(0, linear).replacen(".0.", ".*.", 1))
         };
         let mut listed: Vec<String> = Vec::new();
         for name in names {
             let general = of_any_block(name).filter(|general| {
-                names.iter().filter(|name| of_any_block(name).as_ref() == Some(general)).count() == self.config.layers
+                names.iter().filter(|name| of_any_block(name).as_ref() == Some(general)).count()
+                    == self.architecture.layers()
             });
             let name = general.unwrap_or_else(|| name.clone());
             if !listed.contains(&name) {
@@ -181,12 +198,11 @@ impl Plan {
 
     /// The quantized linear layers of a block by their name inside the block, in the order of execution.
     pub(super) fn linears_of(&self, layer: usize) -> Vec<(&'static str, &PlannedTensor, Quantization)> {
-        let prefix = format!("model.layers.{layer}.");
-        let linears = Site::ALL.into_iter().flat_map(|site| site.linears());
+        let linears = self.architecture.linears_of_block().into_iter();
         linears
-            .filter_map(|&linear| {
-                let (tensor, quantization) =
-                    self.quantized().find(|(t, _)| t.module().strip_prefix(&prefix) == Some(linear))?;
+            .filter_map(|linear| {
+                let module = self.architecture.module(layer, linear);
+                let (tensor, quantization) = self.quantized().find(|(t, _)| t.module() == module)?;
                 Some((linear, tensor, quantization))
             })
             .collect()
@@ -194,9 +210,20 @@ impl Plan {
 
     /// Modules of the linear layers that stay dense, the head included.
     pub(super) fn dense_linears(&self) -> Vec<String> {
-        let quantizes = |name: &str| self.quantized().any(|(t, _)| t.name_in_recipes(self.config.tied_head) == name);
-        let linears = self.tensors.iter().map(PlannedTensor::module).filter(|module| is_linear_of_block(module));
-        linears.chain([HEAD]).filter(|module| !quantizes(module)).map(str::to_owned).collect()
+        let tied = self.architecture.tied_head();
+        let quantizes = |name: &str| self.quantized().any(|(t, _)| t.name_in_recipes(tied) == name);
+        let head = self.architecture.head().map(|_| HEAD);
+        let linears = self.tensors.iter().filter(|tensor| self.is_linear(tensor)).map(PlannedTensor::module);
+        linears.chain(head).filter(|module| !quantizes(module)).map(str::to_owned).collect()
+    }
+
+    /// Whether a tensor is the weight of a linear layer other than a decoder's head.
+    fn is_linear(&self, tensor: &PlannedTensor) -> bool {
+        match &self.architecture {
+            Architecture::Decoder(_) => self.architecture.linear_of_block(tensor.module()).is_some(),
+            // Poolers and classifiers too.
+            Architecture::Encoder { .. } => tensor.shape.len() == 2 && !tensor.name.contains("embeddings."),
+        }
     }
 
     /// Whether a quantizer learns from calibration data.
@@ -222,12 +249,6 @@ fn check_kernel(scheme: WeightScheme, activations: ActivationScheme, cols: usize
     Matrix::from_quantized(&row, activations).map(|_| ())
 }
 
-/// Whether `module` is a linear layer inside a block.
-fn is_linear_of_block(module: &str) -> bool {
-    let inside = module.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-    inside.is_some_and(|(_, linear)| Site::ALL.into_iter().any(|site| site.linears().contains(&linear)))
-}
-
 /// Whether `name` matches `pattern`, in which `*` stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
@@ -247,14 +268,6 @@ mod tests {
         }
         for pattern in ["", "down_proj", "*.down", "model.layers.1.*", "lm_head", "*x*"] {
             assert!(!matches(pattern, name), "{pattern}");
-        }
-    }
-
-    #[test]
-    fn linear_layers_are_known_by_name() {
-        assert!(is_linear_of_block("model.layers.3.self_attn.o_proj"));
-        for other in ["lm_head", "model.embed_tokens", "model.layers.3.input_layernorm", "layers.3.mlp.up_proj"] {
-            assert!(!is_linear_of_block(other), "{other}");
         }
     }
 }

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::kernels::{Activations, Isa, Matrix, Pool};
-use crate::network::{Config, Site};
+use crate::network::Architecture;
 use crate::results::{LayerProof, ProductProof};
 use crate::tensor::{ActivationScheme, QuantizedTensor, StaticActivations, Zero};
 
@@ -38,19 +38,11 @@ const SEED: u64 = 0x5EED;
 /// A weight that the packed integers do not reproduce, a product beyond rounding, a layer that the checkpoint declares
 /// quantized but that holds floating-point weights, or one without a kernel.
 pub(super) fn prove(checkpoint: &Checkpoint, threads: usize) -> Result<Vec<LayerProof>> {
-    let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
+    let architecture = Architecture::of(checkpoint)?;
     let pool = Pool::new(threads);
-    linear_names(&config).iter().map(|name| prove_layer(checkpoint, name, &pool)).collect()
-}
-
-/// Weights of all linear layers in the order of execution; a tied head is the embedding.
-fn linear_names(config: &Config) -> Vec<String> {
-    let in_blocks = (0..config.layers).flat_map(|layer| {
-        let names = Site::ALL.into_iter().flat_map(|site| site.linears());
-        names.map(move |name| format!("model.layers.{layer}.{name}.weight"))
-    });
-    let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
-    in_blocks.chain([head.to_owned()]).collect()
+    let head = architecture.head().map(str::to_owned);
+    let names = architecture.block_weights().into_iter().chain(head);
+    names.map(|name| prove_layer(checkpoint, &name, &pool)).collect()
 }
 
 fn prove_layer(checkpoint: &Checkpoint, name: &str, pool: &Pool) -> Result<LayerProof> {

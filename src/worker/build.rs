@@ -61,6 +61,20 @@ fn make(
 /// The artefact in the cache; one that cannot be read or is not all there is made again.
 fn described(description: &Path) -> Option<Artefact> {
     let artefact: Artefact = serde_json::from_slice(&fs::read(description).ok()?).ok()?;
-    let present: u64 = fs::read_dir(&artefact.path).ok()?.filter_map(|e| Some(e.ok()?.metadata().ok()?.len())).sum();
-    (present == artefact.file_bytes).then_some(Artefact { cached: true, seconds: 0.0, ..artefact })
+    (bytes_in(Path::new(&artefact.path)).ok()? == artefact.file_bytes).then_some(Artefact {
+        cached: true,
+        seconds: 0.0,
+        ..artefact
+    })
+}
+
+/// Bytes of all files of a folder, those of its folders too.
+fn bytes_in(folder: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
 }
