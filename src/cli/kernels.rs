@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{self, Arithmetic};
 use crate::kernels::{Activations, Isa, Matrix, Pool, synthetic};
-use crate::network::Config;
+use crate::network::Architecture;
 use crate::stats::quantile;
 use crate::tensor::{ActivationScheme, DenseFormat};
 
@@ -125,16 +125,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `(out_features, in_features)` of all linear layers and the head, with how many there are.
+/// `(out_features, in_features)` of the blocks' linear layers and a decoder's head, with how many there are.
 fn shapes(checkpoint: &Checkpoint) -> Result<BTreeMap<(usize, usize), usize>> {
-    let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
+    let architecture = Architecture::of(checkpoint)?;
     let mut shapes = BTreeMap::new();
-    for name in checkpoint.names().iter().filter(|name| name.starts_with("model.layers.")) {
-        if let Some([rows, cols]) = checkpoint.shape(name).as_deref() {
+    for name in architecture.block_weights() {
+        if let Some([rows, cols]) = checkpoint.shape(&name).as_deref() {
             *shapes.entry((*rows, *cols)).or_default() += 1;
         }
     }
-    *shapes.entry((config.vocab_size, config.hidden_size)).or_default() += 1;
+    if architecture.head().is_some() {
+        *shapes.entry((architecture.vocab_size(), architecture.hidden_size())).or_default() += 1;
+    }
     Ok(shapes)
 }
 

@@ -17,7 +17,7 @@ use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, rea
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
-use crate::network::Config;
+use crate::network::Architecture;
 use crate::suite::{self, Method, Recipe, Suite, Task, TaskKind, WeightScheme};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
@@ -111,7 +111,7 @@ struct Model {
     imports: BTreeMap<String, u64>,
     /// `(out_features, in_features)` of every linear layer of the blocks.
     linears: Vec<(u64, u64)>,
-    /// Weights of the head, read for every token.
+    /// Weights of the head, read for every token; 0 for an encoder.
     head: u64,
     /// Weights of the embedding, where it is not the head.
     embedding: u64,
@@ -121,15 +121,15 @@ impl Model {
     fn open(local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
         let path = local.paths.first().cloned().unwrap_or_default();
         let checkpoint = Checkpoint::open(&path)?;
-        let config = Config::from_json(&path.display().to_string(), checkpoint.config())?;
-        let shapes = checkpoint.names().into_iter().filter(|name| name.starts_with("model.layers."));
-        let linears = shapes.filter_map(|name| match checkpoint.shape(&name)?.as_slice() {
-            [rows, cols] => Some((*rows as u64, *cols as u64)),
+        let architecture = Architecture::of(&checkpoint)?;
+        let linears = architecture.block_weights().into_iter().filter_map(|name| match checkpoint.shape(&name)?[..] {
+            [rows, cols] => Some((rows as u64, cols as u64)),
             _ => None,
         });
         let linears = linears.collect();
-        let head = (config.vocab_size * config.hidden_size) as u64;
-        let embedding = if config.tied_head { 0 } else { head };
+        let table = (architecture.vocab_size() * architecture.hidden_size()) as u64;
+        let head = if architecture.head().is_some() { table } else { 0 };
+        let embedding = if architecture.tied_head() { 0 } else { table };
         let (sha256, file_bytes) = (local.sha256.clone(), local.bytes);
         Ok(Model { path, sha256, file_bytes, imports, linears, head, embedding })
     }

