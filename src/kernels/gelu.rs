@@ -45,12 +45,13 @@ fn gelu_erf(x: f32) -> f32 {
     (0.5 * magnitude).mul_add(-tail, if x < 0.0 { 0.0 } else { x })
 }
 
-/// The tanh form by the logistic function: `(1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z))`.
+/// The tanh form by the logistic function, `(1 + tanh(z / 2)) / 2 = 1 / (1 + exp(-z))`, whose exponential never overflows.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
     const SQRT_8_OVER_PI: f32 = 1.595_769_1;
-    let twice = SQRT_8_OVER_PI * x * (0.044_715 * x).mul_add(x, 1.0);
-    x / (1.0 + exp(-twice))
+    let z = SQRT_8_OVER_PI * x * (0.044_715 * x).mul_add(x, 1.0);
+    let e = exp(-z.abs());
+    x * (if x < 0.0 { e } else { 1.0 } / (1.0 + e))
 }
 
 #[cfg(test)]
