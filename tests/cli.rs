@@ -222,7 +222,7 @@ fn kernels_are_listed_at_every_shape_of_the_model() {
         .arg(model)
         .assert()
         .success()
-        .stdout(contains("reading 4.0 MiB").and(contains("16 x 704x256")));
+        .stdout(contains("reading, 4.0 MiB a thread").and(contains("16 x 704x256")));
     let mut rows = csv::Reader::from_path(&path).unwrap();
     let header = rows.headers().unwrap().clone();
     let at = |row: &csv::StringRecord, name: &str| row[header.iter().position(|h| h == name).unwrap()].to_string();

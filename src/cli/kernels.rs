@@ -92,10 +92,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 let seconds = time(&matrices, &pool, tokens);
                 let products = (rows * cols * tokens) as f64 / seconds;
                 let kernel = matrices[0].kernel_name(isa, tokens);
-                let peak = machine.peak(isa, Arithmetic::of(&kernel));
+                let (numbers, needed) = Arithmetic::of(&kernel);
+                let peak = machine.peak(isa, numbers);
                 let share_of_limit = match tokens {
                     1 => Some(bytes as f64 / seconds / bandwidth),
-                    _ => peak.map(|peak| products / peak),
+                    _ => peak.map(|peak| products * needed as f64 / peak),
                 };
                 let (gb_per_s, multiply_adds_per_s) = (bytes as f64 / seconds / 1e9, products);
                 found.push(Row {

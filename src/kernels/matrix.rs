@@ -222,7 +222,7 @@ impl Matrix {
             Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
                 #[cfg(target_arch = "x86_64")]
                 if isa.base() == Isa::Avx512Vnni {
-                    let x = x.fixed_point(isa, pool, w.input_block());
+                    let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
                     // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
                     return split(&|panels| unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) });
                 }

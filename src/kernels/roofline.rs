@@ -73,12 +73,14 @@ impl Arithmetic {
     /// All kinds.
     pub const ALL: [Arithmetic; 3] = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::Int8];
 
-    /// What the kernel of this name multiplies.
-    pub fn of(kernel: &str) -> Arithmetic {
+    /// What the kernel of this name multiplies, and how many products it needs for each weight: two of bytes where inputs
+    /// are 16-bit fixed point.
+    pub fn of(kernel: &str) -> (Arithmetic, usize) {
         match kernel {
-            _ if kernel.contains("a8") => Arithmetic::Int8,
-            _ if kernel.contains("avx512bf16") || kernel.contains("neon-bf16") => Arithmetic::Bf16,
-            _ => Arithmetic::F32,
+            _ if kernel.contains("a8") => (Arithmetic::Int8, 1),
+            _ if kernel.contains("a16-avx512vnni") => (Arithmetic::Int8, 2),
+            _ if kernel.contains("avx512bf16") || kernel.contains("neon-bf16") => (Arithmetic::Bf16, 1),
+            _ => (Arithmetic::F32, 1),
         }
     }
 }
@@ -133,9 +135,9 @@ impl Limits {
     pub fn bound<'a>(&self, products: impl Iterator<Item = (&'a Matrix, usize)>, more_bytes: f64) -> Option<Bound> {
         let (mut bytes, mut arithmetic) = (more_bytes, 0.0);
         for (matrix, rows) in products {
-            let peak = self.peak(Arithmetic::of(&matrix.kernel_name(self.isa, rows)))?;
+            let (numbers, products) = Arithmetic::of(&matrix.kernel_name(self.isa, rows));
             bytes += matrix.bytes() as f64;
-            arithmetic += (matrix.rows() * matrix.cols() * rows) as f64 / peak;
+            arithmetic += (matrix.rows() * matrix.cols() * rows * products) as f64 / self.peak(numbers)?;
         }
         let reading = bytes / self.bandwidth;
         Some(if reading > arithmetic {
@@ -243,20 +245,21 @@ mod tests {
 
     #[test]
     fn kernels_are_measured_against_their_own_arithmetic() {
-        let isa = Isa::active();
-        for (matrix, expected) in [
-            (synthetic::dense(DenseFormat::F32, 32, 64), Arithmetic::F32),
-            (synthetic::dense(DenseFormat::F16, 32, 64), Arithmetic::F32),
-            (synthetic::quantized((32, 64), 8, 64, ActivationScheme::DynamicToken).unwrap(), Arithmetic::Int8),
-            (synthetic::quantized((32, 64), 4, 32, ActivationScheme::DynamicToken).unwrap(), Arithmetic::Int8),
-            (synthetic::quantized((32, 64), 4, 32, ActivationScheme::None).unwrap(), Arithmetic::F32),
+        let dense = |format| synthetic::dense(format, 32, 64);
+        let int4 = |activations| synthetic::quantized((32, 64), 4, 32, activations).unwrap();
+        for (matrix, isa, expected) in [
+            (dense(DenseFormat::F32), Isa::Avx512Vnni, (Arithmetic::F32, 1)),
+            (dense(DenseFormat::F16), Isa::Avx2, (Arithmetic::F32, 1)),
+            (int4(ActivationScheme::DynamicToken), Isa::Avx2, (Arithmetic::Int8, 1)),
+            (int4(ActivationScheme::DynamicToken), Isa::Avx512Vnni, (Arithmetic::Int8, 1)),
+            (int4(ActivationScheme::None), Isa::Avx512Vnni, (Arithmetic::Int8, 2)),
+            (int4(ActivationScheme::None), Isa::Avx2, (Arithmetic::F32, 1)),
         ] {
             let name = matrix.kernel_name(isa, 512);
-            // The definitions are not measured.
-            assert!(name.starts_with("scalar") || Arithmetic::of(&name) == expected, "{name}");
+            assert_eq!(Arithmetic::of(&name), expected, "{name}");
         }
-        let bf16 = synthetic::dense(DenseFormat::Bf16, 32, 64).kernel_name(isa, 512);
-        assert_eq!(Arithmetic::of(&bf16) == Arithmetic::Bf16, bf16.contains("bf16-gemm"), "{bf16}");
+        let bf16 = dense(DenseFormat::Bf16).kernel_name(Isa::Avx512Vnni, 512);
+        assert_eq!(Arithmetic::of(&bf16) == (Arithmetic::Bf16, 1), bf16.contains("avx512bf16"), "{bf16}");
     }
 
     #[test]

@@ -13,19 +13,19 @@ use crate::results::KernelUse;
 ///
 /// # Errors
 /// When the cache cannot hold the tokens.
-pub(super) fn time(decoder: &Decoder, pool: &Pool, work: Work, repeat: usize, seed: u64) -> Result<Timed> {
+pub(super) fn time(decoder: &Decoder, pool: &Pool, work: Work, repeat: u32, seed: u32) -> Result<Timed> {
     let mut cache = decoder.cache(work.batch, work.depth + work.tokens);
     if work.depth > 0 {
         decoder.forward(
             pool,
-            &random_tokens(decoder.config().vocab_size, work.batch * work.depth, seed),
+            &random_tokens(decoder.config().vocab_size, work.batch * work.depth, u64::MAX),
             &mut cache,
         )?;
     }
     let mut run = Run { decoder, pool, work, cache, rows: Vec::new(), logits: Vec::new() };
     let vocabulary = decoder.config().vocab_size;
-    let (seconds, profile) = work::repeat(pool, repeat, &mut |number| {
-        let tokens = random_tokens(vocabulary, work.batch * work.tokens, seed + 1 + number);
+    let (seconds, profile) = work::repeat(pool, repeat, seed, &mut |seed| {
+        let tokens = random_tokens(vocabulary, work.batch * work.tokens, seed);
         let began = Instant::now();
         run.once(&tokens)?;
         Ok(began.elapsed().as_secs_f64())

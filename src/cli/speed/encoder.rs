@@ -12,10 +12,10 @@ use crate::network::Encoder;
 ///
 /// # Errors
 /// When no position fits the tokens.
-pub(super) fn time(encoder: &Encoder, pool: &Pool, work: Work, repeat: usize, seed: u64) -> Result<Timed> {
+pub(super) fn time(encoder: &Encoder, pool: &Pool, work: Work, repeat: u32, seed: u32) -> Result<Timed> {
     let mut memory = encoder.memory();
-    let (seconds, profile) = work::repeat(pool, repeat, &mut |number| {
-        let tokens = random_tokens(encoder.config().vocab_size, work.rows(), seed + 1 + number);
+    let (seconds, profile) = work::repeat(pool, repeat, seed, &mut |seed| {
+        let tokens = random_tokens(encoder.config().vocab_size, work.rows(), seed);
         let sequences: Vec<&[u32]> = tokens.chunks_exact(work.tokens).collect();
         let began = Instant::now();
         encoder.forward(pool, &sequences, &mut memory)?;

@@ -1,10 +1,9 @@
 //! `bench speed`: tokens a second of one model, beside what the machine can do and with where the time goes.
 //!
 //! The work is that of `llama-bench`, so that numbers of both can be compared: a prompt whose last token's logits are
-//! made, and tokens fed one at a time, each with logits and without a choice; tokens are random. An encoder takes batches
-//! of whole sequences. One process times one
-//! model. Its repetitions show how steady the machine is; how two variants compare is for `bench run`, which starts fresh
-//! processes in random order.
+//! made, and tokens fed one at a time, each with logits and without a choice; tokens are random. An encoder takes batches of
+//! whole sequences. One process times one model. Its repetitions show how steady the machine is; how two variants compare is
+//! for `bench run`, which starts fresh processes in random order.
 
 mod decoder;
 mod encoder;
@@ -182,7 +181,7 @@ impl Network {
     }
 
     fn time(&self, pool: &Pool, work: Work, args: &Args) -> Result<Timed> {
-        let (repeat, seed) = (args.repeat as usize, u64::from(args.seed));
+        let (repeat, seed) = (args.repeat, args.seed);
         match self {
             Network::Decoder(decoder) => decoder::time(decoder, pool, work, repeat, seed),
             Network::Encoder(encoder) => encoder::time(encoder, pool, work, repeat, seed),

@@ -79,25 +79,25 @@ pub(super) struct Timed {
     pub kv_bytes: u64,
 }
 
-/// Warms up, times `repeat` repetitions and shares out the time of some more; `once(number)` does one and returns its
-/// seconds. Returns the seconds of the repetitions.
+/// Warms up, times `repeat` repetitions and shares out the time of some more; `once(seed)` does one on the tokens of a seed
+/// and returns its seconds. Returns the seconds of the repetitions. Repetition `n` has the seed `seed << 16 | n`, however
+/// long the warm-up took, so that other engines can be given the same tokens (`tools/peers/slot.py`).
 ///
 /// # Errors
 /// What `once` returns.
 pub(super) fn repeat(
     pool: &Pool,
-    repeat: usize,
+    repeat: u32,
+    seed: u32,
     once: &mut dyn FnMut(u64) -> Result<f64>,
 ) -> Result<(Vec<f64>, Profile)> {
-    let mut numbers = 0..;
-    let mut next = || once(numbers.next().unwrap_or_default());
     let (began, mut warmed) = (Instant::now(), 0);
     while warmed < WARMUP_REPETITIONS || began.elapsed() < WARMUP {
-        next()?;
+        once(u64::MAX - warmed)?;
         warmed += 1;
     }
-    let seconds = (0..repeat).map(|_| next()).collect::<Result<_>>()?;
-    let (done, profile) = pool.profile(|| (0..PROFILED).try_for_each(|_| next().map(|_| ())));
+    let seconds = (0..u64::from(repeat)).map(|n| once(u64::from(seed) << 16 | n)).collect::<Result<_>>()?;
+    let (done, profile) = pool.profile(|| (0..PROFILED).try_for_each(|n| once(u64::MAX - n).map(|_| ())));
     done?;
     Ok((seconds, profile))
 }

@@ -1,0 +1,20 @@
+"""A slot of ONNX Runtime: an encoder's batch."""
+
+import numpy
+import onnxruntime
+
+import slot
+
+job = slot.job()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = job["threads"]
+session = onnxruntime.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
+
+
+def once(tokens):
+    ids = numpy.array(tokens, dtype=numpy.int64).reshape(job["batch"], job["tokens"])
+    given = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
+    session.run(None, {tensor.name: given[tensor.name] for tensor in session.get_inputs()})
+
+
+slot.run(job, job["vocabulary"], once, f"ONNX Runtime {onnxruntime.__version__}")

@@ -1,0 +1,171 @@
+"""Slots to docs/PERFORMANCE.md: medians, paired ratios with intervals, what ran, what is not met and why."""
+
+import json
+import math
+import tomllib
+from collections import defaultdict
+from statistics import median
+
+from scipy import stats
+
+OURS = "quantbench"
+CONFIDENCE = 0.95
+
+HEAD = """# Speed beside other engines
+
+Written by `python3 tools/peers/run.py`, which installs the engines, prepares their models, measures and writes this page;
+remarks come from `tools/peers/notes.toml`. How our own numbers are made: [METHODOLOGY.md](METHODOLOGY.md).
+
+Every slot is a fresh process: it loads its model, warms up, and times {repeat} repetitions on random tokens, the same ones for
+all engines. A prompt runs in one pass with the logits of its last token; decoding feeds one token at a time to an empty cache and
+makes the logits of each, without sampling. Every engine first runs its configurations in blocks of their own, and the fastest
+goes on. The ratio is ours over the fastest peer, the mean over blocks of the logarithm of the ratio of median times within a
+block, with Student's t interval at 95 %; a target is met where the whole interval lies above 1. Absolute speeds are of this
+machine at that hour.
+"""
+
+TAIL = """
+## Not measured
+
+- ik_llama.cpp: no package registry has it.
+- OpenVINO GenAI and ONNX Runtime GenAI as wholes: their engines run here without their sampling and scheduling.
+- Other engines on AVX2 alone: they cannot be held to it like llama.cpp, whose build says what it may use.
+- Accuracy: rows of one format compare like with like in bits, not in what rounding costs; `bench run` measures that here.
+"""
+
+
+def read(folder):
+    """Slots by point, `(row, threads)`, in the order of the rows."""
+    from rows import ROWS
+
+    points = {}
+    for row in ROWS:
+        for file in sorted(folder.glob(f"{row.name}, *.jsonl")):
+            slots = [json.loads(line) for line in file.read_text().splitlines()]
+            points[(row, slots[0]["threads"])] = slots
+    return points
+
+
+def rate(row, seconds):
+    """Speed as people of the field say it."""
+    if row.work == "encode":
+        return f"{1e3 * seconds:.2f} ms"
+    tokens = row.tokens * row.batch / seconds
+    return f"{tokens:.0f} tok/s" if tokens >= 100 else f"{tokens:.1f} tok/s"
+
+
+class Comparison:
+    """What the measured blocks of a point say."""
+
+    def __init__(self, row, threads, slots):
+        self.row, self.threads, self.slots = row, threads, slots
+        self.times = defaultdict(dict)
+        for slot in slots:
+            if slot["stage"] == "measure" and "seconds" in slot:
+                self.times[slot["engine"]][slot["block"]] = median(slot["seconds"])
+        peers = [engine for engine in self.times if engine != OURS]
+        self.best = min(peers, key=self.typical, default=None)
+
+    def typical(self, engine):
+        return median(self.times[engine].values())
+
+    def label(self, engine):
+        return next(slot["label"] for slot in reversed(self.slots) if slot["engine"] == engine and "seconds" in slot)
+
+    def ratio(self):
+        """Ratio of speeds, ours over the best peer's, with its interval; `None` without two common blocks."""
+        if self.best is None or OURS not in self.times:
+            return None
+        ours, theirs = self.times[OURS], self.times[self.best]
+        logs = [math.log(theirs[block] / ours[block]) for block in ours if block in theirs]
+        if len(logs) < 2:
+            return None
+        mean = sum(logs) / len(logs)
+        error = math.sqrt(sum((x - mean) ** 2 for x in logs) / (len(logs) - 1) / len(logs))
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * error
+        return math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs)
+
+    def verdict(self):
+        ratio = self.ratio()
+        if ratio is None:
+            return "not measured"
+        _, low, high, _ = ratio
+        return "met" if low > 1 else "not met" if high < 1 else "open"
+
+
+def table(header, lines):
+    return "\n".join(["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]) + "\n"
+
+
+def main_table(comparisons):
+    lines = []
+    for c in comparisons:
+        ours = rate(c.row, c.typical(OURS)) if OURS in c.times else "does not run yet"
+        best = f"{c.label(c.best)}: {rate(c.row, c.typical(c.best))}" if c.best else "none ran"
+        ratio = c.ratio()
+        ratio = "{:.2f} [{:.2f}, {:.2f}], {} blocks".format(*ratio) if ratio else ""
+        lines.append([c.row.name, str(c.threads), ours, best, ratio, c.verdict()])
+    return table(["work", "threads", "ours", "fastest peer", "ratio", "ahead of every peer"], lines)
+
+
+def all_configurations(comparisons):
+    """Median of every configuration, those that were not chosen included."""
+    lines = []
+    for c in comparisons:
+        times, errors = defaultdict(list), {}
+        for slot in c.slots:
+            if "seconds" in slot:
+                times[slot["label"]].append(median(slot["seconds"]))
+            else:
+                errors[slot["label"]] = slot["error"]
+        for label, seconds in sorted(times.items(), key=lambda item: median(item[1])):
+            lines.append([c.row.name, str(c.threads), label, rate(c.row, median(seconds)), str(len(seconds))])
+        for label in errors.keys() - times.keys():
+            lines.append([c.row.name, str(c.threads), label, f"failed: {errors[label]}".replace("|", "/"), "0"])
+    return table(["work", "threads", "configuration", "median", "slots"], lines)
+
+
+def what_ran(comparisons):
+    said = {}
+    for c in comparisons:
+        for slot in c.slots:
+            if "ran" in slot:
+                said.setdefault((slot["label"], slot["work"]), slot["ran"].replace("|", "/"))
+    return table(["configuration", "work", "what ran, in its own words"], [[*key, text] for key, text in sorted(said.items())])
+
+
+def unmet(comparisons, notes):
+    lines = []
+    for c in comparisons:
+        if c.verdict() != "met":
+            note = notes.get(c.row.name, "no remark yet; write one into `tools/peers/notes.toml`")
+            lines.append(f"- **{c.row.name}, {c.threads} thread{'s' * (c.threads > 1)}** ({c.verdict()}): {note}")
+    return "\n".join(lines or ["Nothing."]) + "\n"
+
+
+def section(folder, title, notes):
+    """One machine state: all instruction sets, or AVX2 alone."""
+    machine = json.loads((folder / "machine.json").read_text())
+    comparisons = [Comparison(row, threads, slots) for (row, threads), slots in read(folder).items()]
+    text = [
+        f"\n## {title}\n",
+        f"{machine['measured']}, {machine['version']}, {machine['cpu']}, {machine['cores']} processors, kernels for "
+        f"{machine['isa']} (of {', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}.\n",
+        main_table(comparisons),
+        f"\n### What is not met, why, and what next\n\n{unmet(comparisons, notes)}",
+        f"\n### Every configuration\n\n{all_configurations(comparisons)}",
+        f"\n### What ran\n\n{what_ran(comparisons)}",
+    ]
+    return "\n".join(text)
+
+
+def write_report(folder, out, notes):
+    """Writes the page from the slots beside `folder`."""
+    notes = tomllib.loads(notes.read_text())
+    titles = {"native": "All instruction sets", "avx2": "AVX2 alone, against llama.cpp built for AVX2"}
+    folders = [(folder.parent / name, title) for name, title in titles.items()]
+    folders = [(folder, title) for folder, title in folders if (folder / "machine.json").exists()]
+    sections = [section(folder, title, notes.get(folder.name, {})) for folder, title in folders]
+    repeats = {len(slot["seconds"]) for f, _ in folders for slots in read(f).values() for slot in slots if "seconds" in slot}
+    out.write_text(HEAD.format(repeat=" or ".join(map(str, sorted(repeats)))) + "".join(sections) + TAIL)
+    print(f"wrote {out}")
