@@ -50,5 +50,10 @@ def decode(tokens):
 
 
 vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-ran = f"llama-cpp-python {llama_cpp.__version__}; {llama_cpp.llama_print_system_info().decode().strip(' |')}"
+
+
+def ran():
+    return f"llama-cpp-python {llama_cpp.__version__}; {llama_cpp.llama_print_system_info().decode().strip(' |')}"
+
+
 slot.run(job, vocabulary, prefill if job["work"] == "prefill" else decode, ran)

@@ -17,4 +17,4 @@ def once(tokens):
     session.run(None, {tensor.name: given[tensor.name] for tensor in session.get_inputs()})
 
 
-slot.run(job, job["vocabulary"], once, f"ONNX Runtime {onnxruntime.__version__}")
+slot.run(job, job["vocabulary"], once, lambda: f"ONNX Runtime {onnxruntime.__version__}")

@@ -78,5 +78,9 @@ def encode(tokens):
     request.infer({port.any_name: given[port.any_name] for port in compiled.inputs}, share_inputs=True)
 
 
-ran = f"OpenVINO {openvino.get_version()}, {job['precision']}: {kernels(compiled)}"
+
+def ran():
+    return f"OpenVINO {openvino.get_version()}, {job['precision']}: {kernels(compiled)}"
+
+
 slot.run(job, job["vocabulary"], {"prefill": prefill, "decode": decode, "encode": encode}[job["work"]], ran)

@@ -28,7 +28,7 @@ def job():
 
 
 def run(job, vocabulary, once, ran):
-    """Times `once(tokens)`; `ran` says in words what ran, as far as the engine tells."""
+    """Times `once(tokens)`; `ran()` says afterwards in words what ran, as far as the engine tells."""
     count = job["tokens"] * job["batch"]
 
     def repetition(seed):
@@ -42,4 +42,4 @@ def run(job, vocabulary, once, ran):
         repetition(MASK - warmed)
         warmed += 1
     seconds = [repetition((job["seed"] << 16) + number) for number in range(job["repeat"])]
-    print(json.dumps({"seconds": seconds, "ran": ran}))
+    print(json.dumps({"seconds": seconds, "ran": ran()}))
