@@ -12,9 +12,11 @@ use crate::tensor::{ActivationScheme, StaticActivations};
 mod fixed_point;
 #[cfg(test)]
 mod tests;
+pub(super) mod tiles;
 
 pub(super) use fixed_point::FixedInput;
 use fixed_point::FixedPoint;
+use tiles::Tiles;
 
 /// Columns to which rows of derived forms are padded (with zeros): a block of the packed integer layouts.
 const PAD: usize = 64;
@@ -40,6 +42,8 @@ pub struct Activations {
     float_sums: Sums<f32>,
     int8_sums: Sums<i32>,
     fixed_point: FixedPoint,
+    int8_tiles: Tiles,
+    bf16_tiles: Tiles,
     gathered: Option<Box<Gathered>>,
 }
 
@@ -83,6 +87,9 @@ pub(super) struct Bf16Input<'a> {
     pub values: &'a [u16],
     pub stride: usize,
     pub tokens: usize,
+    /// The values in tiles, when [`Activations::make_bf16_tiles`] made them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // For AMX.
+    pub tiles: &'a [u8],
 }
 
 /// Input in 8 bits: rows of `stride` codes.
@@ -98,6 +105,9 @@ pub(super) struct IntegerInput<'a> {
     pub has_lowest_code: bool,
     /// `(tokens, groups)` sums of the codes of a group.
     pub sums: &'a [i32],
+    /// The codes in tiles, when [`Activations::make_int8_tiles`] made them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // For AMX.
+    pub tiles: &'a [u8],
 }
 
 impl<T: Copy + Default> Form<T> {
@@ -140,6 +150,8 @@ impl Activations {
         self.fixed_point.made_for = None;
         self.float_sums.made_for = None;
         self.int8_sums.made_for = None;
+        self.int8_tiles.forget();
+        self.bf16_tiles.forget();
         if let Some(gathered) = &mut self.gathered {
             gathered.made = false;
         }
@@ -234,7 +246,12 @@ impl Activations {
             });
             self.bf16.made = true;
         }
-        Bf16Input { values: &self.bf16.data, stride: self.bf16.stride, tokens: self.tokens }
+        Bf16Input {
+            values: &self.bf16.data,
+            stride: self.bf16.stride,
+            tokens: self.tokens,
+            tiles: self.bf16_tiles.bytes(),
+        }
     }
 
     /// The values rounded to bfloat16 and widened to f32 again, for processors without bfloat16 arithmetic.
@@ -277,6 +294,7 @@ impl Activations {
             });
             self.int8_scheme = Some(scheme);
             self.int8_sums.made_for = None;
+            self.int8_tiles.forget();
         }
         if self.int8_sums.made_for != Some(group) {
             let sums = &mut self.int8_sums.data;
@@ -294,6 +312,7 @@ impl Activations {
             zero_points: &self.zero_points,
             has_lowest_code: scheme.has_lowest_code(),
             sums: &self.int8_sums.data,
+            tiles: self.int8_tiles.bytes(),
         }
     }
 

@@ -77,8 +77,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            // Kernels are to come.
-            Isa::AvxVnni | Isa::Amx => false,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                Isa::Avx512Vnni.is_available()
+                    && is_x86_feature_detected!("avx512bf16")
+                    && super::x86::amx::is_granted()
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -87,6 +93,15 @@ impl Isa {
             Isa::NeonI8mm => Isa::NeonDotprod.is_available() && is_aarch64_feature_detected!("i8mm"),
             _ => false, // Of another architecture.
         }
+    }
+
+    /// Whether its kernels run here: on this processor, or, in tests, under emulation.
+    pub(super) fn runs(self) -> bool {
+        #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+        if super::x86::emulate::emulates(self) {
+            return true;
+        }
+        self.is_available()
     }
 
     /// The instruction sets of this processor, weakest first; never empty.

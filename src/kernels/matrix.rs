@@ -131,7 +131,12 @@ impl Matrix {
             },
         };
         let phase = if tokens <= GEMV_TOKENS { "gemv" } else { "gemm" };
+        let int8 =
+            !matches!(&self.weights, Weights::Dense(_) | Weights::Integer { activations: ActivationScheme::None, .. });
+        let bf16 = matches!(&self.weights, Weights::Dense(DensePanels::Bf16(_)));
         let features = match (isa.base(), &self.weights) {
+            _ if uses_tiles(isa, tokens) && (int8 || bf16) => "amx",
+            _ if isa == Isa::AvxVnni && int8 => "avxvnni",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
             (Isa::Avx512Vnni, Weights::Dense(_)) => "avx512",
@@ -176,7 +181,7 @@ impl Matrix {
     /// # Panics
     /// When the processor lacks `isa`, or the sizes do not fit.
     pub fn multiply_on(&self, isa: Isa, pool: &Pool, x: &mut Activations, y: &mut [f32]) {
-        assert!(isa.is_available(), "this processor lacks {isa}");
+        assert!(isa.runs(), "this processor lacks {isa}");
         assert_eq!(x.features(), self.cols, "inputs must have the matrix's {} columns", self.cols);
         assert_eq!(y.len(), x.tokens() * self.rows, "outputs must be (tokens, rows)");
         let y = Output { start: y.as_mut_ptr(), tokens: x.tokens(), rows: self.rows };
@@ -187,11 +192,21 @@ impl Matrix {
             None => x,
             Some(order) => pool.part(Part::Inputs, || x.gathered(pool, order)),
         };
+        let tiles = uses_tiles(isa, y.tokens);
         let worthwhile = y.tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
         let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
             pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
         };
         match &self.weights {
+            #[cfg(target_arch = "x86_64")]
+            Weights::Dense(DensePanels::Bf16(w)) if tiles => {
+                let x = pool.part(Part::Inputs, || {
+                    x.make_bf16_tiles(pool);
+                    x.bf16(pool)
+                });
+                // SAFETY: the processor has AMX; the weights were packed for `rows` and `cols`, which `x` has, in tiles.
+                split(&|panels| unsafe { x86::amx::dense_bf16(w, self.cols, x, &y, panels) });
+            }
             #[cfg(target_arch = "x86_64")]
             Weights::Dense(DensePanels::Bf16(w)) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
                 let x = pool.part(Part::Inputs, || x.bf16(pool));
@@ -242,15 +257,25 @@ impl Matrix {
                 });
             }
             Weights::Integer { panels: w, activations, row_sums } => {
-                let x = pool.part(Part::Inputs, || x.int8(pool, *activations, w.group));
+                let x = pool.part(Part::Inputs, || {
+                    if tiles {
+                        x.make_int8_tiles(pool, *activations, w.group);
+                    }
+                    x.int8(pool, *activations, w.group)
+                });
                 split(&|panels| {
                     match isa.base() {
+                        #[cfg(target_arch = "x86_64")]
+                        // SAFETY: the processor has AMX; the inputs have the matrix's columns, in tiles.
+                        _ if tiles => unsafe { x86::amx_integer::integer(w, x, &y, panels.clone()) },
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
                         Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels.clone()) },
                         #[cfg(target_arch = "x86_64")]
                         // SAFETY: as above.
-                        Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, &y, panels.clone()) },
+                        Isa::Avx2 => unsafe {
+                            x86::avx2_integer::integer(w, x, &y, panels.clone(), isa == Isa::AvxVnni);
+                        },
                         #[cfg(target_arch = "aarch64")]
                         // SAFETY: as above.
                         Isa::Neon => unsafe { arm::integer(isa, w, x, &y, panels.clone()) },
@@ -263,6 +288,11 @@ impl Matrix {
             }
         }
     }
+}
+
+/// Whether products of this many tokens use the tiles of AMX, where it has such numbers.
+fn uses_tiles(isa: Isa, tokens: usize) -> bool {
+    isa == Isa::Amx && tokens > GEMV_TOKENS
 }
 
 /// Whether AVX-512 kernels may use `vdpbf16ps`.

@@ -6,7 +6,7 @@
 //! | form | order inside a panel | element |
 //! |---|---|---|
 //! | F32, F16 | `[cols][16]` | one weight |
-//! | BF16 | `[cols / 2][16][2]` | two consecutive inputs, as `vdpbf16ps` and AMX want them |
+//! | BF16 | `[cols / 2][16][2]` | two consecutive inputs, as `vdpbf16ps` and AMX want them; `cols` padded to 32, a tile |
 //! | int8 | `[k / 4][16][4]` | `u`, four consecutive inputs, as `vpdpbusd` and AMX want them |
 //! | int4 | `[k / 64][8][16][4]` | byte of two nibbles `u`: inputs `i` (low) and `i + 32` (high) of a block of 64 |
 //!
@@ -28,6 +28,11 @@ pub(super) const LANES: usize = 16;
 pub(super) const BLOCK: usize = 64;
 /// Longest group whose integer sum cannot overflow: `2^31 / (255 * 128)`, rounded down to a power of two.
 const MAX_INTEGER_GROUP: usize = 1 << 16;
+
+/// Pairs of inputs in a bfloat16 panel: `cols` padded to whole tiles of AMX.
+pub(super) fn bf16_pairs(cols: usize) -> usize {
+    cols.next_multiple_of(32) / 2
+}
 
 /// Weights of a dense matrix.
 #[derive(Debug)]
@@ -109,9 +114,9 @@ impl DensePanels {
                 DensePanels::F16(data)
             }
             DenseFormat::Bf16 => {
-                let even = cols.next_multiple_of(2);
-                let mut data = AlignedBuffer::<u16>::zeroed(panels * even * LANES);
-                data.par_chunks_mut((even * LANES).max(1)).enumerate().for_each(|(panel, out)| {
+                let padded = 2 * bf16_pairs(cols);
+                let mut data = AlignedBuffer::<u16>::zeroed(panels * padded * LANES);
+                data.par_chunks_mut((padded * LANES).max(1)).enumerate().for_each(|(panel, out)| {
                     fetch(panel, &mut |lane, values| {
                         for (k, &v) in values.iter().enumerate() {
                             out[(k / 2 * LANES + lane) * 2 + k % 2] = bf16_bits(v);
@@ -146,7 +151,7 @@ impl DensePanels {
             DensePanels::F32(data) => data[(panel * cols + k) * LANES + lane],
             DensePanels::F16(data) => f16::from_bits(data[(panel * cols + k) * LANES + lane]).to_f32(),
             DensePanels::Bf16(data) => {
-                let pair = panel * cols.next_multiple_of(2) / 2 + k / 2;
+                let pair = panel * bf16_pairs(cols) + k / 2;
                 bf16::from_bits(data[(pair * LANES + lane) * 2 + k % 2]).to_f32()
             }
         }

@@ -79,7 +79,7 @@ impl Arithmetic {
         match kernel {
             _ if kernel.contains("a8") => (Arithmetic::Int8, 1),
             _ if kernel.contains("a16-avx512vnni") => (Arithmetic::Int8, 2),
-            _ if kernel.contains("avx512bf16") || kernel.contains("neon-bf16") => (Arithmetic::Bf16, 1),
+            _ if ["avx512bf16", "bf16-amx", "neon-bf16"].iter().any(|n| kernel.contains(n)) => (Arithmetic::Bf16, 1),
             _ => (Arithmetic::F32, 1),
         }
     }
@@ -162,12 +162,15 @@ fn multiply_adds(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<usiz
     #[cfg(target_arch = "x86_64")]
     {
         use super::x86::peak;
-        if !isa.base().is_available() {
+        if !isa.runs() {
             return None;
         }
         // SAFETY: the instruction set is available, and with it the features of each.
         unsafe {
             match (isa.base(), arithmetic) {
+                (_, Arithmetic::Int8) if isa == Isa::Amx => Some(peak::int8_amx(rounds)),
+                (_, Arithmetic::Bf16) if isa == Isa::Amx => Some(peak::bf16_amx(rounds)),
+                (_, Arithmetic::Int8) if isa == Isa::AvxVnni => Some(peak::int8_avxvnni(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::F32) => Some(peak::f32_avx512(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::Bf16) if has_avx512_bf16() => Some(peak::bf16_avx512(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::Int8) => Some(peak::int8_avx512(rounds)),
@@ -253,6 +256,8 @@ mod tests {
             (int4(ActivationScheme::DynamicToken), Isa::Avx2, (Arithmetic::Int8, 1)),
             (int4(ActivationScheme::DynamicToken), Isa::Avx512Vnni, (Arithmetic::Int8, 1)),
             (int4(ActivationScheme::None), Isa::Avx512Vnni, (Arithmetic::Int8, 2)),
+            (int4(ActivationScheme::DynamicToken), Isa::Amx, (Arithmetic::Int8, 1)),
+            (dense(DenseFormat::Bf16), Isa::Amx, (Arithmetic::Bf16, 1)),
             (int4(ActivationScheme::None), Isa::Avx2, (Arithmetic::F32, 1)),
         ] {
             let name = matrix.kernel_name(isa, 512);

@@ -4,6 +4,9 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+#[cfg(target_arch = "x86_64")]
+mod tiles_and_vnni;
+
 use super::{Activations, Isa, Matrix, Pool};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, StaticActivations, Zero};
 
@@ -94,8 +97,13 @@ fn errors(rows: usize, cols: usize, values: &[f32], magnitude: &[f32], rounding:
 
 /// Checks all instruction sets and thread counts: the same bits as the definition, or within `errors` of it.
 fn check(what: &str, matrix: &Matrix, values: &[f32], errors: Option<&[f32]>) {
+    check_on(&Isa::available(), what, matrix, values, errors);
+}
+
+/// As [`check`], for the given instruction sets.
+fn check_on(isas: &[Isa], what: &str, matrix: &Matrix, values: &[f32], errors: Option<&[f32]>) {
     let scalar = multiply(matrix, Isa::Scalar, &Pool::new(1), values);
-    for isa in Isa::available() {
+    for &isa in isas {
         let one = multiply(matrix, isa, &Pool::new(1), values);
         let what = format!("{what} on {isa}");
         match errors {

@@ -12,7 +12,7 @@ use super::{half, store};
 use crate::kernels::activations::{Bf16Input, FloatInput};
 use crate::kernels::buffer::with_scratch;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
-use crate::kernels::packed::{DensePanels, LANES};
+use crate::kernels::packed::{DensePanels, LANES, bf16_pairs};
 
 /// Tokens of a tile of one panel: 24 sums leave room for a row of weights and the inputs.
 const TOKENS: usize = 6;
@@ -29,7 +29,7 @@ pub(in crate::kernels) unsafe fn dense(
     panels: Range<usize>,
 ) {
     let few = x.tokens <= GEMV_TOKENS;
-    // SAFETY: the caller's promise; a panel holds `cols` rows, of bfloat16 an even number.
+    // SAFETY: the caller's promise; a panel holds `cols` rows, of bfloat16 padded to 32.
     unsafe {
         match w {
             DensePanels::F32(w) => products::<F32>(w.as_ptr().cast(), cols, x.into(), y, panels),
@@ -40,7 +40,7 @@ pub(in crate::kernels) unsafe fn dense(
                 half::widen(bytemuck::cast_slice(&w[panel * cols * LANES..][..cols * LANES]), out);
             }),
             DensePanels::Bf16(w) => {
-                let pairs = cols.div_ceil(2);
+                let pairs = bf16_pairs(cols);
                 let source = |panel| Pairs { start: w.as_ptr().add(panel * pairs * 2 * LANES), pairs };
                 if few {
                     stream::<F32, _>(pairs * 2, x.into(), y, panels, source);
@@ -64,7 +64,7 @@ pub(in crate::kernels) unsafe fn dense_bf16(
     panels: Range<usize>,
 ) {
     // SAFETY: the caller's promise; a row is a pair of inputs.
-    unsafe { products::<Bf16>(weights.as_ptr().cast(), cols.div_ceil(2), x.into(), y, panels) };
+    unsafe { products::<Bf16>(weights.as_ptr().cast(), bf16_pairs(cols), x.into(), y, panels) };
 }
 
 /// Products with weights that are stored as `A` wants them, `rows` rows to a panel.

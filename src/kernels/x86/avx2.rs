@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{call_avx2_tile, with_scratch};
 use crate::kernels::activations::FloatInput;
 use crate::kernels::matrix::Output;
-use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Reals, Width};
+use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Reals, Width, bf16_pairs};
 
 /// Tokens of a tile of one panel: 12 accumulators of the 16 registers.
 const TOKENS: usize = 6;
@@ -271,7 +271,7 @@ pub(in crate::kernels) unsafe fn dense_f16(
 /// `y = x wᵀ` for bfloat16 weights; `x` has been rounded to bfloat16.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C; `weights` holds `cols` (rounded up to even) `* 16` values for each of `panels`.
+/// The processor has AVX2, FMA and F16C; `weights` holds `cols` (rounded up to 32) `* 16` values for each of `panels`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::kernels) unsafe fn dense_bf16(
     weights: &[u16],
@@ -280,7 +280,7 @@ pub(in crate::kernels) unsafe fn dense_bf16(
     y: &Output,
     panels: Range<usize>,
 ) {
-    let pairs = cols.div_ceil(2);
+    let pairs = bf16_pairs(cols);
     assert!(weights.len() >= panels.end * pairs * 2 * LANES && x.stride >= pairs * 2);
     let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     // A lane holds the inputs of a pair: the even one in its low half, the odd one in its high half.

@@ -1,15 +1,16 @@
-//! AVX2: integer inputs, exact integer sums (W8A8, W4A8).
+//! AVX2 and AVX-VNNI: integer inputs, exact integer sums (W8A8, W4A8).
 //!
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs with saturation at 16 bits. With the magnitude of the
 //! weight as the unsigned factor and the input under the weight's sign as the other, a pair is at most
 //! `2 * 128 * 127 = 32512`, which fits. Inputs of -128, which some schemes have, would not: such inputs are multiplied in
-//! 16 bits instead.
+//! 16 bits instead. AVX-VNNI's `vpdpbusd` takes unsigned weights as they are stored and adds fours of products in 32 bits;
+//! what the base adds to the sums comes off with the zero points.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx2::{PREFETCH_BYTES, load_reals, load_zeros, store};
-use super::{call_tile, with_scratch};
+use super::with_scratch;
 use crate::kernels::activations::IntegerInput;
 use crate::kernels::matrix::Output;
 use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Width};
@@ -17,12 +18,32 @@ use crate::kernels::packed::{BLOCK, IntegerPanels, LANES, PackedZero, Width};
 /// Tokens of a tile: 8 integer accumulators leave room for the weights.
 const TOKENS: usize = 4;
 
+/// Calls the instance of a tile for run-time `M <= TOKENS`.
+macro_rules! call {
+    ($m:expr, $tile:ident $arguments:tt) => {
+        match $m {
+            1 => $tile::<1> $arguments,
+            2 => $tile::<2> $arguments,
+            3 => $tile::<3> $arguments,
+            _ => $tile::<TOKENS> $arguments,
+        }
+    };
+}
+
 /// `y = x wᵀ`, integers times integers.
 ///
 /// # Safety
-/// The processor has AVX2, FMA and F16C; `x` fits `w`, and `panels` exist.
+/// The processor has AVX2, FMA and F16C, and AVX-VNNI if `vnni`; `x` fits `w`, and `panels` exist.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) unsafe fn integer(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels: Range<usize>) {
+pub(in crate::kernels) unsafe fn integer(
+    w: &IntegerPanels,
+    x: IntegerInput<'_>,
+    y: &Output,
+    panels: Range<usize>,
+    vnni: bool,
+) {
+    // What turns stored codes into those that are multiplied.
+    let base = if vnni { 0 } else { w.base() };
     assert!(x.stride >= w.k && x.codes.len() >= x.tokens * x.stride && x.sums.len() >= x.tokens * w.groups);
     assert!(w.codes.len() >= panels.end * w.panel_bytes());
     with_scratch(w.k * LANES, |scratch| {
@@ -30,32 +51,36 @@ pub(in crate::kernels) unsafe fn integer(w: &IntegerPanels, x: IntegerInput<'_>,
             // SAFETY: the panel exists, and the scratch holds one in the int8 layout.
             unsafe {
                 let stored = w.codes.as_ptr().add(panel * w.panel_bytes());
-                // `flip` turns stored codes into signed ones: it takes the base off by flipping the top bit.
+                // `flip` takes the base off by flipping the top bit.
                 let (codes, flip) = match w.width {
-                    Width::Int8 => (stored, w.base() as i8),
+                    Width::Int8 => (stored, base as i8),
                     Width::Int4 => {
-                        unpack_nibbles(w, stored, scratch);
+                        unpack_nibbles(w, stored, base, scratch);
                         (scratch.cast_const(), 0)
                     }
                 };
                 for token in (0..x.tokens).step_by(TOKENS) {
-                    call_tile!(@rows TOKENS.min(x.tokens - token), x.has_lowest_code,
-                        tile(w, codes, flip, x, y, token, panel),
-                        [1 false] [2 false] [3 false] [4 false] [1 true] [2 true] [3 true] [4 true]);
+                    let place = Place { w, codes, flip, base: w.base() - base, panel, token };
+                    let tokens = TOKENS.min(x.tokens - token);
+                    match x.has_lowest_code {
+                        _ if vnni => call!(tokens, tile_vnni(place, x, y)),
+                        true => call!(tokens, tile_in_16_bits(place, x, y)),
+                        false => call!(tokens, tile_in_8_bits(place, x, y)),
+                    }
                 }
             }
         }
     });
 }
 
-/// Nibbles as signed bytes, less the base, in the int8 layout.
+/// Nibbles as bytes, less `base`, in the int8 layout.
 ///
 /// # Safety
 /// `codes` is a panel, and `out` holds `w.k * 16` bytes.
 #[target_feature(enable = "avx2")]
-unsafe fn unpack_nibbles(w: &IntegerPanels, codes: *const u8, out: *mut u8) {
+unsafe fn unpack_nibbles(w: &IntegerPanels, codes: *const u8, base: i32, out: *mut u8) {
     let low = _mm256_set1_epi8(15);
-    let base = _mm256_set1_epi8(w.base() as i8);
+    let base = _mm256_set1_epi8(base as i8);
     // SAFETY: 8 rows of nibbles for each block become 16 rows of bytes.
     unsafe {
         for block in 0..w.k / BLOCK {
@@ -91,70 +116,85 @@ fn dot_in_8_bits(weights: __m256i, inputs: __m256i) -> __m256i {
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
-/// M tokens times the panel at `codes`; `LOWEST` says whether inputs may be -128.
-///
-/// # Safety
-/// The processor has the features; `codes` is a panel in the int8 layout, and M tokens exist from `token` on.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const LOWEST: bool>(
-    w: &IntegerPanels,
+/// A panel in the int8 layout, and the first token that it meets.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    w: &'a IntegerPanels,
     codes: *const u8,
+    /// Bits that are flipped in every code before it is multiplied.
     flip: i8,
-    x: IntegerInput<'_>,
-    y: &Output,
-    token: usize,
+    /// What is still added to every code then.
+    base: i32,
     panel: usize,
-) {
-    let flip = _mm256_set1_epi8(flip);
-    let mut totals = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: rows of existing groups and tokens; prefetching past the end is harmless.
-    unsafe {
-        let mut codes = codes;
-        let mut inputs = x.codes.as_ptr().add(token * x.stride);
-        let sums = x.sums.as_ptr().add(token * w.groups);
-        for group in 0..w.groups {
-            let mut dots = [[_mm256_setzero_si256(); 2]; M];
-            for _ in 0..w.group / 4 {
-                let row = [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(32).cast())];
-                if M == 1 {
-                    _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_BYTES).cast());
-                }
-                let row = [_mm256_xor_si256(row[0], flip), _mm256_xor_si256(row[1], flip)];
-                for m in 0..M {
-                    let input = _mm256_set1_epi32(inputs.add(m * x.stride).cast::<i32>().read_unaligned());
-                    for half in 0..2 {
-                        let dot =
-                            if LOWEST { dot_in_16_bits(row[half], input) } else { dot_in_8_bits(row[half], input) };
-                        dots[m][half] = _mm256_add_epi32(dots[m][half], dot);
+    token: usize,
+}
+
+/// Makes a tile of M tokens by a panel from a way to add the dot products of four weights and inputs.
+macro_rules! tile {
+    ($tile:ident, $features:literal, |$dots:ident, $weights:ident, $inputs:ident| $step:expr) => {
+        /// # Safety
+        /// The processor has the features; `at.codes` is a panel in the int8 layout, and M tokens exist.
+        #[target_feature(enable = $features)]
+        unsafe fn $tile<const M: usize>(at: Place<'_>, x: IntegerInput<'_>, y: &Output) {
+            let Place { w, mut codes, panel, token, .. } = at;
+            let flip = _mm256_set1_epi8(at.flip);
+            let mut totals = [[_mm256_setzero_ps(); 2]; M];
+            // SAFETY: rows of existing groups and tokens; prefetching past the end is harmless.
+            unsafe {
+                let mut inputs = x.codes.as_ptr().add(token * x.stride);
+                let sums = x.sums.as_ptr().add(token * w.groups);
+                for group in 0..w.groups {
+                    let mut dots = [[_mm256_setzero_si256(); 2]; M];
+                    for _ in 0..w.group / 4 {
+                        let row = [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(32).cast())];
+                        if M == 1 {
+                            _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_BYTES).cast());
+                        }
+                        let row = [_mm256_xor_si256(row[0], flip), _mm256_xor_si256(row[1], flip)];
+                        for m in 0..M {
+                            let $inputs = _mm256_set1_epi32(inputs.add(m * x.stride).cast::<i32>().read_unaligned());
+                            for half in 0..2 {
+                                let ($dots, $weights) = (dots[m][half], row[half]);
+                                dots[m][half] = $step;
+                            }
+                        }
+                        codes = codes.add(64);
+                        inputs = inputs.add(4);
+                    }
+                    let reals = (panel * w.groups + group) * LANES;
+                    let (scale, points) = (load_reals(&w.scales, reals), load_zeros(w, reals, at.base));
+                    for m in 0..M {
+                        let sum = *sums.add(m * w.groups + group);
+                        for half in 0..2 {
+                            let correction = _mm256_mullo_epi32(points[half], _mm256_set1_epi32(sum));
+                            let dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[m][half], correction));
+                            totals[m][half] = _mm256_fmadd_ps(scale[half], dot, totals[m][half]);
+                        }
+                    }
+                    if let PackedZero::Offsets(offsets) = &w.zero {
+                        let offset = load_reals(offsets, reals);
+                        for m in 0..M {
+                            let sum = _mm256_set1_ps(*sums.add(m * w.groups + group) as f32);
+                            for half in 0..2 {
+                                totals[m][half] = _mm256_fmadd_ps(offset[half], sum, totals[m][half]);
+                            }
+                        }
                     }
                 }
-                codes = codes.add(64);
-                inputs = inputs.add(4);
             }
-            let at = (panel * w.groups + group) * LANES;
-            let (scale, points) = (load_reals(&w.scales, at), load_zeros(w, at, 0));
             for m in 0..M {
-                let sum = *sums.add(m * w.groups + group);
-                for half in 0..2 {
-                    let correction = _mm256_mullo_epi32(points[half], _mm256_set1_epi32(sum));
-                    let dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[m][half], correction));
-                    totals[m][half] = _mm256_fmadd_ps(scale[half], dot, totals[m][half]);
-                }
-            }
-            if let PackedZero::Offsets(offsets) = &w.zero {
-                let offset = load_reals(offsets, at);
-                for m in 0..M {
-                    let sum = _mm256_set1_ps(*sums.add(m * w.groups + group) as f32);
-                    for half in 0..2 {
-                        totals[m][half] = _mm256_fmadd_ps(offset[half], sum, totals[m][half]);
-                    }
-                }
+                let scale = _mm256_set1_ps(x.scales[token + m]);
+                let [low, high] = totals[m];
+                store(y, token + m, panel, [_mm256_mul_ps(low, scale), _mm256_mul_ps(high, scale)]);
             }
         }
-    }
-    for m in 0..M {
-        let scale = _mm256_set1_ps(x.scales[token + m]);
-        let [low, high] = totals[m];
-        store(y, token + m, panel, [_mm256_mul_ps(low, scale), _mm256_mul_ps(high, scale)]);
-    }
+    };
 }
+
+tile!(tile_in_8_bits, "avx2,fma,f16c", |dots, weights, inputs| {
+    _mm256_add_epi32(dots, dot_in_8_bits(weights, inputs))
+});
+tile!(tile_in_16_bits, "avx2,fma,f16c", |dots, weights, inputs| {
+    _mm256_add_epi32(dots, dot_in_16_bits(weights, inputs))
+});
+tile!(tile_vnni, "avx2,fma,f16c,avxvnni", |dots, weights, inputs| _mm256_dpbusd_avx_epi32(dots, weights, inputs));

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::{call_tile, with_scratch};
 use crate::kernels::activations::{Bf16Input, FloatInput, IntegerInput};
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
-use crate::kernels::packed::{IntegerPanels, LANES, PackedZero, Reals};
+use crate::kernels::packed::{IntegerPanels, LANES, PackedZero, Reals, bf16_pairs};
 
 /// Panels of a tile with few tokens: as many concurrent streams.
 pub(super) const GEMV_PANELS: usize = 4;
@@ -216,7 +216,7 @@ pub(super) fn float_stream(weights: *const f32, panel_k: usize, k: usize, x: Flo
 /// `y = x wᵀ` for bfloat16 weights and inputs, accumulated in f32.
 ///
 /// # Safety
-/// The processor has AVX-512F and BF16; `weights` holds `cols` (rounded up to even) `* 16` values for each of `panels`.
+/// The processor has AVX-512F and BF16; `weights` holds `cols` (rounded up to 32) `* 16` values for each of `panels`.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(in crate::kernels) unsafe fn dense_bf16(
     weights: &[u16],
@@ -225,7 +225,7 @@ pub(in crate::kernels) unsafe fn dense_bf16(
     y: &Output,
     panels: Range<usize>,
 ) {
-    let pairs = cols.div_ceil(2);
+    let pairs = bf16_pairs(cols);
     debug_assert!(weights.len() >= panels.end * pairs * 2 * LANES && x.values.len() >= x.tokens * x.stride);
     let stream = Stream {
         weights: weights.as_ptr().cast(),
@@ -235,7 +235,7 @@ pub(in crate::kernels) unsafe fn dense_bf16(
         token_bytes: x.stride * 2,
         tokens: x.tokens,
     };
-    // SAFETY: the caller's promise; rows of `x` are padded to even lengths with zeros.
+    // SAFETY: the caller's promise; rows of `x` are padded with zeros to multiples of 64.
     unsafe { run_bf16(stream, panels, &|token, panel, sum| store(y, token, panel, sum)) };
 }
 
@@ -261,23 +261,37 @@ pub(super) unsafe fn integer_channel(
         token_bytes: x.stride,
         tokens: x.tokens,
     };
-    let emit = |token: usize, panel: usize, sum: __m512i| {
-        let at = panel * LANES;
-        // SAFETY: there are 16 scales, points and offsets for each panel.
-        unsafe {
-            let [zero] = load_zeros(w, panel, 0);
-            let dot = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x.sums[token])));
-            let scale = load_reals(&w.scales, at);
-            let mut value = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), _mm512_setzero_ps());
-            if let PackedZero::Offsets(offsets) = &w.zero {
-                value = _mm512_fmadd_ps(load_reals(offsets, at), _mm512_set1_ps(x.sums[token] as f32), value);
-            }
-            store(y, token, panel, _mm512_mul_ps(value, _mm512_set1_ps(x.scales[token])));
-        }
-    };
     let shifted = panels.start - first..panels.end - first;
     // SAFETY: the caller's promise.
-    unsafe { run_int8(stream, shifted, &|token, panel, sum| emit(token, first + panel, sum)) };
+    unsafe { run_int8(stream, shifted, &|token, panel, sum| emit_channel(w, x, y, token, first + panel, sum)) };
+}
+
+/// Scales and writes sums of stored codes times inputs, with one scale per channel.
+///
+/// # Safety
+/// The panel exists.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn emit_channel(
+    w: &IntegerPanels,
+    x: IntegerInput<'_>,
+    y: &Output,
+    token: usize,
+    panel: usize,
+    sum: __m512i,
+) {
+    let at = panel * LANES;
+    // SAFETY: there are 16 scales, points and offsets for each panel.
+    unsafe {
+        let [zero] = load_zeros(w, panel, 0);
+        let dot = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x.sums[token])));
+        let scale = load_reals(&w.scales, at);
+        let mut value = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), _mm512_setzero_ps());
+        if let PackedZero::Offsets(offsets) = &w.zero {
+            value = _mm512_fmadd_ps(load_reals(offsets, at), _mm512_set1_ps(x.sums[token] as f32), value);
+        }
+        store(y, token, panel, _mm512_mul_ps(value, _mm512_set1_ps(x.scales[token])));
+    }
 }
 
 /// Multiplies by weights that are first unpacked to f32, a few panels at a time. `unpack(panel, out)` writes the

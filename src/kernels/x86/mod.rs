@@ -6,11 +6,15 @@
 
 #![allow(clippy::needless_range_loop)] // One index walks several arrays of registers.
 
+pub(super) mod amx;
+pub(super) mod amx_integer;
 pub(super) mod avx2;
 pub(super) mod avx2_integer;
 pub(super) mod avx512;
 pub(super) mod avx512_integer;
 pub(super) mod avx512_weight_only;
+#[cfg(all(test, target_os = "linux"))]
+pub(super) mod emulate;
 pub(super) mod peak;
 
 use std::ops::Range;

@@ -3,6 +3,8 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
+use super::amx::{Tiles, multiply_tiles, zero_tile};
+
 /// Sums in flight: more than the latency of any of these instructions times those that start in a cycle.
 const STREAMS: usize = 12;
 
@@ -57,4 +59,43 @@ peak!(
         let pairs = _mm256_maddubs_epi16(a, sum);
         _mm256_add_epi32(_mm256_madd_epi16(pairs, a), sum)
     }
+);
+peak!(
+    /// Fours of bytes.
+    int8_avxvnni, "avx2,avxvnni", 32, _mm256_setzero_si256(), |sum, a| _mm256_dpbusd_avx_epi32(sum, a, a)
+);
+
+/// Defines `$name(rounds)`, which multiplies tiles of zeros, `$inputs` of each of 16 tokens, into four tiles of sums
+/// `rounds` times, and returns how many multiply-adds that is.
+macro_rules! tile_peak {
+    ($(#[$doc:meta])* $name:ident, $instruction:tt, $inputs:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The processor has AMX.
+        pub(in crate::kernels) unsafe fn $name(rounds: usize) -> usize {
+            // SAFETY: the tiles are configured, and hold zeros.
+            unsafe {
+                let _tiles = Tiles::configure();
+                zero_tile!("tmm4");
+                zero_tile!("tmm5");
+                for _ in 0..rounds {
+                    multiply_tiles!($instruction, "tmm0", "tmm4", "tmm5");
+                    multiply_tiles!($instruction, "tmm1", "tmm4", "tmm5");
+                    multiply_tiles!($instruction, "tmm2", "tmm4", "tmm5");
+                    multiply_tiles!($instruction, "tmm3", "tmm4", "tmm5");
+                }
+            }
+            4 * 16 * 16 * $inputs * rounds
+        }
+    };
+}
+
+tile_peak!(
+    /// Tiles of bytes.
+    int8_amx, "tdpbsud", 64
+);
+tile_peak!(
+    /// Tiles of bfloat16.
+    bf16_amx, "tdpbf16ps", 32
 );
