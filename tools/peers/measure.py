@@ -82,9 +82,11 @@ class Point:
     def block(self, stage, block, configurations, order):
         for configuration in order.sample(configurations, len(configurations)):
             mine = configuration == OURS
-            engine, label = (OURS, self.row.ours) if mine else (configuration.engine, configuration.label)
+            label = " ".join([OURS, self.row.ours, *self.row.options]) if mine else configuration.label
+            engine = OURS if mine else configuration.engine
             slot = {"row": self.row.name, "work": self.row.work, "tokens": self.row.tokens * self.row.batch}
             slot |= {"threads": self.threads, "engine": engine, "label": label, "stage": stage, "block": block}
+            slot["measured"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
             seed = order.randrange(1, 2**31)
             time.sleep(REST_S)
             try:
@@ -121,12 +123,13 @@ def main():
     results.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
         machine = json.loads(output([arguments.bench, "machine", "--json"], isa="avx2" if arguments.avx2 else ""))
-        machine["measured"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         machine["version"] = output([arguments.bench, "--version"]).strip()
         (results / "machine.json").write_text(json.dumps(machine, indent=1))
         models = Models(arguments.work, arguments.bench, arguments.llama_python)
         order = random.Random(1)
         rows = [row for row in ROWS if arguments.rows in row.name and not (arguments.avx2 and row.work == "encode")]
+        if not rows:
+            parser.error(f"no row's name holds {arguments.rows!r}")
         for row in rows:
             for threads in arguments.threads:
                 file = results / f"{row.name}, {threads}.jsonl"

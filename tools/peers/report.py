@@ -16,7 +16,7 @@ HEAD = """# Speed beside other engines
 Written by `python3 tools/peers/run.py`, which installs the engines, prepares their models, measures and writes this page;
 remarks come from `tools/peers/notes.toml`. How our own numbers are made: [METHODOLOGY.md](METHODOLOGY.md).
 
-Every slot is a fresh process: it loads its model, warms up, and times {repeat} repetitions on random tokens, the same ones for
+Every slot is a fresh process: it loads its model, warms up, and times {repeat} repetition(s) on random tokens, the same ones for
 all engines. A prompt runs in one pass with the logits of its last token; decoding feeds one token at a time to an empty cache and
 makes the logits of each, without sampling. Every engine first runs its configurations in blocks of their own, and the fastest
 goes on. The ratio is ours over the fastest peer, the mean over blocks of the logarithm of the ratio of median times within a
@@ -146,10 +146,12 @@ def unmet(comparisons, notes):
 def section(folder, title, notes):
     """One machine state: all instruction sets, or AVX2 alone."""
     machine = json.loads((folder / "machine.json").read_text())
-    comparisons = [Comparison(row, threads, slots) for (row, threads), slots in read(folder).items()]
+    points = read(folder)
+    times = sorted(slot["measured"] for slots in points.values() for slot in slots)
+    comparisons = [Comparison(row, threads, slots) for (row, threads), slots in points.items()]
     text = [
         f"\n## {title}\n",
-        f"{machine['measured']}, {machine['version']}, {machine['cpu']}, {machine['cores']} processors, kernels for "
+        f"{times[0]} to {times[-1]}, {machine['version']}, {machine['cpu']}, {machine['cores']} processors, kernels for "
         f"{machine['isa']} (of {', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}.\n",
         main_table(comparisons),
         f"\n### What is not met, why, and what next\n\n{unmet(comparisons, notes)}",

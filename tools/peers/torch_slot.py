@@ -15,7 +15,7 @@ model = kind.from_pretrained(job["model"], dtype=getattr(torch, job["precision"]
 def once(tokens):
     ids = torch.tensor(tokens).view(job["batch"], job["tokens"])
     if job["work"] == "encode":
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        model(input_ids=ids)
     else:
         model(input_ids=ids, logits_to_keep=1, use_cache=False)
 
