@@ -29,7 +29,7 @@ fn golden(case: &str) -> Golden {
 }
 
 fn load(golden: &Golden, format: DenseFormat) -> Encoder {
-    Encoder::load(&golden.checkpoint, LoadOptions { dense: Some(format) }).unwrap()
+    Encoder::load(&golden.checkpoint, LoadOptions { dense: Some(format), kv_cache: None }).unwrap()
 }
 
 fn worst(got: &[f32], expected: &[f32]) -> f32 {

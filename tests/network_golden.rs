@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;
-use quantbench::kernels::Pool;
+use quantbench::kernels::{KvFormat, Pool};
 use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, Site, score};
 use quantbench::tensor::DenseFormat;
 
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
-const EXACT: LoadOptions = LoadOptions { dense: Some(DenseFormat::F32) };
+const EXACT: LoadOptions = LoadOptions { dense: Some(DenseFormat::F32), kv_cache: None };
 
 struct Golden {
     checkpoint: Checkpoint,
@@ -73,10 +73,29 @@ fn sixteen_bit_weights_come_close() {
     for family in FAMILIES {
         let golden = golden(family);
         for (format, bound) in [(DenseFormat::F16, 0.05), (DenseFormat::Bf16, 0.4)] {
-            let decoder = Decoder::load(&golden.checkpoint, LoadOptions { dense: Some(format) }).unwrap();
+            let decoder =
+                Decoder::load(&golden.checkpoint, LoadOptions { dense: Some(format), kv_cache: None }).unwrap();
             let got = logits(&decoder, &pool, &golden.tokens, 20);
             assert_close(&format!("{family} {format:?}"), &got, &golden.logits, bound);
         }
+    }
+}
+
+#[test]
+fn eight_bit_keys_and_values_come_close_in_prefill_and_decode() {
+    let pool = Pool::new(1);
+    for family in FAMILIES {
+        let golden = golden(family);
+        let options = LoadOptions { kv_cache: Some(KvFormat::Int8), ..EXACT };
+        let decoder = Decoder::load(&golden.checkpoint, options).unwrap();
+        let exact = Decoder::load(&golden.checkpoint, EXACT).unwrap();
+        let got = logits(&decoder, &pool, &golden.tokens, 20);
+        assert_close(&format!("{family} against 32 bits"), &got, &golden.logits, 0.2);
+        assert_ne!(got, golden.logits, "{family}: rounding shows");
+        let by_one = logits(&decoder, &pool, &golden.tokens, 1);
+        assert_close(&format!("{family} token by token"), &by_one, &got, 1e-3);
+        let bytes = |decoder: &Decoder| decoder.cache(1, 512).bytes();
+        assert!(bytes(&decoder) * 2 < bytes(&exact), "{family}");
     }
 }
 

@@ -44,11 +44,11 @@ fn largest(differences: &[f64]) -> f64 {
 
 #[test]
 fn the_model_is_the_one_that_was_trained() {
-    let exact = LoadOptions { dense: Some(DenseFormat::F32) };
+    let exact = LoadOptions { dense: Some(DenseFormat::F32), kv_cache: None };
     let difference = largest(&differences("scribe-7m", exact));
     assert!(difference < 2e-5, "{difference:e}");
     // Another arithmetic is seen at this resolution.
-    let rounded = LoadOptions { dense: Some(DenseFormat::Bf16) };
+    let rounded = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
     assert!(largest(&differences("scribe-7m", rounded)) > 2e-5);
 }
 
@@ -58,7 +58,7 @@ fn the_weight_only_twin_is_the_one_that_was_trained() {
     let difference = largest(&differences("scribe-7m-qat-int4", LoadOptions::default()));
     assert!(difference < 2e-4, "{difference:e}");
     // Sums in 16 bits are seen at this resolution.
-    let rounded = LoadOptions { dense: Some(DenseFormat::Bf16) };
+    let rounded = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
     assert!(largest(&differences("scribe-7m-qat-int4", rounded)) > 2e-4);
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use quantbench::error::Error;
+use quantbench::kernels::KvFormat;
 use quantbench::quantize;
 use quantbench::suite::{
     self, AccuracyMetric, MemoryMetric, Recipe, SpeedMetric, Suite, Task, TaskKind, recipe_from_text,
@@ -99,6 +100,7 @@ activations = { bits = 8, granularity = "token", mode = "dynamic" }
 name = "bf16"
 method = "cast"
 dtype = "bf16"
+kv_cache = "int8"
 
 [[variant]]
 name = "int4""#,
@@ -115,6 +117,8 @@ name = "int4""#,
     assert_eq!(w8a8.dense, DenseFormat::Bf16);
     let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::DynamicToken };
     assert_eq!(suite.variants[2].recipe, import);
+    let caches: Vec<_> = suite.variants.iter().map(|v| v.kv_cache).collect();
+    assert_eq!(caches, [None, None, None, Some(KvFormat::Int8), None]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Isa, Pool};
+use crate::kernels::{Isa, KvFormat, Pool};
 use crate::network::{self, Decoder, LoadOptions};
 use crate::results::KernelUse;
 use crate::tasks::Encoder;
@@ -32,6 +32,9 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", alias = "variant", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
     form: Form,
+    /// Storage of keys and values: f32, f16 or int8 [default: f16; f32 where all weights are 32-bit floats].
+    #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
+    kv_cache: Option<KvFormat>,
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "FILE")]
     text: String,
@@ -94,7 +97,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if windows.is_empty() {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
-    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.form.dense() })?;
+    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache })?;
     let pool = Pool::new(threads);
     let mut lines: Vec<TokenLine> = Vec::new();
     let start = Instant::now();

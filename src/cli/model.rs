@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::assets::{Local, Source};
 use crate::error::{Error, Result};
+use crate::kernels::KvFormat;
 use crate::machine;
 use crate::suite::TextSource;
 use crate::tensor::DenseFormat;
@@ -43,6 +44,15 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
         [path] => Ok(path),
         paths => Err(Error::Usage(format!("{text:?} names {} files; a model is one file or one folder", paths.len()))),
     }
+}
+
+/// Storage of keys and values by its name.
+///
+/// # Errors
+/// An unknown name.
+pub(super) fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
+    let found = KvFormat::NAMED.into_iter().find(|(known, _)| *known == name);
+    found.map(|(_, format)| format).ok_or_else(|| "expected f32, f16 or int8".into())
 }
 
 /// The number of threads asked for, or all.

@@ -215,7 +215,7 @@ fn variants(suite: &Suite, model: Option<&Model>) -> String {
             model.map_or("-".into(), |m| format!("about {}", units::bytes(m.weight_bytes(&variant.recipe) as u64)));
         // A name may hold anything printable, but nothing that moves a terminal's cursor.
         let name: String = variant.name.chars().filter(|c| !c.is_control()).collect();
-        table.add_row([format!("{name}{role}"), variant.recipe.to_string(), size, state.into()]);
+        table.add_row([format!("{name}{role}"), variant.describe(), size, state.into()]);
     }
     table.to_string()
 }

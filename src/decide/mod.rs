@@ -139,7 +139,7 @@ impl<'a> Case<'a> {
         VariantResult {
             name: variant.name.clone(),
             reference,
-            recipe: variant.recipe.to_string(),
+            recipe: variant.describe(),
             artefact: match &evidence.built {
                 Built::Ready(artefact) => Some(artefact.clone()),
                 Built::Missing => None,

@@ -7,6 +7,7 @@
 
 use super::isa::{Isa, per_isa};
 use super::pool::Pool;
+use super::vector::largest_magnitude_body;
 use crate::tensor::{ActivationScheme, StaticActivations};
 
 mod fixed_point;
@@ -385,8 +386,7 @@ per_isa! {
 
 #[inline(always)]
 fn quantize_affine_body(values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 {
-    let largest = values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
-    if !f32::from_bits(largest).is_finite() || !numbers.scale.is_finite() {
+    if !largest_magnitude_body(values).is_finite() || !numbers.scale.is_finite() {
         codes.fill(0);
         return f32::NAN;
     }
@@ -410,9 +410,7 @@ per_isa! {
 
 #[inline(always)]
 fn quantize_token_body(values: &[f32], codes: &mut [i8]) -> f32 {
-    // Magnitudes compare as integers, with infinity and NaN above all numbers.
-    let largest = values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
+    let largest = largest_magnitude_body(values);
     let inverse = 127.0 / largest;
     if !largest.is_finite() {
         codes.fill(0);

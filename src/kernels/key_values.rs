@@ -4,8 +4,12 @@
 //! keys    [sequence][kv_head][token / 16][dimension][token % 16]     scores come out 16 tokens at a time
 //! values  [sequence][kv_head][token][dimension, padded to 16]
 //! ```
+//!
+//! In 8 bits every head of every token has a scale of its own, for keys and for values: `scale = max|x| / 127`, code =
+//! `round_half_even(x / scale)`. A head with a NaN or an infinity reads as NaN.
 
 use half::f16;
+use serde::{Deserialize, Serialize};
 
 use super::activations::Rows;
 use super::isa::Isa;
@@ -13,18 +17,30 @@ use super::pool::Pool;
 use super::sequences::Sequences;
 use super::vector::LANES;
 
+mod number;
+
+use number::{Number, widen_keys, widen_values, widened};
+
 /// Numbers below which storing them is not worth waking other threads.
 const SMALL: usize = 16 * 1024;
 /// Dimensions narrowed at a time.
 const PIECE: usize = 64;
 
 /// Storage of keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KvFormat {
     /// 32-bit.
     F32,
     /// 16-bit IEEE, rounded half to even, widened when read.
     F16,
+    /// 8-bit codes with a scale for each head of each token, widened when read.
+    Int8,
+}
+
+impl KvFormat {
+    /// All formats by their names in suites and options.
+    pub const NAMED: [(&str, KvFormat); 3] = [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("int8", KvFormat::Int8)];
 }
 
 /// Keys and values of one layer, for several sequences of equal capacity (their lengths may differ).
@@ -47,6 +63,11 @@ struct Shape {
 enum Store {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    Int8 {
+        codes: Vec<i8>,
+        /// `[sequence][kv_head][token]`.
+        scales: Vec<f32>,
+    },
 }
 
 /// One head of one sequence.
@@ -66,6 +87,7 @@ impl KeyValues {
         let store = |numbers| match format {
             KvFormat::F32 => Store::F32(vec![0.0; numbers]),
             KvFormat::F16 => Store::F16(vec![f16::ZERO; numbers]),
+            KvFormat::Int8 => Store::Int8 { codes: vec![0; numbers], scales: vec![0.0; tokens] },
         };
         KeyValues { shape, keys: store(tokens * head_dim), values: store(tokens * shape.padded_dim()) }
     }
@@ -105,8 +127,8 @@ impl KeyValues {
     pub fn reshape(&mut self, sequences: usize, capacity: usize) {
         self.shape = Shape { sequences, capacity: capacity.next_multiple_of(LANES), ..self.shape };
         let tokens = sequences * self.shape.kv_heads * self.shape.capacity;
-        self.keys.grow(tokens * self.shape.head_dim);
-        self.values.grow(tokens * self.shape.padded_dim());
+        self.keys.grow(tokens, self.shape.head_dim);
+        self.values.grow(tokens, self.shape.padded_dim());
     }
 
     /// Stores the keys and values of the new tokens of all sequences, from position `start` on in each: `keys` and
@@ -119,13 +141,16 @@ impl KeyValues {
         let numbers = new.tokens() * kv_heads * head_dim;
         assert!(keys.len() == numbers && values.len() == numbers && new.count() == sequences);
         assert!(start + new.longest() <= capacity, "{capacity} tokens are all that fit");
+        let shape = self.shape;
         match &mut self.keys {
-            Store::F32(to) => self.shape.append_keys(pool, start, new, keys, to),
-            Store::F16(to) => self.shape.append_keys(pool, start, new, keys, to),
+            Store::F32(to) => shape.append_keys(pool, start, (new, keys), to, &mut []),
+            Store::F16(to) => shape.append_keys(pool, start, (new, keys), to, &mut []),
+            Store::Int8 { codes, scales } => shape.append_keys(pool, start, (new, keys), codes, scales),
         }
         match &mut self.values {
-            Store::F32(to) => self.shape.append_values(pool, start, new, values, to),
-            Store::F16(to) => self.shape.append_values(pool, start, new, values, to),
+            Store::F32(to) => shape.append_values(pool, start, (new, values), to, &mut []),
+            Store::F16(to) => shape.append_values(pool, start, (new, values), to, &mut []),
+            Store::Int8 { codes, scales } => shape.append_values(pool, start, (new, values), codes, scales),
         }
     }
 
@@ -143,8 +168,17 @@ impl KeyValues {
         buffer: &'a mut [f32],
     ) -> &'a [f32] {
         assert!(from.is_multiple_of(LANES));
-        let at = self.shape.first_token(head, from, tokens) * self.shape.head_dim;
-        self.keys.read(isa, at, tokens.next_multiple_of(LANES) * self.shape.head_dim, buffer)
+        let (first, dim) = (self.shape.first_token(head, from, tokens), self.shape.head_dim);
+        let tokens = tokens.next_multiple_of(LANES);
+        match &self.keys {
+            Store::F32(keys) => &keys[first * dim..][..tokens * dim],
+            Store::F16(keys) => widened(isa, &keys[first * dim..][..tokens * dim], buffer),
+            Store::Int8 { codes, scales } => {
+                let keys = &mut buffer[..tokens * dim];
+                widen_keys(isa, &codes[first * dim..][..tokens * dim], &scales[first..][..tokens], keys);
+                keys
+            }
+        }
     }
 
     /// Values of tokens `from..from + tokens` of one head, `(tokens, padded_dim)`; `buffer` as in [`KeyValues::keys`].
@@ -159,8 +193,16 @@ impl KeyValues {
         tokens: usize,
         buffer: &'a mut [f32],
     ) -> &'a [f32] {
-        let at = self.shape.first_token(head, from, tokens) * self.padded_dim();
-        self.values.read(isa, at, tokens * self.padded_dim(), buffer)
+        let (first, dim) = (self.shape.first_token(head, from, tokens), self.padded_dim());
+        match &self.values {
+            Store::F32(values) => &values[first * dim..][..tokens * dim],
+            Store::F16(values) => widened(isa, &values[first * dim..][..tokens * dim], buffer),
+            Store::Int8 { codes, scales } => {
+                let values = &mut buffer[..tokens * dim];
+                widen_values(isa, &codes[first * dim..][..tokens * dim], &scales[first..][..tokens], values);
+                values
+            }
+        }
     }
 }
 
@@ -174,34 +216,50 @@ impl Shape {
         (head.sequence * self.kv_heads + head.kv_head) * self.capacity + from
     }
 
-    fn append_keys<T: Number>(&self, pool: &Pool, start: usize, new: Sequences<'_>, from: &[f32], to: &mut [T]) {
+    fn append_keys<T: Number>(
+        &self,
+        pool: &Pool,
+        start: usize,
+        from: (Sequences<'_>, &[f32]),
+        to: &mut [T],
+        scales: &mut [f32],
+    ) {
         let dim = self.head_dim;
-        self.append(pool, start, (new, from), to, self.capacity * dim, |token, first, piece, head| {
+        self.append(pool, start, from, (to, self.capacity * dim), scales, |token, first, piece, head| {
             let at = token / LANES * LANES * dim + first * LANES + token % LANES;
             head[at..].iter_mut().step_by(LANES).zip(piece).for_each(|(to, &number)| *to = number);
         });
     }
 
-    fn append_values<T: Number>(&self, pool: &Pool, start: usize, new: Sequences<'_>, from: &[f32], to: &mut [T]) {
+    fn append_values<T: Number>(
+        &self,
+        pool: &Pool,
+        start: usize,
+        from: (Sequences<'_>, &[f32]),
+        to: &mut [T],
+        scales: &mut [f32],
+    ) {
         let padded = self.padded_dim();
-        self.append(pool, start, (new, from), to, self.capacity * padded, |token, first, piece, head| {
+        self.append(pool, start, from, (to, self.capacity * padded), scales, |token, first, piece, head| {
             head[token * padded + first..][..piece.len()].copy_from_slice(piece);
         });
     }
 
-    /// Narrows `from` in pieces and calls `put(token, first dimension, piece, numbers of the head)` for each; `stride`
-    /// is the size of a head in `to`.
+    /// Narrows `from` in pieces and calls `put(token, first dimension, piece, numbers of the head)` for each; `to` comes
+    /// with the size of a head. `scales` is empty where numbers have none.
     fn append<T: Number>(
         &self,
         pool: &Pool,
         start: usize,
         (new, from): (Sequences<'_>, &[f32]),
-        to: &mut [T],
-        stride: usize,
+        (to, stride): (&mut [T], usize),
+        scales: &mut [f32],
         put: impl Fn(usize, usize, &[T], &mut [T]) + Sync,
     ) {
         let isa = Isa::active();
         let heads = Rows::new(to, stride);
+        let has_scales = !scales.is_empty();
+        let scales = Rows::new(scales, self.capacity);
         pool.split(self.sequences * self.kv_heads, 1, from.len() >= SMALL, &|share| {
             let mut piece = [T::default(); PIECE];
             for index in share {
@@ -210,8 +268,14 @@ impl Shape {
                 let head = unsafe { heads.row(index) };
                 for (token, row) in new.rows(sequence).enumerate() {
                     let from = &from[(row * self.kv_heads + kv_head) * self.head_dim..][..self.head_dim];
+                    let scale = T::scale(isa, from);
+                    if has_scales {
+                        // SAFETY: as above.
+                        let scales = unsafe { scales.row(index) };
+                        scales[start + token] = scale;
+                    }
                     for (i, from) in from.chunks(PIECE).enumerate() {
-                        T::narrow(isa, from, &mut piece[..from.len()]);
+                        T::narrow(isa, from, scale, &mut piece[..from.len()]);
                         put(start + token, i * PIECE, &piece[..from.len()], head);
                     }
                 }
@@ -225,105 +289,21 @@ impl Store {
         match self {
             Store::F32(numbers) => size_of_val(numbers.as_slice()),
             Store::F16(numbers) => size_of_val(numbers.as_slice()),
+            Store::Int8 { codes, scales } => codes.len() + size_of_val(scales.as_slice()),
         }
     }
 
-    fn grow(&mut self, numbers: usize) {
+    /// Makes room for `width` numbers of each of `tokens` tokens.
+    fn grow(&mut self, tokens: usize, width: usize) {
+        let numbers = tokens * width;
         match self {
             Store::F32(held) => held.resize(held.len().max(numbers), 0.0),
             Store::F16(held) => held.resize(held.len().max(numbers), f16::ZERO),
-        }
-    }
-
-    fn read<'a>(&'a self, isa: Isa, at: usize, count: usize, buffer: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Store::F32(from) => &from[at..at + count],
-            Store::F16(from) => {
-                widen(isa, &from[at..at + count], &mut buffer[..count]);
-                &buffer[..count]
+            Store::Int8 { codes, scales } => {
+                codes.resize(codes.len().max(numbers), 0);
+                scales.resize(scales.len().max(tokens), 0.0);
             }
         }
-    }
-}
-
-/// A stored number.
-trait Number: Copy + Default + Send {
-    /// Rounds half to even.
-    fn narrow(isa: Isa, from: &[f32], to: &mut [Self]);
-}
-
-impl Number for f32 {
-    fn narrow(_: Isa, from: &[f32], to: &mut [f32]) {
-        to.copy_from_slice(from);
-    }
-}
-
-impl Number for f16 {
-    fn narrow(isa: Isa, from: &[f32], to: &mut [f16]) {
-        match isa.base() {
-            // SAFETY: the processor has F16C, which `is_available` tells.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512Vnni if Isa::Avx2.is_available() => unsafe { narrow_f16c(from, to) },
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => super::arm::half::narrow(from, to),
-            _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = f16::from_f32(from)),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn narrow_f16c(from: &[f32], to: &mut [f16]) {
-    use std::arch::x86_64::{_MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_cvtps_ph, _mm256_loadu_ps};
-    let (chunks, rest) = from.as_chunks::<8>();
-    let (to_chunks, to_rest) = to.as_chunks_mut::<8>();
-    for (from, to) in chunks.iter().zip(to_chunks) {
-        // SAFETY: 8 numbers of 32 bits are read and 8 of 16 bits written, unaligned.
-        unsafe {
-            let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(from.as_ptr()));
-            _mm_storeu_si128(to.as_mut_ptr().cast(), half);
-        }
-    }
-    to_rest.iter_mut().zip(rest).for_each(|(to, &from)| *to = f16::from_f32(from));
-}
-
-/// Widens 16-bit numbers, exactly.
-///
-/// # Panics
-/// When the lengths differ or are not whole sixteens.
-fn widen(isa: Isa, from: &[f16], to: &mut [f32]) {
-    assert!(from.len() == to.len() && from.len().is_multiple_of(LANES));
-    let base = isa.base();
-    match base {
-        // SAFETY: the processor has AVX-512 F, which `is_available` tells.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni if base.is_available() => unsafe { widen_avx512(from, to) },
-        // SAFETY: the processor has F16C, which `is_available` tells.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 if base.is_available() => unsafe { widen_f16c(from, to) },
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => super::arm::half::widen(from, to),
-        _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.to_f32()),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn widen_f16c(from: &[f16], to: &mut [f32]) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
-    for (from, to) in from.as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
-        // SAFETY: 8 numbers of 16 bits are read and 8 of 32 bits written, unaligned.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) };
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn widen_avx512(from: &[f16], to: &mut [f32]) {
-    use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
-    for (from, to) in from.as_chunks::<LANES>().0.iter().zip(to.as_chunks_mut::<LANES>().0) {
-        // SAFETY: 16 numbers of 16 bits are read and 16 of 32 bits written, unaligned.
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) };
     }
 }
 
@@ -364,18 +344,36 @@ mod tests {
     }
 
     #[test]
-    fn bytes_count_what_is_held() {
-        assert_eq!(KeyValues::new(KvFormat::F16, 1, 3, 64, 512).bytes(), 2 * 3 * 64 * 512 * 2);
-        assert_eq!(KeyValues::new(KvFormat::F32, 2, 1, 8, 1).bytes(), 2 * 16 * (8 + 16) * 4);
+    fn eight_bits_come_back_within_half_a_step_of_their_head() {
+        let (kv_heads, dim, tokens) = (2, 70, 18);
+        let numbers: Vec<f32> = (0..tokens * kv_heads * dim).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.31).collect();
+        let mut exact = KeyValues::new(KvFormat::F32, 1, kv_heads, dim, tokens);
+        exact.append(&Pool::new(1), 0, Sequences::equal(1, tokens), &numbers, &numbers);
+        let mut damaged = numbers.clone();
+        damaged[3 * kv_heads * dim + 5] = f32::INFINITY;
+        for isa in Isa::available() {
+            let mut cache = KeyValues::new(KvFormat::Int8, 1, kv_heads, dim, tokens);
+            cache.append(&Pool::new(2), 0, Sequences::equal(1, tokens), &numbers, &damaged);
+            for kv_head in 0..kv_heads {
+                let head = Head { sequence: 0, kv_head };
+                let (mut a, mut b) = (vec![0.0; 32 * 80], vec![0.0; 32 * 80]);
+                let (keys, expected) = (cache.keys(isa, head, 0, 18, &mut a), exact.keys(isa, head, 0, 18, &mut b));
+                let half_step = 50.0 * 0.31 / 127.0 * 0.501;
+                assert!(keys.iter().zip(expected).all(|(k, e)| (k - e).abs() <= half_step), "{isa}");
+                let (values, expected) =
+                    (cache.values(isa, head, 0, 18, &mut a), exact.values(isa, head, 0, 18, &mut b));
+                for (token, (v, e)) in values.chunks_exact(80).zip(expected.chunks_exact(80)).enumerate() {
+                    let lost = token == 3 && kv_head == 0;
+                    assert!(v.iter().zip(e).all(|(v, e)| if lost { v.is_nan() } else { (v - e).abs() <= half_step }));
+                }
+            }
+        }
     }
 
     #[test]
-    fn narrowing_is_half_to_even_everywhere() {
-        let from: Vec<f32> = (0..100).map(|i| 1.0 + i as f32 / 4096.0).chain([65520.0, 1e-8, -0.0]).collect();
-        for isa in Isa::available() {
-            let mut to = vec![f16::ZERO; from.len()];
-            f16::narrow(isa, &from, &mut to);
-            assert!(to.iter().zip(&from).all(|(to, &from)| *to == f16::from_f32(from)), "{isa}");
-        }
+    fn bytes_count_what_is_held() {
+        assert_eq!(KeyValues::new(KvFormat::Int8, 1, 3, 64, 512).bytes(), 2 * 3 * 512 * (64 + 4));
+        assert_eq!(KeyValues::new(KvFormat::F16, 1, 3, 64, 512).bytes(), 2 * 3 * 64 * 512 * 2);
+        assert_eq!(KeyValues::new(KvFormat::F32, 2, 1, 8, 1).bytes(), 2 * 16 * (8 + 16) * 4);
     }
 }

@@ -64,6 +64,11 @@ per_isa! {
 }
 
 per_isa! {
+    /// Largest magnitude; NaN or infinity where a value is; 0 for an empty slice.
+    pub(super) fn largest_magnitude(isa, x: &[f32]) -> f32 = largest_magnitude_body
+}
+
+per_isa! {
     /// `(ln(sum(exp(b))), KL(softmax(a) || softmax(b)))` over two rows of logits, everything after the logits in f64:
     /// `KL = sum of p_i (a_i - b_i) - lse(a) + lse(b)` with `p = softmax(a)`. NaN when a logit is.
     ///
@@ -169,6 +174,12 @@ fn sum_squares(x: &[f32]) -> f32 {
 #[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum_squares(x) / x.len() as f32 + eps).sqrt()
+}
+
+/// Magnitudes compare as integers, with infinity and NaN above all numbers.
+#[inline(always)]
+pub(super) fn largest_magnitude_body(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff_ffff)))
 }
 
 #[inline(always)]

@@ -62,6 +62,7 @@ impl Session<'_> {
         let began = self.workers.elapsed_s();
         let job = ScoreJob {
             artefact,
+            kv_cache: self.kv_cache(variant),
             task: task.name.clone(),
             kind: task.kind,
             windows: self.token_files().windows(self.task_number(task)),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Inputs, Progress, Workers};
 use crate::error::{Error, Result};
+use crate::kernels::KvFormat;
 use crate::machine::{self, MachineRecord};
 use crate::results::{
     Artefact, Built, Event, Evidence, Journal, RunFolder, SCHEMA_VERSION, Stage, VariantEvidence, create_folder,
@@ -228,6 +229,11 @@ impl<'w> Session<'w> {
             Built::Ready(artefact) => Some(PathBuf::from(&artefact.path)),
             Built::Missing => None,
         }
+    }
+
+    /// Storage of the variant's keys and values, where the suite says.
+    pub(super) fn kv_cache(&self, variant: &str) -> Option<KvFormat> {
+        self.inputs.suite.variants.iter().find(|known| known.name == variant)?.kv_cache
     }
 
     pub(super) fn token_files(&self) -> TokenFiles {

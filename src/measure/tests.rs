@@ -24,6 +24,7 @@ pub(super) fn suite(candidates: usize) -> Suite {
     let variants = names.map(|name| Variant {
         recipe: Recipe::Import { source: name.clone(), activations: ActivationScheme::None },
         name,
+        kv_cache: None,
     });
     let text = TextSource { source: "path:text".into(), documents: None, field: None };
     Suite {

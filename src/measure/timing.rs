@@ -77,6 +77,7 @@ impl Session<'_> {
         let workload = &self.inputs.suite.workload;
         let job = TimeJob {
             artefact,
+            kv_cache: self.kv_cache(&place.variant),
             prompts: self.token_files().prompts(),
             batch: place.batch,
             threads: place.threads,

@@ -23,6 +23,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Vec<f32>,
     head: Head,
+    kv_format: KvFormat,
 }
 
 impl Decoder {
@@ -43,9 +44,11 @@ impl Decoder {
         let blocks = (0..config.layers)
             .into_par_iter()
             .map(|layer| Block::load(checkpoint, &config, layer, options))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
-        Ok(Decoder { place, config, embedding, blocks, norm, head })
+        let exact = blocks.iter().all(|block| block.kv_format() == KvFormat::F32);
+        let kv_format = options.kv_cache.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
+        Ok(Decoder { place, config, embedding, blocks, norm, head, kv_format })
     }
 
     /// Hyperparameters.
@@ -100,10 +103,8 @@ impl Decoder {
 
     /// An empty cache for `sequences` sequences of at most `length` tokens.
     pub fn cache(&self, sequences: usize, length: usize) -> KvCache {
-        let exact = self.blocks.iter().all(|block| block.kv_format() == KvFormat::F32);
-        let format = if exact { KvFormat::F32 } else { KvFormat::F16 };
         KvCache {
-            layers: self.blocks.iter().map(|block| block.cache(format, sequences, length)).collect(),
+            layers: self.blocks.iter().map(|block| block.cache(self.kv_format, sequences, length)).collect(),
             rotary: Rotary::new(&self.config, length),
             sequences,
             capacity: length,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Isa, Matrix, Part, Pool, rows};
+use crate::kernels::{Activations, Isa, KvFormat, Matrix, Part, Pool, rows};
 use crate::results::KernelUse;
 use crate::tensor::DenseFormat;
 
@@ -14,6 +14,8 @@ pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
     /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
+    /// Storage of keys and values; `None` is 32 bits where all weights are 32-bit floats, else 16.
+    pub kv_cache: Option<KvFormat>,
 }
 
 impl LoadOptions {

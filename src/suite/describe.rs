@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::schema::{Method, Recipe, WeightScheme};
+use super::schema::{Method, Recipe, Variant, WeightScheme};
+use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 impl fmt::Display for Recipe {
@@ -23,6 +24,19 @@ impl fmt::Display for Recipe {
                 }
             }
         }
+    }
+}
+
+impl Variant {
+    /// The recipe in words, with the storage of keys and values where the suite says it.
+    pub fn describe(&self) -> String {
+        let cache = match self.kv_cache {
+            None => "",
+            Some(KvFormat::F32) => ", 32-bit KV cache",
+            Some(KvFormat::F16) => ", 16-bit KV cache",
+            Some(KvFormat::Int8) => ", 8-bit KV cache",
+        };
+        format!("{}{cache}", self.recipe)
     }
 }
 
@@ -92,7 +106,10 @@ mod tests {
             gptq.to_string(),
             "GPTQ, 4 bits asymmetric, groups of 64, 8-bit inputs per token; lm_head 8 bits symmetric, per channel; *.0.* f16"
         );
-        assert_eq!(Recipe::Cast { dtype: DenseFormat::F16 }.to_string(), "cast to f16");
+        let cast = Recipe::Cast { dtype: DenseFormat::F16 };
+        assert_eq!(cast.to_string(), "cast to f16");
+        let variant = Variant { name: "v".into(), recipe: cast, kv_cache: Some(KvFormat::Int8) };
+        assert_eq!(variant.describe(), "cast to f16, 8-bit KV cache");
         let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::None };
         assert_eq!(import.to_string(), "the model as published");
     }

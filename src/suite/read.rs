@@ -324,7 +324,7 @@ fn add_reference(top: &Fields<'_>, reference: Option<At<&str>>, variants: &mut V
             return top.fault_at(at, problem);
         }
     };
-    let value = Variant { name: name.into(), recipe: Recipe::Cast { dtype } };
+    let value = Variant { name: name.into(), recipe: Recipe::Cast { dtype }, kv_cache: None };
     variants.insert(0, At { value, at });
 }
 

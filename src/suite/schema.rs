@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 /// A suite with every default filled in.
@@ -218,6 +219,9 @@ pub struct Variant {
     pub name: String,
     /// How it is made.
     pub recipe: Recipe,
+    /// Storage of keys and values while it runs; `None` is 16 bits (32 where all weights are 32-bit floats).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<KvFormat>,
 }
 
 /// How to make a variant from the model.

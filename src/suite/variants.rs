@@ -9,12 +9,14 @@
 //! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric }`: 2 to 8 bits;
 //! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default.
 //! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
+//! Beside any of them `kv_cache` = `f32`, `f16` or `int8` says how keys and values are stored while the variant runs.
 //! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`.
 
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
 use super::read::{name, source};
 use super::schema::{Method, Override, Recipe, Variant, WeightScheme};
 use crate::error::Result;
+use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 /// Quantizing methods a suite may name, and whether they learn from calibration data.
@@ -69,9 +71,10 @@ pub(super) fn read(top: &Fields<'_>) -> Vec<At<Variant>> {
             names.push(name.value);
         }
         let recipe = read_recipe(&table);
+        let kv_cache = table.choice("kv_cache", &KvFormat::NAMED);
         table.finish();
         if let (Some(name), Some(recipe)) = (name, recipe) {
-            variants.push(At { value: Variant { name: name.value.into(), recipe }, at });
+            variants.push(At { value: Variant { name: name.value.into(), recipe, kv_cache }, at });
         }
     }
     variants

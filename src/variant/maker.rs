@@ -116,7 +116,7 @@ impl<'a> Maker<'a> {
         let mut propagation = Propagation::new(config, tokens, &table, order.threads, self.workers)?;
         drop(table);
         for layer in 0..config.layers {
-            let options = LoadOptions { dense: Some(DenseFormat::F32) };
+            let options = LoadOptions { dense: Some(DenseFormat::F32), kv_cache: None };
             let mut block = Block::load(self.checkpoint, config, layer, options)?;
             let statistics = propagation.observe(&block, &self.calibrated_sites(layer)).map_err(|problem| {
                 Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)

@@ -19,7 +19,8 @@ pub(super) fn choose(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> 
     let ChoiceItems { items, genres } = read_tokens(&job.windows)?;
     let tokens: Vec<Continuations> = items.iter().map(|item| item.tokens.clone()).collect();
     let pool = Pool::new(job.threads);
-    let decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
+    let decoder =
+        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
     let began = Instant::now();
     let mut scores = Vec::with_capacity(items.len());
     network::score_continuations(&decoder, &pool, &tokens, &mut |at, log_likelihoods| {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::KvFormat;
 use crate::machine::Covariates;
 use crate::results::{Artefact, KernelUse, Memory, Sample};
 use crate::suite::{Recipe, Suite, TaskKind};
@@ -112,6 +113,8 @@ pub enum Reference {
 pub struct ScoreJob {
     /// The variant's artefact.
     pub artefact: PathBuf,
+    /// Storage of its keys and values, where the suite says.
+    pub kv_cache: Option<KvFormat>,
     /// Task name.
     pub task: String,
     /// What it asks.
@@ -129,6 +132,8 @@ pub struct ScoreJob {
 pub struct TimeJob {
     /// The variant's artefact.
     pub artefact: PathBuf,
+    /// Storage of its keys and values, where the suite says.
+    pub kv_cache: Option<KvFormat>,
     /// Token file of the prompts.
     pub prompts: PathBuf,
     /// Sequences at once.

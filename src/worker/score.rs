@@ -45,7 +45,8 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
     let Windows { windows, genres } = read_tokens(&job.windows)?;
     let (documents, windows): (Vec<usize>, Vec<Vec<u32>>) = windows.into_iter().map(|w| (w.document, w.tokens)).unzip();
     let pool = Pool::new(job.threads);
-    let decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
+    let decoder =
+        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
     let mut side = Side::open(&job.reference, decoder.config().vocab_size)?;
     let began = Instant::now();
     let mut sums = vec![ScoreSums::default(); windows.len()];

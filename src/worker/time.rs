@@ -33,7 +33,8 @@ pub(super) fn time(job: &TimeJob) -> Result<Timing> {
     let pool = Pool::new(job.threads);
     let began = Instant::now();
     // Packed weights are this process's own memory and written while packing, so all their pages are present.
-    let decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
+    let decoder =
+        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
     let load_s = began.elapsed().as_secs_f64();
     let prompt = prompts.timed[0].len();
     let cache = decoder.cache(job.batch, prompt + job.generate - 1);

@@ -124,7 +124,10 @@ fn suite(truths: &[Truth], setting: Setting) -> Suite {
             blocks: (setting.blocks, setting.blocks),
         },
         accept: accept(),
-        variants: truths.iter().map(|t| Variant { name: t.name.into(), recipe: t.recipe.clone() }).collect(),
+        variants: truths
+            .iter()
+            .map(|t| Variant { name: t.name.into(), recipe: t.recipe.clone(), kv_cache: None })
+            .collect(),
         seed: setting.seed,
     }
 }

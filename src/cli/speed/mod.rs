@@ -22,7 +22,7 @@ use super::quantize::read_recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits, Resource};
-use crate::kernels::{Isa, Pool, Profile};
+use crate::kernels::{Isa, KvFormat, Pool, Profile};
 use crate::measure::{Processes, Workers};
 use crate::network::{Architecture, Decoder, Encoder, LoadOptions};
 use crate::results::KernelUse;
@@ -50,6 +50,9 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", value_enum, default_value_t = Form::Stored, value_name = "FORM", conflicts_with = "recipe")]
     form: Form,
+    /// Storage of keys and values: f32, f16 or int8 [default: f16; f32 where all weights are 32-bit floats].
+    #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
+    kv_cache: Option<KvFormat>,
     /// Quantize it first, by a recipe as `bench quantize` takes it (a method that learns nothing); the result is cached.
     #[arg(long, value_name = "TOML")]
     recipe: Option<String>,
@@ -127,7 +130,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = asked.into_iter().map(model::threads).collect::<Result<Vec<_>>>()?;
     let (path, variant) = find(args)?;
     let began = std::time::Instant::now();
-    let network = Network::load(&path, LoadOptions { dense: args.form.dense() })?;
+    let network = Network::load(&path, LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache })?;
     let works = works(args, &network);
     if works.is_empty() {
         return Err(Error::Usage("nothing to time: --prompt and --generate are 0".into()));

@@ -9,6 +9,7 @@
 use super::{Activations, Form, Rows, SPLIT_VALUES};
 use crate::kernels::isa::{Isa, per_isa};
 use crate::kernels::pool::Pool;
+use crate::kernels::vector::largest_magnitude_body;
 
 /// Largest magnitude: `127 * 256 + 127`, so that both bytes stay inside theirs.
 const LARGEST: f32 = 32_639.0;
@@ -88,8 +89,7 @@ fn quantize_body(values: &[f32], block: usize, bytes: (&mut [i8], &mut [i8]), sc
 /// Quantizes one block; returns its scale and the sum of its `v`.
 #[inline(always)]
 fn quantize_block(values: &[f32], high: &mut [i8], low: &mut [i8]) -> (f32, i32) {
-    // Magnitudes compare as integers, with infinity and NaN above all numbers.
-    let largest = f32::from_bits(values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)));
+    let largest = largest_magnitude_body(values);
     let inverse = LARGEST / largest;
     if !largest.is_finite() || !inverse.is_finite() {
         high.fill(0);
