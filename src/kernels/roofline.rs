@@ -78,7 +78,7 @@ impl Arithmetic {
     pub fn of(kernel: &str) -> (Arithmetic, usize) {
         match kernel {
             _ if kernel.contains("a8") => (Arithmetic::Int8, 1),
-            _ if kernel.contains("a16-avx512vnni") => (Arithmetic::Int8, 2),
+            _ if kernel.contains("a16-avx512vnni") || kernel.contains("a16-neon") => (Arithmetic::Int8, 2),
             _ if ["avx512bf16", "bf16-amx", "neon-bf16"].iter().any(|n| kernel.contains(n)) => (Arithmetic::Bf16, 1),
             _ => (Arithmetic::F32, 1),
         }
@@ -259,6 +259,9 @@ mod tests {
             (int4(ActivationScheme::DynamicToken), Isa::Amx, (Arithmetic::Int8, 1)),
             (dense(DenseFormat::Bf16), Isa::Amx, (Arithmetic::Bf16, 1)),
             (int4(ActivationScheme::None), Isa::Avx2, (Arithmetic::F32, 1)),
+            (dense(DenseFormat::F16), Isa::NeonI8mm, (Arithmetic::F32, 1)),
+            (int4(ActivationScheme::DynamicToken), Isa::Neon, (Arithmetic::Int8, 1)),
+            (int4(ActivationScheme::None), Isa::NeonDotprod, (Arithmetic::Int8, 2)),
         ] {
             let name = matrix.kernel_name(isa, 512);
             assert_eq!(Arithmetic::of(&name), expected, "{name}");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{Cpu, CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::proc;
 use super::record::MachineRecord;
@@ -26,7 +26,6 @@ pub fn describe() -> MachineRecord {
     let system = System::new_with_specifics(wanted).ok();
     let memory_bytes = system.as_ref().map_or(0, System::total_memory);
     let processors = system.as_ref().map_or(&[][..], System::cpus);
-    let cpu = processors.first().map(|cpu| cpu.brand().trim().to_string()).filter(|brand| !brand.is_empty());
     let cores = super::cores();
     let root = Path::new("/");
     let mut facts = facts(root);
@@ -38,7 +37,9 @@ pub fn describe() -> MachineRecord {
     {
         facts.insert("memory_limit".into(), units::bytes(limit));
     }
-    let virtual_machine = read(root, "proc/cpuinfo").and_then(|text| proc::hypervisor(&text));
+    let cpuinfo = read(root, "proc/cpuinfo");
+    let virtual_machine = cpuinfo.as_deref().and_then(proc::hypervisor);
+    let cpu = names(processors.iter().map(Cpu::brand)).or_else(|| proc::arm_part(cpuinfo.as_deref()?));
     let available = Isa::available();
     let isa = Isa::active();
     let mut disturbances = disturbances(&facts, cores, virtual_machine);
@@ -58,6 +59,17 @@ pub fn describe() -> MachineRecord {
         disturbances,
         facts,
     }
+}
+
+/// The different names of processors, in order; several where cores are of several kinds.
+fn names<'a>(brands: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for brand in brands.map(str::trim) {
+        if !brand.is_empty() && !names.contains(&brand) {
+            names.push(brand);
+        }
+    }
+    (!names.is_empty()).then(|| names.join(" and "))
 }
 
 fn read(root: &Path, path: &str) -> Option<String> {
@@ -215,6 +227,14 @@ mod tests {
             ("proc/loadavg", "0.01 0.02 0.00 1/100 77"),
         ]);
         assert_eq!(disturbances(&facts(root.path()), 8, Some(false)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn cores_of_several_kinds_are_all_named() {
+        let names = |brands: &[&'static str]| names(brands.iter().copied());
+        assert_eq!(names(&["AMD EPYC ", "AMD EPYC "]).as_deref(), Some("AMD EPYC"));
+        assert_eq!(names(&["Cortex-A55", "Cortex-A55", "", "Cortex-X1"]).as_deref(), Some("Cortex-A55 and Cortex-X1"));
+        assert_eq!(names(&["", ""]), None);
     }
 
     #[test]

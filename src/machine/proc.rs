@@ -79,6 +79,12 @@ pub(super) fn hypervisor(cpuinfo: &str) -> Option<bool> {
     Some(flags.split_whitespace().any(|flag| flag == "hypervisor"))
 }
 
+/// The numbers of an ARM processor that no list of names knows: its implementer and part in `/proc/cpuinfo`.
+pub(super) fn arm_part(cpuinfo: &str) -> Option<String> {
+    let of = |key| cpuinfo.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
+    Some(format!("ARM implementer {}, part {}", of("CPU implementer")?.trim(), of("CPU part")?.trim()))
+}
+
 /// The choice in brackets of a sysfs file: `always [madvise] never`.
 pub(super) fn bracketed(text: &str) -> Option<&str> {
     Some(text.split_once('[')?.1.split_once(']')?.0)
@@ -98,6 +104,14 @@ mod tests {
         assert_eq!(ticks.total, ticks.busy + 115 + 309_037 + 1920);
         assert_eq!(cpu_ticks("cpu 1 2 3"), None);
         assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn an_arm_processor_is_told_by_its_numbers() {
+        let cpuinfo = "processor\t: 0\nBogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU architecture: 8\n\
+                       CPU variant\t: 0x1\nCPU part\t: 0xd40\nCPU revision\t: 1\n";
+        assert_eq!(arm_part(cpuinfo).as_deref(), Some("ARM implementer 0x41, part 0xd40"));
+        assert_eq!(arm_part("processor\t: 0\nmodel name\t: AMD EPYC\n"), None);
     }
 
     #[test]

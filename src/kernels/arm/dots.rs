@@ -34,9 +34,6 @@ pub(super) struct Codes {
 
 /// A way to make the sums.
 pub(super) trait Dots {
-    /// Codes as they are stored, from panel `panel` on.
-    fn stored(w: &IntegerPanels, panel: usize) -> Codes;
-
     /// Unpacks a panel for many tokens.
     ///
     /// # Safety
@@ -59,14 +56,8 @@ pub(super) trait Dots {
 pub(super) struct ByLane<A>(PhantomData<A>);
 
 impl<A: Arithmetic<Sum = int32x4_t>> ByLane<A> {
-    /// Whether stored bytes become signed.
-    fn flips(w: &IntegerPanels) -> bool {
-        A::SIGNED && w.width == Width::Int8 && w.base() == 128
-    }
-}
-
-impl<A: Arithmetic<Sum = int32x4_t>> Dots for ByLane<A> {
-    fn stored(w: &IntegerPanels, panel: usize) -> Codes {
+    /// Codes as they are stored, from panel `panel` on.
+    pub(super) fn stored(w: &IntegerPanels, panel: usize) -> Codes {
         let form = match w.width {
             Width::Int4 => Form::Nibbles,
             Width::Int8 if Self::flips(w) => Form::FlippedBytes,
@@ -77,6 +68,13 @@ impl<A: Arithmetic<Sum = int32x4_t>> Dots for ByLane<A> {
         Codes { start: w.codes[panel * panel_bytes..].as_ptr(), panel_bytes, form, base }
     }
 
+    /// Whether stored bytes become signed.
+    fn flips(w: &IntegerPanels) -> bool {
+        A::SIGNED && w.width == Width::Int8 && w.base() == 128
+    }
+}
+
+impl<A: Arithmetic<Sum = int32x4_t>> Dots for ByLane<A> {
     unsafe fn unpacked(w: &IntegerPanels, panel: usize, out: *mut u8) -> Codes {
         let codes = Self::stored(w, panel);
         // SAFETY: the caller's promise.
@@ -100,6 +98,7 @@ impl<A: Arithmetic<Sum = int32x4_t>> Dots for ByLane<A> {
         // SAFETY: the caller's promise.
         unsafe {
             match codes.form {
+                Form::Bytes => add_bytes::<A, M, P>(&mut sums, codes, Bytes, inputs, from, count),
                 Form::FlippedBytes => add_bytes::<A, M, P>(&mut sums, codes, FlippedBytes, inputs, from, count),
                 Form::Nibbles => {
                     for half in from / 32..(from + count) / 32 {
@@ -110,7 +109,7 @@ impl<A: Arithmetic<Sum = int32x4_t>> Dots for ByLane<A> {
                         }
                     }
                 }
-                Form::Bytes | Form::Pairs => add_bytes::<A, M, P>(&mut sums, codes, Bytes, inputs, from, count),
+                Form::Pairs => unreachable!("pairs are read by `ByPair`"),
             }
         }
         sums
@@ -196,14 +195,10 @@ unsafe fn unpack(
     }
 }
 
-/// Eight codes of two lanes with eight inputs of two rows at once, by `usmmla` of I8MM; from unpacked panels only.
+/// Eight codes of two lanes with eight inputs of two rows at once, by `usmmla` of I8MM.
 pub(super) struct ByPair;
 
 impl Dots for ByPair {
-    fn stored(_: &IntegerPanels, _: usize) -> Codes {
-        unreachable!("pairs are unpacked first")
-    }
-
     unsafe fn unpacked(w: &IntegerPanels, panel: usize, out: *mut u8) -> Codes {
         let stored = w.codes[panel * w.panel_bytes()..].as_ptr();
         // SAFETY: the caller's promise; the lanes of two rows of four inputs become pairs of lanes of eight.
@@ -229,7 +224,7 @@ impl Dots for ByPair {
     ) -> [[[int32x4_t; 4]; P]; M] {
         // SAFETY: NEON is part of aarch64.
         let zero = unsafe { vdupq_n_s32(0) };
-        // Of rows `m` and `m + 1`, with the first in both places where it is the last; odd `m` stay as they are.
+        // Those of rows `m` and `m + 1` stand at even `m`; a last row without another is paired with itself.
         let mut sums = [[[zero; 8]; P]; M];
         // SAFETY: 16 inputs of each row and their 256 bytes of each panel exist by the caller's promise.
         unsafe {

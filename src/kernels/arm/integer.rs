@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use super::arithmetic::{MixedDot, SignedDot, Widening};
+use super::arithmetic::{Arithmetic, MixedDot, SignedDot, Widening};
 use super::dots::{ByLane, ByPair, Codes, Dots};
 use super::tile::{Inputs, call_tile, panels_for};
 use super::{Floats, load_reals, load_zeros, store};
@@ -182,22 +182,27 @@ unsafe fn products<X: CodedInput>(isa: Isa, w: &IntegerPanels, x: X, lowest: boo
     // SAFETY: the caller's promise.
     unsafe {
         match isa {
-            Isa::NeonI8mm => run::<ByLane<MixedDot>, ByPair, X>(w, x, y, panels),
-            Isa::NeonDotprod => run::<ByLane<SignedDot>, ByLane<SignedDot>, X>(w, x, y, panels),
+            Isa::NeonI8mm => run::<MixedDot, ByPair, X>(w, x, y, panels),
+            Isa::NeonDotprod => run::<SignedDot, ByLane<SignedDot>, X>(w, x, y, panels),
             // Nibbles times -128 do not come near the end of 16 bits.
             _ if lowest && w.width == Width::Int8 => {
-                run::<ByLane<Widening<true>>, ByLane<Widening<true>>, X>(w, x, y, panels);
+                run::<Widening<true>, ByLane<Widening<true>>, X>(w, x, y, panels);
             }
-            _ => run::<ByLane<Widening<false>>, ByLane<Widening<false>>, X>(w, x, y, panels),
+            _ => run::<Widening<false>, ByLane<Widening<false>>, X>(w, x, y, panels),
         }
     }
 }
 
-/// Reads stored panels by `Few` for up to 4 tokens; for more, unpacks each once and reads it by `Many`.
+/// Reads stored panels by lane for up to 4 tokens, with `A`; for more, unpacks each once and reads it by `Many`.
 ///
 /// # Safety
 /// The processor has the instructions; `x` fits `w`, and `panels` exist.
-unsafe fn run<Few: Dots, Many: Dots, X: CodedInput>(w: &IntegerPanels, x: X, y: &Output, panels: Range<usize>) {
+unsafe fn run<A: Arithmetic<Sum = int32x4_t>, Many: Dots, X: CodedInput>(
+    w: &IntegerPanels,
+    x: X,
+    y: &Output,
+    panels: Range<usize>,
+) {
     if y.tokens > GEMV_TOKENS {
         with_scratch(w.k * LANES, |scratch| {
             for panel in panels {
@@ -211,7 +216,7 @@ unsafe fn run<Few: Dots, Many: Dots, X: CodedInput>(w: &IntegerPanels, x: X, y: 
     while panel < panels.end {
         let p = panels_for((y.tokens * X::ROWS).min(ROWS), panels.end - panel);
         // SAFETY: the caller's promise.
-        unsafe { multiply::<Few, X>(w, Few::stored(w, panel), x, y, panel, p) };
+        unsafe { multiply::<ByLane<A>, X>(w, ByLane::<A>::stored(w, panel), x, y, panel, p) };
         panel += p;
     }
 }
