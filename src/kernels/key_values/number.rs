@@ -90,7 +90,7 @@ impl Number for f16 {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512Vnni if Isa::Avx2.is_available() => unsafe { narrow_f16c(from, to) },
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => super::arm::half::narrow(from, to),
+            Isa::Neon => crate::kernels::arm::half::narrow(from, to),
             _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = f16::from_f32(from)),
         }
     }
@@ -134,7 +134,7 @@ fn widen(isa: Isa, from: &[f16], to: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 if base.is_available() => unsafe { widen_f16c(from, to) },
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => super::arm::half::widen(from, to),
+        Isa::Neon => crate::kernels::arm::half::widen(from, to),
         _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.to_f32()),
     }
 }
