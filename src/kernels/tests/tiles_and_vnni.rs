@@ -137,12 +137,13 @@ fn avx_vnni_or_its_emulation() {
         return;
     }
     for (bits, convention) in CONVENTIONS {
-        for (rows, cols, group) in [(1, 32, 32), (17, 100, 100), (33, 192, 64), (20, 288, 96)] {
-            let w = tensor((rows, cols), bits, group, convention, false, group == 64);
-            check_integers(Isa::AvxVnni, &w, &[1, 2, 3, 4, 7], Inputs::Random);
+        // Small, because every dot product of 32 codes traps where it is emulated.
+        for (rows, cols, group) in [(1, 32, 32), (17, 100, 100), (33, 64, 32), (5, 192, 96)] {
+            let w = tensor((rows, cols), bits, group, convention, false, group == 32);
+            check_integers(Isa::AvxVnni, &w, &[1, 2, 7], Inputs::Random);
         }
         for kind in [Inputs::Extreme, Inputs::ExtremeNegative] {
-            check_integers(Isa::AvxVnni, &tensor((17, 512), bits, 512, convention, true, true), &[5], kind);
+            check_integers(Isa::AvxVnni, &tensor((3, 512), bits, 512, convention, true, true), &[3], kind);
         }
     }
 }
@@ -162,4 +163,18 @@ fn kernels_are_named_after_the_instructions_that_multiply() {
     assert_eq!(name(Isa::AvxVnni, 8, ActivationScheme::None, 1), "x86_64-w8a16-avx2-gemv");
     let bf16 = dense(DenseFormat::Bf16, 16, 64, &random_weights(16, 64));
     assert_eq!(bf16.kernel_name(Isa::Amx, 5), "x86_64-bf16-amx-gemm");
+}
+
+/// Emulation must not make anybody believe that the processor has the instructions.
+#[cfg(target_os = "linux")]
+#[test]
+fn sets_are_available_only_where_the_system_lists_their_instructions() {
+    let listed = std::fs::read_to_string("/proc/cpuinfo").expect("Linux lists the processor's features");
+    let lists = |feature: &str| listed.split_whitespace().any(|word| word == feature);
+    assert!(lists("sse2"));
+    for (isa, features) in [(Isa::Amx, &["amx_tile", "amx_int8", "amx_bf16"][..]), (Isa::AvxVnni, &["avx_vnni"])] {
+        _ = isa.runs();
+        assert!(!isa.is_available() || features.iter().all(|feature| lists(feature)), "{isa}");
+        assert_eq!(Isa::available().contains(&isa), isa.is_available());
+    }
 }
