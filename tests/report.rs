@@ -81,9 +81,9 @@ fn the_table_shows_the_numbers_of_run_json() {
         let mut expected = vec![
             format!(">{:.2}<", score.perplexity),
             point.ttft.point(),
-            point.tpot.point(),
+            point.tpot.as_ref().unwrap().point(),
             format!(">{:.1}<", point.prefill_rate.value),
-            format!(">{:.1}<", point.decode_rate.value),
+            format!(">{:.1}<", point.decode_rate.as_ref().unwrap().value),
             quantbench::units::bytes(v.memory.unwrap().weight_bytes),
             quantbench::units::bytes(v.memory.unwrap().peak_rss.unwrap()),
         ];

@@ -408,3 +408,30 @@ fn tasks_of_earlier_runs_are_read() {
     let task: Task = serde_json::from_str(stored).unwrap();
     assert_eq!(task.kind, TaskKind::Perplexity { length: 32, windows: Some(20) });
 }
+
+#[test]
+fn an_encoders_suite_has_tasks_workload_and_metrics_of_its_own() {
+    let good = GOOD
+        .replace("[workload]", "[workload]\nlength = 64")
+        .replace("kind = \"perplexity\"", "kind = \"similarity\"")
+        .replace(
+            "{ metric = \"perplexity\", max_increase_percent = 5 }",
+            "{ metric = \"similarity\", max_drop = 0.01 }\nspeed = { metric = \"latency\", min_speedup = 1.5 }",
+        );
+    let suite = read(&good).unwrap();
+    assert!(suite.workload.encodes());
+    assert_eq!((suite.workload.prompt, suite.workload.generate), (64, 0));
+    assert_eq!(suite.tasks[0].kind, TaskKind::Similarity { length: 128, sentences: None });
+    assert_eq!(suite.accept.accuracy.metric, AccuracyMetric::Similarity { max_drop: 0.01 });
+    assert_eq!(suite.accept.speed.unwrap().metric, SpeedMetric::Latency);
+    for (from, to, expected) in [
+        ("length = 64", "prompt = 64", "asks an encoder; give [workload] `length`"),
+        ("length = 64", "length = 64\nprompt = 3", "`length` is an encoder's"),
+        ("kind = \"similarity\"", "kind = \"perplexity\"", "asks a decoder"),
+        ("\"latency\"", "\"decode\"", "latency"),
+        ("max_drop", "max_drop_points", "max_drop"),
+    ] {
+        let found = faults(&good.replace(from, to));
+        assert!(found.iter().any(|fault| fault.contains(expected)), "{from} -> {to}: {found:#?}");
+    }
+}

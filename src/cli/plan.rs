@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Architecture;
-use crate::suite::{self, Method, Recipe, Suite, Task, TaskKind, WeightScheme};
+use crate::suite::{self, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -232,6 +232,9 @@ fn work(suite: &Suite) -> String {
         let asked = match task.kind {
             TaskKind::Perplexity { length, windows } => format!("{} windows of {length} tokens", most(windows)),
             TaskKind::Choice { items } => format!("{} multiple-choice items", most(items)),
+            TaskKind::Similarity { length, sentences } => {
+                format!("{} sentences of at most {length} tokens", most(sentences))
+            }
         };
         _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
     }
@@ -241,16 +244,22 @@ fn work(suite: &Suite) -> String {
     _ = writeln!(
         text,
         "  time: {blocks} blocks of {} slots (each variant and a second reference as control, {} points), at most {} \
-         processes; a slot answers {} prompts of {} tokens with {} tokens",
+         processes; a slot {}",
         slots_per_block(suite),
         workload.batch.len() * workload.threads.len(),
         most * slots_per_block(suite),
-        workload.iterations,
-        workload.prompt,
-        workload.generate
+        slot_work(workload)
     );
     _ = writeln!(text, "  accept: {}", suite.accept.rule);
     text
+}
+
+fn slot_work(workload: &Workload) -> String {
+    let Workload { iterations, prompt, generate, .. } = workload;
+    match workload.encodes() {
+        true => format!("encodes {iterations} batches of sequences of {prompt} tokens"),
+        false => format!("answers {iterations} prompts of {prompt} tokens with {generate} tokens"),
+    }
 }
 
 /// Tokens that a task scores: the suite's windows, else those of its token file, else a guess from the size of its text
@@ -260,6 +269,8 @@ fn task_tokens(task: &Task, source: &Source, base: &Path) -> Option<u64> {
         TaskKind::Perplexity { length, windows: Some(windows) } => return Some((windows * length) as u64),
         TaskKind::Perplexity { windows: None, .. } => None,
         TaskKind::Choice { items } => Some(items.unwrap_or(usize::MAX)),
+        TaskKind::Similarity { length, sentences: Some(sentences) } => return Some((sentences * length) as u64),
+        TaskKind::Similarity { sentences: None, .. } => None,
     };
     let local = if source.is_local(base) { source.fetch(base).ok()? } else { return None };
     if let [path] = local.paths.as_slice()

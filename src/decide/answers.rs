@@ -57,6 +57,7 @@ pub struct AccuracyQuestion<'v> {
 pub fn accuracy_question<'v>(limit: &AccuracyLimit, variant: &'v VariantResult) -> AccuracyQuestion<'v> {
     let score = variant.scores.get(&limit.task);
     let choice = variant.choices.get(&limit.task);
+    let similarity = variant.similarities.get(&limit.task);
     let (name, estimate, threshold, unit) = match limit.metric {
         AccuracyMetric::TokenAccuracy { max_drop_points: max } => {
             ("token accuracy", score.map(|s| &s.token_accuracy_difference), -max, " points")
@@ -72,6 +73,9 @@ pub fn accuracy_question<'v>(limit: &AccuracyLimit, variant: &'v VariantResult) 
         }
         AccuracyMetric::AccuracyNorm { max_drop_points: max } => {
             ("accuracy per token", choice.map(|c| &c.accuracy_norm_difference), -max, " points")
+        }
+        AccuracyMetric::Similarity { max_drop: max } => {
+            ("cosine to the reference less 1", similarity.map(|s| &s.cosine_difference), -max, "")
         }
     };
     AccuracyQuestion { name, estimate: estimate.and_then(Option::as_ref), threshold, unit }

@@ -12,6 +12,7 @@ mod noise;
 mod recommend;
 mod rule;
 mod scores;
+mod similarities;
 mod timings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
 pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
 pub use noise::{Disturbance, disturbances};
-pub use timings::{Point, judged_metric, metric_name};
+pub use timings::{Point, judged_metric, metric_name, metrics};
 
 /// Judges a run's evidence under `accept` (the suite's own rule, or another one for old data).
 pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
@@ -104,7 +105,7 @@ impl<'a> Case<'a> {
     }
 
     fn speed_metric(&self) -> SpeedMetric {
-        judged_metric(self.accept)
+        judged_metric(&self.evidence.suite.workload, self.accept)
     }
 
     fn judged_point(&self) -> Point {
@@ -130,6 +131,7 @@ impl<'a> Case<'a> {
             AccuracyMetric::TokenAccuracy { .. } => scores::token_accuracy_difference(a, b, self.confidence()),
             AccuracyMetric::Accuracy { .. } => choices::difference(a, b, choices::PICKED, self.confidence()),
             AccuracyMetric::AccuracyNorm { .. } => choices::difference(a, b, choices::PICKED_NORM, self.confidence()),
+            AccuracyMetric::Similarity { .. } => similarities::difference(a, b, self.confidence()),
         }
     }
 
@@ -146,6 +148,7 @@ impl<'a> Case<'a> {
             },
             scores: scores::estimates(self, evidence, reference),
             choices: choices::estimates(self, evidence, reference),
+            similarities: similarities::estimates(self, evidence, reference),
             points: timings::points(self, evidence, reference),
             memory: memory(evidence),
             kernels: kernels(evidence),

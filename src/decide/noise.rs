@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Case;
 use super::rule::Rule;
-use super::timings::{METRICS, Point, control_ratio, metric_name};
+use super::timings::{Point, control_ratio, metric_name, metrics};
 use crate::results::{Estimate, Evidence, KernelUse, Slot};
 use crate::stats::median;
 use crate::suite::{Recipe, SpeedMetric, Variant};
@@ -22,7 +22,7 @@ pub(super) fn control(case: &Case<'_>) -> BTreeMap<String, Estimate> {
     let mut control = BTreeMap::new();
     for (batch, threads) in workload.batch.iter().flat_map(|b| workload.threads.iter().map(move |t| (*b, *t))) {
         let point = Point { batch, threads };
-        for metric in METRICS {
+        for metric in metrics(workload).iter().copied() {
             if let Ok(estimate) = control_ratio(case.reference, point, metric, CONTROL_CONFIDENCE) {
                 control.insert(key(point, metric), estimate);
             }

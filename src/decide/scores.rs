@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Case;
 use super::estimate::estimate;
 use crate::results::{
-    Direction, Estimate, GenrePerplexity, ItemScore, Score, ScoreEstimates, Unit, VariantEvidence, WindowScore,
+    Direction, Estimate, GenrePerplexity, ItemScore, Score, ScoreEstimates, SentenceScore, Unit, VariantEvidence,
+    WindowScore,
 };
 use crate::stats::{Cluster, Ratio, ratio_interval};
 
@@ -60,7 +61,7 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
     })
 }
 
-/// Whether two scores are over the same windows and items.
+/// Whether two scores are over the same windows, items and sentences.
 ///
 /// # Errors
 /// The first difference, in words.
@@ -68,7 +69,9 @@ pub(super) fn same_questions(a: &Score, b: &Score) -> Result<(), String> {
     let window = |w: &WindowScore| (w.document, w.tokens);
     let item = |i: &ItemScore| (i.document, i.answer, i.log_likelihoods.len());
     same("window", a.windows.iter().map(window), b.windows.iter().map(window))?;
-    same("item", a.items.iter().map(item), b.items.iter().map(item))
+    same("item", a.items.iter().map(item), b.items.iter().map(item))?;
+    let sentence = |s: &SentenceScore| (s.document, s.tokens);
+    same("sentence", a.sentences.iter().map(sentence), b.sentences.iter().map(sentence))
 }
 
 fn same<T: PartialEq>(

@@ -11,8 +11,13 @@ use crate::results::{Direction, Estimate, PointEstimates, Slot, Unit, VariantEvi
 use crate::stats::{hodges_lehmann, mean_interval, median};
 use crate::suite::{Accept, SpeedMetric, Workload};
 
-/// All times that are compared.
-pub(super) const METRICS: [SpeedMetric; 3] = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total];
+/// All times that are compared under a workload.
+pub fn metrics(workload: &Workload) -> &'static [SpeedMetric] {
+    match workload.encodes() {
+        true => &[SpeedMetric::Latency],
+        false => &[SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total],
+    }
+}
 
 /// Name of a metric as in suite files and in [`PointEstimates::speedup`].
 pub fn metric_name(metric: SpeedMetric) -> &'static str {
@@ -20,6 +25,7 @@ pub fn metric_name(metric: SpeedMetric) -> &'static str {
         SpeedMetric::Prefill => "prefill",
         SpeedMetric::Decode => "decode",
         SpeedMetric::Total => "total",
+        SpeedMetric::Latency => "latency",
     }
 }
 
@@ -52,19 +58,26 @@ impl Point {
     }
 }
 
-/// The time that is compared: the rule's, else decode.
-pub fn judged_metric(accept: &Accept) -> SpeedMetric {
-    accept.speed.as_ref().map_or(SpeedMetric::Decode, |s| s.metric)
+/// The time that is compared: the rule's, else decode, or an encoder's latency.
+pub fn judged_metric(workload: &Workload, accept: &Accept) -> SpeedMetric {
+    let usual = if workload.encodes() { SpeedMetric::Latency } else { SpeedMetric::Decode };
+    accept.speed.as_ref().map_or(usual, |s| s.metric)
 }
 
 /// What a slot says of its speed, all as natural logarithms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct SlotTimes {
     ttft: f64,
-    tpot: f64,
     total: f64,
     prefill_rate: f64,
-    decode_rate: f64,
+    /// Of what was generated; `None` for an encoder.
+    generation: Option<GenerationTimes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct GenerationTimes {
+    tpot: f64,
+    rate: f64,
 }
 
 /// Estimates of every point of the workload at which `evidence` has slots, all of them with sound times.
@@ -82,14 +95,15 @@ fn point_estimates(
 ) -> Option<PointEstimates> {
     let slots = slots(evidence, point, false);
     let times: Vec<SlotTimes> = slots.iter().map(|s| slot_times(s)).collect::<Result<_, _>>().ok()?;
-    let absolute = |of: fn(&SlotTimes) -> f64, unit, direction| {
-        let logs: Vec<f64> = times.iter().map(of).collect();
+    let absolute = |of: fn(&SlotTimes) -> Option<f64>, unit, direction| {
+        let logs: Vec<f64> = times.iter().map(of).collect::<Option<_>>()?;
         let interval = mean_interval(&logs, case.confidence())?.map(f64::exp);
         estimate(interval, case.confidence(), unit, direction, "student-t of logarithms over slots")
     };
     let mut speedup = BTreeMap::new();
     let mut speedup_hodges_lehmann = BTreeMap::new();
-    for metric in METRICS.into_iter().filter(|_| !is_reference) {
+    let metrics = metrics(&case.evidence.suite.workload);
+    for metric in metrics.iter().copied().filter(|_| !is_reference) {
         let Ok((t, hl)) = speedups(case.reference, evidence, point, metric, case.confidence()) else { continue };
         speedup.insert(metric_name(metric).to_string(), t);
         speedup_hodges_lehmann.insert(metric_name(metric).to_string(), hl);
@@ -98,10 +112,10 @@ fn point_estimates(
         batch: point.batch,
         threads: point.threads,
         slots: slots.len(),
-        ttft: absolute(|t| t.ttft, Unit::Seconds, Direction::Lower)?,
-        tpot: absolute(|t| t.tpot, Unit::Seconds, Direction::Lower)?,
-        prefill_rate: absolute(|t| t.prefill_rate, Unit::TokensPerSecond, Direction::Higher)?,
-        decode_rate: absolute(|t| t.decode_rate, Unit::TokensPerSecond, Direction::Higher)?,
+        ttft: absolute(|t| Some(t.ttft), Unit::Seconds, Direction::Lower)?,
+        tpot: absolute(|t| Some(t.generation?.tpot), Unit::Seconds, Direction::Lower),
+        prefill_rate: absolute(|t| Some(t.prefill_rate), Unit::TokensPerSecond, Direction::Higher)?,
+        decode_rate: absolute(|t| Some(t.generation?.rate), Unit::TokensPerSecond, Direction::Higher),
         speedup,
         speedup_hodges_lehmann,
     })
@@ -179,8 +193,8 @@ fn log_times(slots: &[&Slot], metric: SpeedMetric) -> Result<BTreeMap<usize, f64
     let of = |slot: &&Slot| {
         let times = slot_times(slot)?;
         let log = match metric {
-            SpeedMetric::Prefill => times.ttft,
-            SpeedMetric::Decode => times.tpot,
+            SpeedMetric::Prefill | SpeedMetric::Latency => times.ttft,
+            SpeedMetric::Decode => times.generation.ok_or("nothing was generated")?.tpot,
             SpeedMetric::Total => times.total,
         };
         Ok((slot.block, log))
@@ -198,13 +212,21 @@ fn slot_times(slot: &Slot) -> Result<SlotTimes, String> {
     };
     let after_first = |s: &crate::results::Sample| s.generated_tokens.saturating_sub(slot.batch) as f64;
     let sum = |of: &dyn Fn(&crate::results::Sample) -> f64| slot.samples.iter().map(of).sum::<f64>();
+    let encodes = slot.kernels.iter().any(|kernel| kernel.phase == "encode");
+    let generation = match encodes {
+        true => None,
+        false => Some(GenerationTimes {
+            tpot: log_median(&|s| s.tpot_s(slot.batch))?,
+            rate: (sum(&after_first) / sum(&|s| s.decode_s)).ln(),
+        }),
+    };
     let times = SlotTimes {
         ttft: log_median(&|s| s.ttft_s)?,
-        tpot: log_median(&|s| s.tpot_s(slot.batch))?,
         total: log_median(&|s| s.ttft_s + s.decode_s)?,
         prefill_rate: (sum(&|s| s.prompt_tokens as f64) / sum(&|s| s.ttft_s)).ln(),
-        decode_rate: (sum(&after_first) / sum(&|s| s.decode_s)).ln(),
+        generation,
     };
-    let all = [times.ttft, times.tpot, times.total, times.prefill_rate, times.decode_rate];
-    if all.iter().all(|v| v.is_finite()) { Ok(times) } else { Err(bad()) }
+    let all = [times.ttft, times.total, times.prefill_rate].into_iter();
+    let mut all = all.chain(generation.into_iter().flat_map(|g| [g.tpot, g.rate]));
+    if all.all(|v| v.is_finite()) { Ok(times) } else { Err(bad()) }
 }

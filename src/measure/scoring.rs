@@ -1,6 +1,6 @@
 //! The scoring stage: every built variant on every task, the reference first.
 //!
-//! The reference's worker leaves its final hidden states in the run folder's `scratch/`; the others recompute its
+//! The reference's worker leaves its final hidden states, or its embeddings, in the run folder's `scratch/`; the others recompute its
 //! logits from them. They are deleted when the stage ends, and made again when a resumed run needs them.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Session;
 use crate::error::{Error, Result};
 use crate::results::{Event, Score, create_folder};
+use crate::stats::mean;
 use crate::suite::{Task, TaskKind};
 use crate::worker::{Reference, ScoreJob};
 
@@ -109,6 +110,10 @@ fn in_words(score: &Score) -> String {
     if !score.items.is_empty() {
         let right = score.items.iter().filter(|item| item.picked == item.answer).count();
         return format!("accuracy {:.1} %", 100.0 * right as f64 / score.items.len() as f64);
+    }
+    let cosines: Option<Vec<f64>> = score.sentences.iter().map(|sentence| sentence.cosine).collect();
+    if let Some(mean) = cosines.as_deref().and_then(mean) {
+        return format!("mean cosine to the reference {mean:.5}");
     }
     let (nll, tokens) = score.windows.iter().fold((0.0, 0), |(nll, n), w| (nll + w.nll, n + w.tokens));
     format!("perplexity {:.3}", (nll / tokens.max(1) as f64).exp())

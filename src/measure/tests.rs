@@ -156,6 +156,8 @@ impl Workers for Fake {
             windows: vec![window],
             items: Vec::new(),
             genres: Genres::default(),
+            sentences: Vec::new(),
+            rank_correlation: None,
             kl_quantiles: None,
             seconds: 1.0,
             kernels: vec![],

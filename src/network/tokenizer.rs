@@ -26,9 +26,8 @@ use crate::error::{Error, Result};
 pub struct Tokenizer {
     pub(super) place: String,
     pub(super) tokenizer: tokenizers::Tokenizer,
-    bos: Option<u32>,
-    /// Special tokens put after a text.
-    added_behind: usize,
+    /// Special tokens put before and after a text.
+    around: (Vec<u32>, Vec<u32>),
     sha256: Option<String>,
 }
 
@@ -57,8 +56,8 @@ impl Tokenizer {
         // Texts are cut into windows by the tasks, never by the tokenizer.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|problem| Error::input(&place, problem.to_string()))?;
-        let mut tokenizer = Tokenizer { place, tokenizer, bos: None, added_behind: 0, sha256 };
-        (tokenizer.bos, tokenizer.added_behind) = tokenizer.added_around()?;
+        let mut tokenizer = Tokenizer { place, tokenizer, around: Default::default(), sha256 };
+        tokenizer.around = tokenizer.added_around()?;
         Ok(tokenizer)
     }
 
@@ -79,9 +78,8 @@ impl Tokenizer {
     pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
         let mut ids = self.ids(text, true)?;
         if ids.len() > longest {
-            let behind = ids.len() - self.added_behind;
-            let kept = longest.saturating_sub(self.added_behind);
-            ids.drain(kept..behind);
+            let behind = self.around.1.len();
+            ids.drain(longest.saturating_sub(behind)..ids.len() - behind);
         }
         Ok(ids)
     }
@@ -104,7 +102,15 @@ impl Tokenizer {
 
     /// The id to put before every text, where the model was trained with one.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        match self.around.0[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Special tokens that the model puts before and after a text.
+    pub fn around(&self) -> (&[u32], &[u32]) {
+        (&self.around.0, &self.around.1)
     }
 
     /// Writes a `tokenizer.json`, so that an artefact made from a GGUF file is complete.
@@ -122,13 +128,11 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The one token that the tokenizer's post-processor puts before a text, and how many it puts after it, whatever
-    /// kind of post-processor it is.
-    fn added_around(&self) -> Result<(Option<u32>, usize)> {
+    /// What the tokenizer's post-processor puts before and after a text, whatever kind of post-processor it is.
+    fn added_around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
         let (bare, whole) = (self.ids("a", false)?, self.ids("a", true)?);
         let front = whole.windows(bare.len().max(1)).position(|window| window == bare);
-        let bos = if front == Some(1) { whole.first().copied() } else { None };
-        Ok((bos, front.map_or(0, |front| whole.len() - front - bare.len())))
+        Ok(front.map_or_else(Default::default, |front| (whole[..front].to_vec(), whole[front + bare.len()..].to_vec())))
     }
 }
 
@@ -277,8 +281,8 @@ mod tests {
 
     fn tokenizer(vocabulary: &GgufVocabulary) -> Tokenizer {
         let tokenizer = from_vocabulary(vocabulary).unwrap();
-        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, bos: None, added_behind: 0, sha256: None };
-        (tokenizer.bos, tokenizer.added_behind) = tokenizer.added_around().unwrap();
+        let mut tokenizer = Tokenizer { place: "test".into(), tokenizer, around: Default::default(), sha256: None };
+        tokenizer.around = tokenizer.added_around().unwrap();
         tokenizer
     }
 
@@ -324,8 +328,8 @@ mod tests {
         let path = folder.path().join("tokenizer.json");
         with_bos.save(&path).unwrap();
         let again = tokenizers::Tokenizer::from_file(&path).unwrap();
-        let again = Tokenizer { place: "saved".into(), tokenizer: again, bos: None, added_behind: 0, sha256: None };
-        assert_eq!(again.added_around().unwrap(), (Some(256 + 3), 0));
+        let again = Tokenizer { place: "saved".into(), tokenizer: again, around: Default::default(), sha256: None };
+        assert_eq!(again.added_around().unwrap(), (vec![256 + 3], vec![]));
         let text = "he he<|end|>12\n\n1";
         assert_eq!(again.encode(text).unwrap(), with_bos.encode(text).unwrap());
     }

@@ -8,10 +8,9 @@ use super::charts::Chart;
 use super::imports::{Import, imports};
 use super::text::{name, one_line};
 use super::view;
-use crate::decide::disturbances;
+use crate::decide::{disturbances, metric_name, metrics};
 use crate::error::{Error, Result};
-use crate::results::{ChoiceEstimates, Estimate, Evidence, Run, ScoreEstimates, VariantResult};
-use crate::suite::SpeedMetric;
+use crate::results::{ChoiceEstimates, Estimate, Evidence, Run, ScoreEstimates, SimilarityEstimates, VariantResult};
 use crate::units;
 
 /// The page; its extension `.html` turns escaping on.
@@ -41,6 +40,8 @@ struct Page<'a> {
     blocks: usize,
     /// Columns of the verdict table.
     columns: usize,
+    /// Names of the compared times.
+    metrics: Vec<&'static str>,
 }
 
 /// What the report shows of one variant below the table.
@@ -70,7 +71,7 @@ struct PointRow {
     tpot: String,
     prefill: String,
     decode: String,
-    /// Speedups of prefill, decode, total with intervals.
+    /// Speedups of the compared times with intervals.
     speedups: Vec<String>,
 }
 
@@ -96,10 +97,15 @@ pub(super) fn page(run: &Run, evidence: &Evidence, charts: &[Chart]) -> Result<S
 fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a> {
     let (rows, answer) = (view::rows(run), view::answer(run));
     Page {
-        columns: 6 + if answer.choice { 1 } else { 0 } + if answer.perplexity { 3 } else { 0 },
+        columns: 6
+            + usize::from(answer.choice)
+            + 3 * usize::from(answer.perplexity)
+            + 2 * usize::from(answer.similarity)
+            - usize::from(answer.encodes),
         answer,
         charts,
-        details: run.variants.iter().zip(&rows).map(|(v, row)| detail(v, row)).collect(),
+        details: run.variants.iter().zip(&rows).map(|(v, row)| detail(run, v, row)).collect(),
+        metrics: metrics(&run.suite.workload).iter().map(|metric| metric_name(*metric)).collect(),
         rows,
         imports: imports(run),
         machine: machine(run),
@@ -116,7 +122,7 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart]) -> Page<'a>
     }
 }
 
-fn detail(variant: &VariantResult, row: &view::Row) -> Detail {
+fn detail(run: &Run, variant: &VariantResult, row: &view::Row) -> Detail {
     let errors = variant.artefact.as_ref().map(|a| &a.layer_errors).filter(|e| !e.is_empty());
     let mut worst: Vec<(&String, f64)> = errors.into_iter().flatten().map(|(layer, e)| (layer, *e)).collect();
     worst.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -126,6 +132,7 @@ fn detail(variant: &VariantResult, row: &view::Row) -> Detail {
     let facts = score_facts(variant)
         .into_iter()
         .chain(choice_facts(variant))
+        .chain(similarity_facts(variant))
         .chain(memory_facts(variant))
         .chain(artefact_facts(variant));
     Detail {
@@ -136,7 +143,7 @@ fn detail(variant: &VariantResult, row: &view::Row) -> Detail {
         failures: variant.failures.iter().map(|f| one_line(f)).collect(),
         kernels: variant.kernels.iter().map(kernel).collect(),
         facts: facts.collect(),
-        points: points(variant),
+        points: points(run, variant),
         layer_error: (!worst.is_empty()).then(|| format!("{mean:.2e} over {} tensors", worst.len())),
         worst_layers: worst.iter().take(WORST_LAYERS).map(|(l, e)| (one_line(l), format!("{e:.2e}"))).collect(),
     }
@@ -192,6 +199,23 @@ fn choice_facts(variant: &VariantResult) -> Vec<(String, String)> {
     variant.choices.iter().flat_map(of).collect()
 }
 
+fn similarity_facts(variant: &VariantResult) -> Vec<(String, String)> {
+    let of = |(task, similarity): (&String, &SimilarityEstimates)| {
+        let mut facts = vec![
+            ("sentences", similarity.sentences.to_string()),
+            ("mean cosine to the reference", format!("{:.6}", similarity.mean_cosine)),
+            ("smallest cosine", format!("{:.6}", similarity.worst_cosine)),
+        ];
+        let difference = similarity.cosine_difference.as_ref();
+        facts.extend(difference.map(|e| ("mean cosine less 1", format!("{e} ({})", e.method))));
+        let rank = similarity.rank_correlation;
+        facts.extend(rank.map(|r| ("rank correlation of pairs with the reference", format!("{r:.6}"))));
+        let named = |(what, value): (&str, String)| (format!("{}: {what}", one_line(task)), value);
+        facts.into_iter().map(named).collect::<Vec<_>>()
+    };
+    variant.similarities.iter().flat_map(of).collect()
+}
+
 fn memory_facts(variant: &VariantResult) -> Vec<(String, String)> {
     let Some(memory) = variant.memory else { return Vec::new() };
     let unknown = || view::MISSING.to_string();
@@ -213,16 +237,17 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
     facts
 }
 
-fn points(variant: &VariantResult) -> Vec<PointRow> {
-    let metrics = [SpeedMetric::Prefill, SpeedMetric::Decode, SpeedMetric::Total].map(crate::decide::metric_name);
+fn points(run: &Run, variant: &VariantResult) -> Vec<PointRow> {
+    let metrics = metrics(&run.suite.workload).iter().map(|metric| metric_name(*metric));
+    let shown = |e: Option<&Estimate>| e.map_or(view::MISSING.into(), Estimate::to_string);
     let row = |p: &crate::results::PointEstimates| PointRow {
         label: format!("batch {}, {}", p.batch, view::threads(p.threads)),
         slots: p.slots,
         ttft: p.ttft.to_string(),
-        tpot: p.tpot.to_string(),
+        tpot: shown(p.tpot.as_ref()),
         prefill: p.prefill_rate.to_string(),
-        decode: p.decode_rate.to_string(),
-        speedups: metrics.map(|m| p.speedup.get(m).map_or(view::MISSING.into(), Estimate::to_string)).into(),
+        decode: shown(p.decode_rate.as_ref()),
+        speedups: metrics.clone().map(|m| shown(p.speedup.get(m))).collect(),
     };
     variant.points.iter().map(row).collect()
 }

@@ -20,19 +20,23 @@ pub(super) fn summary(run: &Run) -> String {
     let _ = writeln!(out, "{}.\n", escape(&answer.reason));
     let thresholds = answer.thresholds.iter().map(|t| escape(t)).collect::<Vec<_>>().join("; ");
     let _ = writeln!(out, "Rule: **{}**, at {} confidence ({thresholds}).\n", escape(&answer.rule), answer.confidence);
-    let kinds = [("accuracy", answer.choice), ("perplexity", answer.perplexity)];
+    let kinds = [("accuracy", answer.choice), ("perplexity", answer.perplexity), ("cosine", answer.similarity)];
     let shown = || kinds.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
-    let headers: String = shown().map(|name| format!(" {name} | change |")).collect();
+    let second = |name: &str| if name == "cosine" { "worst" } else { "change" };
+    let headers: String = shown().map(|name| format!(" {name} | {} |", second(name))).collect();
+    let (rate, time) = if answer.encodes { ("tok/s", "latency") } else { ("decode tok/s", "TTFT") };
     let _ = writeln!(
         out,
-        "| variant |{headers} speedup ({}) | decode tok/s | TTFT | weights | peak RSS | verdict | why |",
+        "| variant |{headers} speedup ({}) | {rate} | {time} | weights | peak RSS | verdict | why |",
         answer.metric
     );
     let _ = writeln!(out, "|---|{}---:|---:|---:|---:|---:|---|---|", "---:|---:|".repeat(shown().count()));
     for row in view::rows(run) {
         let name = if row.recommended { format!("**{}**", escape(&row.name)) } else { escape(&row.name) };
+        let none = String::new();
         let accuracy = |kind: &str| match kind {
             "accuracy" => (&row.choice, &row.choice_difference, &row.choice_difference_interval),
+            "cosine" => (&row.cosine, &row.worst_cosine, &none),
             _ => (&row.perplexity, &row.increase, &row.increase_interval),
         };
         let cells: String = shown()
@@ -44,7 +48,7 @@ pub(super) fn summary(run: &Run) -> String {
             "| {name} |{cells} {} {} | {} | {} | {} | {} | {} | {} |",
             row.speedup,
             escape(&row.speedup_interval),
-            row.decode,
+            if answer.encodes { &row.prefill } else { &row.decode },
             row.ttft,
             row.weights,
             row.peak_rss,

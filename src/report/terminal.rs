@@ -23,6 +23,16 @@ const TEXT: [Column; 4] = [
     ("token acc.", |r| r.token_accuracy.clone()),
     ("KL", |r| r.kl.clone()),
 ];
+const SIMILARITY: [Column; 3] = [
+    ("cosine", |r| joined(&r.cosine, &r.cosine_interval)),
+    ("worst", |r| r.worst_cosine.clone()),
+    ("rank corr.", |r| r.rank_correlation.clone()),
+];
+const LATENCY: [Column; 3] = [
+    ("latency", |r| r.ttft.clone()),
+    ("tok/s", |r| r.prefill.clone()),
+    ("speedup", |r| joined(&r.speedup, &r.speedup_interval)),
+];
 const SPEED: [Column; 5] = [
     ("TTFT", |r| r.ttft.clone()),
     ("TPOT", |r| r.tpot.clone()),
@@ -46,7 +56,8 @@ pub fn terminal(run: &Run, width: usize) -> String {
     let mut groups: Vec<&[Column]> = Vec::new();
     groups.extend(answer.perplexity.then_some(&TEXT[..]));
     groups.extend(answer.choice.then_some(&CHOICE[..]));
-    groups.extend([&SPEED[..], &MEMORY]);
+    groups.extend(answer.similarity.then_some(&SIMILARITY[..]));
+    groups.extend([if answer.encodes { &LATENCY[..] } else { &SPEED[..] }, &MEMORY]);
     for columns in tables(&groups, &rows, width) {
         let _ = writeln!(out, "{}", table(&columns, &rows, width));
     }

@@ -30,6 +30,11 @@ pub(super) struct Row {
     pub choice_interval: String,
     pub choice_difference: String,
     pub choice_difference_interval: String,
+    /// Mean cosine of embeddings to the reference's, its interval, the smallest, and the rank correlation of pairs.
+    pub cosine: String,
+    pub cosine_interval: String,
+    pub worst_cosine: String,
+    pub rank_correlation: String,
     pub ttft: String,
     pub tpot: String,
     pub prefill: String,
@@ -59,6 +64,9 @@ pub(super) struct Answer {
     /// Whether the suite has a task of this kind, so that its columns are shown.
     pub perplexity: bool,
     pub choice: bool,
+    pub similarity: bool,
+    /// The workload is an encoder's: TTFT is the latency of a batch, nothing is decoded.
+    pub encodes: bool,
     /// Accuracy of guessing at the multiple-choice task: `25.0 %`.
     pub chance: String,
     /// Name of the compared time: `decode`.
@@ -84,9 +92,12 @@ fn row(run: &Run, variant: &VariantResult) -> Row {
     let accept = &run.suite.accept;
     let score = shown_task(run, "perplexity").and_then(|task| variant.scores.get(&task.name));
     let choice = shown_task(run, "choice").and_then(|task| variant.choices.get(&task.name));
+    let similarity = shown_task(run, "similarity").and_then(|task| variant.similarities.get(&task.name));
+    let cosine = similarity.and_then(|s| s.cosine_difference.as_ref());
+    let decimal = |number: Option<f64>| number.map_or(MISSING.into(), |n| format!("{n:.5}"));
     let choice_difference = choice.and_then(|c| c.accuracy_difference.as_ref());
     let point = Point::judged(&run.suite.workload, accept).of(variant);
-    let speedup = point.and_then(|p| p.speedup.get(metric_name(judged_metric(accept))));
+    let speedup = point.and_then(|p| p.speedup.get(metric_name(judged_metric(&run.suite.workload, accept))));
     let increase = score.and_then(|s| s.perplexity_increase.as_ref());
     let verdict = variant.verdict.as_ref();
     let reference = if variant.reference { "reference" } else { "not judged" };
@@ -105,10 +116,14 @@ fn row(run: &Run, variant: &VariantResult) -> Row {
         choice_interval: interval_of(choice.map(|c| &c.accuracy)),
         choice_difference: point_of(choice_difference),
         choice_difference_interval: interval_of(choice_difference),
+        cosine: decimal(similarity.map(|s| s.mean_cosine)),
+        cosine_interval: shifted_interval(cosine),
+        worst_cosine: decimal(similarity.map(|s| s.worst_cosine)),
+        rank_correlation: decimal(similarity.and_then(|s| s.rank_correlation)),
         ttft: point_of(point.map(|p| &p.ttft)),
-        tpot: point_of(point.map(|p| &p.tpot)),
+        tpot: point_of(point.and_then(|p| p.tpot.as_ref())),
         prefill: point.map_or(MISSING.into(), |p| format!("{:.1}", p.prefill_rate.value)),
-        decode: point.map_or(MISSING.into(), |p| format!("{:.1}", p.decode_rate.value)),
+        decode: point.and_then(|p| p.decode_rate.as_ref()).map_or(MISSING.into(), |rate| format!("{:.1}", rate.value)),
         speedup: point_of(speedup),
         speedup_interval: interval_of(speedup),
         weights: variant.memory.map_or(MISSING.into(), |m| units::bytes(m.weight_bytes)),
@@ -125,6 +140,12 @@ fn point_of(estimate: Option<&Estimate>) -> String {
 
 fn interval_of(estimate: Option<&Estimate>) -> String {
     estimate.and_then(Estimate::interval).unwrap_or_default()
+}
+
+/// The interval of a mean cosine, from that of its difference from 1.
+fn shifted_interval(difference: Option<&Estimate>) -> String {
+    let bounds = difference.and_then(|e| e.low.zip(e.high));
+    bounds.map_or(String::new(), |(low, high)| format!("[{:.5}, {:.5}]", 1.0 + low, 1.0 + high))
 }
 
 fn frontier(place: &Frontier) -> String {
@@ -155,11 +176,18 @@ pub(super) fn answer(run: &Run) -> Answer {
         rule: text::one_line(&accept.rule),
         thresholds: thresholds(run),
         confidence: format!("{} %", 100.0 * accept.confidence),
-        point: format!("batch {}, {threads}, prompt {}, generate {}", point.batch, workload.prompt, workload.generate),
+        point: match workload.encodes() {
+            true => format!("batch {}, {threads}, {} tokens a sequence", point.batch, workload.prompt),
+            false => {
+                format!("batch {}, {threads}, prompt {}, generate {}", point.batch, workload.prompt, workload.generate)
+            }
+        },
         perplexity: shown_task(run, "perplexity").is_some(),
         choice: shown_task(run, "choice").is_some(),
+        similarity: shown_task(run, "similarity").is_some(),
+        encodes: workload.encodes(),
         chance: chance(run),
-        metric: metric_name(judged_metric(accept)),
+        metric: metric_name(judged_metric(&run.suite.workload, accept)),
         reference: text::name(&run.suite.reference),
         machine: machine(run),
     }
@@ -190,6 +218,9 @@ fn thresholds(run: &Run) -> Vec<String> {
         ),
         AccuracyMetric::LogLikelihood { max_drop } => {
             format!("accuracy: mean log-likelihood drops by at most {max_drop} nats on task {task}")
+        }
+        AccuracyMetric::Similarity { max_drop } => {
+            format!("accuracy: the mean cosine to the reference is at least 1 - {max_drop} on task {task}")
         }
     }];
     if let Some(limit) = &accept.speed {

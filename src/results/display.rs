@@ -34,6 +34,7 @@ impl Estimate {
             Unit::Percent => (1.0, " %", true),
             Unit::Share => (100.0, " %", false),
             Unit::Perplexity => (1.0, "", false),
+            Unit::Cosine => (1.0, "", true),
         }
     }
 

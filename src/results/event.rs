@@ -147,6 +147,12 @@ pub struct Score {
     /// One per item of a choice, in the task's order; empty for other tasks.
     #[serde(default)]
     pub items: Vec<ItemScore>,
+    /// One per sentence of a similarity, in the task's order; empty for other tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sentences: Vec<SentenceScore>,
+    /// Spearman's rank correlation of the similarities of pairs of sentences with the reference's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_correlation: Option<f64>,
     /// Genres of the windows or items.
     #[serde(default)]
     pub genres: Genres,
@@ -203,6 +209,17 @@ pub struct ItemScore {
     pub log_likelihoods: Vec<f64>,
 }
 
+/// One sentence's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SentenceScore {
+    /// Index of the document in the task's text.
+    pub document: usize,
+    /// Tokens, special ones included.
+    pub tokens: usize,
+    /// Cosine to the reference's embedding, 1 for the reference itself; `None` where the reference's is not to be had.
+    pub cosine: Option<f64>,
+}
+
 /// How a matrix was multiplied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KernelUse {
@@ -247,7 +264,7 @@ pub struct Slot {
     pub wall_s: f64,
 }
 
-/// One timed iteration.
+/// One timed iteration. An encoder's batch is a prompt without generation: all its time is `ttft_s`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Time to first token: prompt to first generated token, seconds.

@@ -14,15 +14,16 @@ mod tables;
 mod whole;
 
 pub use event::{
-    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, Slot, Stage,
-    WindowScore,
+    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, SentenceScore,
+    Slot, Stage, WindowScore,
 };
 pub use evidence::{Built, Evidence, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use run::{
     Answer, Answers, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity, Outcome,
-    PointEstimates, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, Unit, VariantResult, Verdict,
+    PointEstimates, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, Unit, VariantResult,
+    Verdict,
 };
 pub use tables::{samples_csv, scores_csv};
 pub use whole::{create_folder, write_whole};

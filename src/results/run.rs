@@ -31,6 +31,8 @@ pub enum Unit {
     Share,
     /// Perplexity.
     Perplexity,
+    /// Difference of cosines.
+    Cosine,
 }
 
 /// Which way is better.
@@ -137,6 +139,21 @@ pub struct ChoiceEstimates {
     pub genres: Vec<GenreAccuracy>,
 }
 
+/// How close an encoder's embeddings of sentences are to the reference's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimilarityEstimates {
+    /// Sentences.
+    pub sentences: usize,
+    /// Mean cosine to the reference's embedding of the same sentence.
+    pub mean_cosine: f64,
+    /// Smallest cosine of any sentence.
+    pub worst_cosine: f64,
+    /// `mean_cosine` minus 1, with its interval.
+    pub cosine_difference: Option<Estimate>,
+    /// Spearman's rank correlation of the similarities of pairs of sentences with the reference's.
+    pub rank_correlation: Option<f64>,
+}
+
 /// Speed at one point of the workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PointEstimates {
@@ -146,15 +163,16 @@ pub struct PointEstimates {
     pub threads: usize,
     /// Slots measured.
     pub slots: usize,
-    /// Time to first token.
+    /// Time to first token; for an encoder the time of a batch.
     pub ttft: Estimate,
-    /// Time per output token after the first.
-    pub tpot: Estimate,
-    /// Prompt tokens per second.
+    /// Time per output token after the first; `None` for an encoder.
+    pub tpot: Option<Estimate>,
+    /// Prompt tokens per second; for an encoder tokens per second.
     pub prefill_rate: Estimate,
-    /// Generated tokens per second after the first.
-    pub decode_rate: Estimate,
-    /// Speedups over the reference, Student-t on paired log ratios, by metric: `prefill`, `decode`, `total`.
+    /// Generated tokens per second after the first; `None` for an encoder.
+    pub decode_rate: Option<Estimate>,
+    /// Speedups over the reference, Student-t on paired log ratios, by metric: `prefill`, `decode`, `total`; for an
+    /// encoder `latency`.
     pub speedup: BTreeMap<String, Estimate>,
     /// The same by Hodges-Lehmann with the exact signed-rank interval.
     pub speedup_hodges_lehmann: BTreeMap<String, Estimate>,
@@ -242,6 +260,9 @@ pub struct VariantResult {
     /// Estimates by multiple-choice task.
     #[serde(default)]
     pub choices: BTreeMap<String, ChoiceEstimates>,
+    /// Estimates by task that compares embeddings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub similarities: BTreeMap<String, SimilarityEstimates>,
     /// Estimates by point of the workload.
     pub points: Vec<PointEstimates>,
     /// Largest over slots.

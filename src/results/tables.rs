@@ -27,7 +27,7 @@ pub fn samples_csv(evidence: &Evidence) -> Result<Vec<u8>> {
     let mut rows = Vec::new();
     for slot in in_suite_order(evidence).flat_map(|(_, found)| &found.slots) {
         let mut kernels: Vec<&str> =
-            slot.kernels.iter().filter(|k| k.phase == "decode").map(|k| k.kernel.as_str()).collect();
+            slot.kernels.iter().filter(|k| k.phase != "prefill").map(|k| k.kernel.as_str()).collect();
         kernels.sort_unstable();
         kernels.dedup();
         let kernels = kernels.join(" ");
@@ -51,7 +51,7 @@ pub fn samples_csv(evidence: &Evidence) -> Result<Vec<u8>> {
     table(&header, &rows)
 }
 
-/// Every window or item of every variant and task, as CSV; what was not measured is an empty cell. The log-likelihoods
+/// Every window, item or sentence of every variant and task, as CSV; what was not measured is an empty cell. The log-likelihoods
 /// of an item's continuations share a cell, separated by spaces.
 ///
 /// # Errors
@@ -74,6 +74,7 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
         "picked",
         "picked_norm",
         "log_likelihoods",
+        "cosine",
     ];
     let mut rows = Vec::new();
     for (name, found) in in_suite_order(evidence) {
@@ -94,10 +95,16 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
                     optional(w.flips.map(|f| f.1)),
                     genre.map_or_else(String::new, |genre| cell(genre)),
                 ];
-                let of_items = std::iter::repeat_n(String::new(), 4);
+                let of_items = std::iter::repeat_n(String::new(), 5);
                 rows.push(own.into_iter().chain(of_items).collect());
             }
             rows.extend(score.items.iter().enumerate().map(|(at, item)| item_row([name, task], score, at, item)));
+            for (at, sentence) in score.sentences.iter().enumerate() {
+                let head = [cell(name), cell(task), at.to_string(), sentence.document.to_string()];
+                let unknown = std::iter::repeat_n(String::new(), 11);
+                let own = head.into_iter().chain([sentence.tokens.to_string()]).chain(unknown);
+                rows.push(own.chain([optional(sentence.cosine)]).collect());
+            }
         }
     }
     table(&header, &rows)
@@ -117,6 +124,7 @@ fn item_row([name, task]: [&str; 2], score: &Score, at: usize, item: &ItemScore)
         item.picked.to_string(),
         item.picked_norm.to_string(),
         sums.join(" "),
+        unknown(),
     ];
     head.into_iter().chain(middle).chain(own).collect()
 }

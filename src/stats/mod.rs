@@ -8,6 +8,7 @@
 mod mean;
 mod order;
 mod paired;
+mod rank;
 mod ratio;
 mod signed_rank;
 mod student;
@@ -15,6 +16,7 @@ mod student;
 pub use mean::{mean, mean_interval};
 pub use order::{median, median_interval, quantile};
 pub use paired::{PairedItem, Proportion, paired_difference, proportion};
+pub use rank::rank_correlation;
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use signed_rank::hodges_lehmann;
 pub use student::t_quantile;

@@ -3,14 +3,15 @@
 //! | key | form |
 //! |---|---|
 //! | `accuracy` | `{ task, metric, margin }`, required; `task` may be left out where there is one |
-//! | `speed` | `{ metric = "decode"` or `"prefill"` or `"total", min_speedup, threads }`; `threads` the largest |
+//! | `speed` | `{ metric = "decode"` or `"prefill"` or `"total", min_speedup, threads }`; `threads` the largest; for an encoder `metric = "latency"` |
 //! | `memory` | `{ metric = "weights"` or `"peak_rss"` or `"file", max = "80 MiB" }` |
 //! | `confidence` | 0.95; above 0.5, below 1 |
 //! | `rule` | one of [`RULES`]; by default the one over the thresholds that are given, speed *or* memory |
 //!
 //! The margin's key names its unit: `max_increase_percent` for metric `perplexity`, `max_drop_points` for
 //! `token_accuracy`, `max_drop` (nats per token) for `log_likelihood`; a task of kind `choice` has the metrics
-//! `accuracy` and `accuracy_norm`, both with `max_drop_points`.
+//! `accuracy` and `accuracy_norm`, both with `max_drop_points`; one of kind `similarity` has the metric `similarity` with
+//! `max_drop` (of the mean cosine, below 1).
 
 use super::fields::{At, Fields, list_names, suggestion};
 use super::schema::{Accept, AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric};
@@ -80,16 +81,20 @@ fn read_rule(table: &Fields<'_>) -> Option<String> {
 fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit> {
     const MARGINS: [&str; 3] = ["max_increase_percent", "max_drop_points", "max_drop"];
     /// Metrics with the kind of task that has them and their margin.
-    const METRICS: [(&str, (&str, &str)); 5] = [
+    const METRICS: [(&str, (&str, &str)); 6] = [
         ("perplexity", ("perplexity", MARGINS[0])),
         ("token_accuracy", ("perplexity", MARGINS[1])),
         ("log_likelihood", ("perplexity", MARGINS[2])),
         ("accuracy", ("choice", MARGINS[1])),
         ("accuracy_norm", ("choice", MARGINS[1])),
+        ("similarity", ("similarity", MARGINS[2])),
     ];
     let task = read_task_name(&table, tasks);
     if !table.has("metric") {
-        table.missing("metric", "metric = \"perplexity\", \"token_accuracy\", \"log_likelihood\" or \"accuracy\"");
+        table.missing(
+            "metric",
+            "metric = \"perplexity\", \"token_accuracy\", \"log_likelihood\", \"accuracy\" or \"similarity\"",
+        );
     }
     let metric = table.choice("metric", &METRICS.map(|(name, (kind, margin))| (name, (name, kind, margin))));
     let key = metric.map(|(_, _, margin)| margin);
@@ -118,6 +123,7 @@ fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit>
         "token_accuracy" => AccuracyMetric::TokenAccuracy { max_drop_points: max_drop_points? },
         "accuracy" => AccuracyMetric::Accuracy { max_drop_points: max_drop_points? },
         "accuracy_norm" => AccuracyMetric::AccuracyNorm { max_drop_points: max_drop_points? },
+        "similarity" => AccuracyMetric::Similarity { max_drop: max_drop? },
         _ => AccuracyMetric::LogLikelihood { max_drop: max_drop? },
     };
     Some(AccuracyLimit { task: task?, metric })
@@ -143,10 +149,17 @@ fn read_task_name(table: &Fields<'_>, tasks: &[At<Task>]) -> Option<String> {
 }
 
 fn read_speed(table: Fields<'_>, workload: Option<&Workload>) -> Option<SpeedLimit> {
-    let metrics = [("decode", SpeedMetric::Decode), ("prefill", SpeedMetric::Prefill), ("total", SpeedMetric::Total)];
+    let encodes = workload.is_some_and(Workload::encodes);
+    let metrics = match encodes {
+        true => vec![("latency", SpeedMetric::Latency)],
+        false => {
+            vec![("decode", SpeedMetric::Decode), ("prefill", SpeedMetric::Prefill), ("total", SpeedMetric::Total)]
+        }
+    };
     let metric = table.choice("metric", &metrics);
     if !table.has("metric") {
-        table.missing("metric", "metric = \"decode\", \"prefill\" or \"total\"");
+        let names = if encodes { "metric = \"latency\"" } else { "metric = \"decode\", \"prefill\" or \"total\"" };
+        table.missing("metric", names);
     }
     if !table.has("min_speedup") {
         table.missing("min_speedup", "min_speedup = 1.5, the smallest ratio of reference time to variant time");

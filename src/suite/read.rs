@@ -14,7 +14,9 @@
 //! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind |
 //! | .. `perplexity` | `length` 512, `windows` all |
 //! | .. `choice` | `items` all |
+//! | .. `similarity` | `length` 128, `sentences` all |
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3, `blocks` `[6, 30]` |
+//! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
 //!
@@ -105,6 +107,9 @@ fn resolve(top: Fields<'_>, name: &str, cores: Option<usize>) -> Option<Suite> {
         check_nothing_learns(&top, &variants);
     }
     check_leak(&top, calibration.as_ref(), &tasks);
+    if let Some(workload) = &workload {
+        check_kinds(&top, workload, &tasks);
+    }
     top.finish();
     Some(Suite {
         title,
@@ -212,7 +217,7 @@ fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
     for table in tables {
         let at = table.at();
         if !table.has("kind") {
-            table.missing("kind", "kind = \"perplexity\" or \"choice\"");
+            table.missing("kind", "kind = \"perplexity\", \"choice\" or \"similarity\"");
         }
         let kind = read_kind(&table);
         let name = name(&table, "name").map_or(kind.map_or("perplexity", TaskKind::name), |n| n.value);
@@ -230,17 +235,22 @@ fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
 
 /// The kind with its own keys; those of every kind where it is not known.
 fn read_kind(table: &Fields<'_>) -> Option<TaskKind> {
-    let is_choice = table.choice("kind", &[("perplexity", false), ("choice", true)]);
+    let kind = table.choice("kind", &[("perplexity", 0), ("choice", 1), ("similarity", 2)]);
     let perplexity = || {
         let length = table.count("length", 2..=LONGEST).unwrap_or(512);
         TaskKind::Perplexity { length, windows: table.count("windows", 1..=1_000_000) }
     };
     let choice = || TaskKind::Choice { items: table.count("items", 1..=1_000_000) };
-    match is_choice {
-        Some(true) => Some(choice()),
-        Some(false) => Some(perplexity()),
+    let similarity = || {
+        let length = table.count("length", 3..=LONGEST).unwrap_or(128);
+        TaskKind::Similarity { length, sentences: table.count("sentences", 2..=1_000_000) }
+    };
+    match kind {
+        Some(0) => Some(perplexity()),
+        Some(1) => Some(choice()),
+        Some(_) => Some(similarity()),
         None => {
-            let _ = (perplexity(), choice());
+            let _ = (perplexity(), choice(), similarity());
             None
         }
     }
@@ -267,8 +277,16 @@ fn default_workload() -> Workload {
 
 fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
     let default = default_workload();
-    let prompt = table.count("prompt", 1..=LONGEST).unwrap_or(default.prompt);
-    let generate = table.count("generate", 2..=LONGEST).unwrap_or(default.generate);
+    let (prompt, generate) = if table.has("length") {
+        if table.has("prompt") || table.has("generate") {
+            table.fault("`length` is an encoder's, `prompt` and `generate` a decoder's; give one or the other");
+            let _ = (table.count("prompt", 1..=LONGEST), table.count("generate", 2..=LONGEST));
+        }
+        (table.count("length", 3..=LONGEST).unwrap_or(default.prompt), 0)
+    } else {
+        let prompt = table.count("prompt", 1..=LONGEST).unwrap_or(default.prompt);
+        (prompt, table.count("generate", 2..=LONGEST).unwrap_or(default.generate))
+    };
     let batch = table.counts("batch", 1..=1024).map(|b| b.iter().map(|n| n.value).collect());
     let threads = table.counts("threads", 1..=4096);
     if let (Some(threads), Some(cores)) = (&threads, cores) {
@@ -341,6 +359,24 @@ fn check_nothing_learns(top: &Fields<'_>, variants: &[At<Variant>]) {
             );
             top.fault_at(variant.at, problem);
         }
+    }
+}
+
+/// Tasks and workload must ask the same kind of network.
+fn check_kinds(top: &Fields<'_>, workload: &Workload, tasks: &[At<Task>]) {
+    for task in tasks {
+        let asks_encoder = matches!(task.value.kind, TaskKind::Similarity { .. });
+        if asks_encoder == workload.encodes() {
+            continue;
+        }
+        let (name, kind) = (&task.value.name, task.value.kind.name());
+        top.fault_at(
+            task.at,
+            match asks_encoder {
+                true => format!("task {name:?} asks an encoder; give [workload] `length` instead of `prompt` and `generate`"),
+                false => format!("task {name:?} of kind {kind} asks a decoder, but [workload] `length` is an encoder's; give `prompt` and `generate`"),
+            },
+        );
     }
 }
 

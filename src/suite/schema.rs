@@ -71,6 +71,13 @@ pub enum TaskKind {
         /// At most this many items, evenly spaced over the data; `None` takes all.
         items: Option<usize>,
     },
+    /// How close an encoder's embeddings of sentences are to the reference's.
+    Similarity {
+        /// Most tokens of a sentence, special tokens included; a longer one loses its end.
+        length: usize,
+        /// At most this many sentences, spread evenly over the documents; `None` takes all.
+        sentences: Option<usize>,
+    },
 }
 
 impl TaskKind {
@@ -79,6 +86,7 @@ impl TaskKind {
         match self {
             TaskKind::Perplexity { .. } => "perplexity",
             TaskKind::Choice { .. } => "choice",
+            TaskKind::Similarity { .. } => "similarity",
         }
     }
 }
@@ -98,9 +106,9 @@ pub struct Task {
 /// Shape of the timed work: every combination of batch and threads is a point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
-    /// Prompt tokens.
+    /// Prompt tokens; for an encoder the tokens of a sequence (`length` in the file).
     pub prompt: usize,
-    /// Generated tokens, at least 2.
+    /// Generated tokens, at least 2; 0 for an encoder, which generates none.
     pub generate: usize,
     /// Sequences at once.
     pub batch: Vec<usize>,
@@ -110,6 +118,13 @@ pub struct Workload {
     pub iterations: usize,
     /// Fewest and most blocks.
     pub blocks: (usize, usize),
+}
+
+impl Workload {
+    /// Whether the timed work is an encoder's: batches of whole sequences, nothing generated.
+    pub fn encodes(&self) -> bool {
+        self.generate == 0
+    }
 }
 
 /// Which time is compared.
@@ -122,6 +137,8 @@ pub enum SpeedMetric {
     Prefill,
     /// Prompt and generation together.
     Total,
+    /// Time of an encoder's batch.
+    Latency,
 }
 
 /// S_min.
@@ -183,6 +200,11 @@ pub enum AccuracyMetric {
     /// Mean log-likelihood per token; drop in nats.
     LogLikelihood {
         /// dAcc_max in nats per token.
+        max_drop: f64,
+    },
+    /// Mean cosine of an encoder's embeddings to the reference's; drop below 1.
+    Similarity {
+        /// dAcc_max.
         max_drop: f64,
     },
 }

@@ -43,6 +43,19 @@ impl Encoder {
         self.tokenizer.bos()
     }
 
+    /// Ids of a text with the special tokens around it, at most `longest`.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+        self.tokenizer.encode_whole(text, longest)
+    }
+
+    /// Special tokens that the model puts before and after a text.
+    pub fn around(&self) -> (&[u32], &[u32]) {
+        self.tokenizer.around()
+    }
+
     /// Ids of a text, without added special tokens.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ impl TokenFiles {
         &self.folder
     }
 
-    /// [`Windows`] or [`super::ChoiceItems`] of the suite's task number `task`.
+    /// [`Windows`] (of a similarity: its sentences) or [`super::ChoiceItems`] of the suite's task number `task`.
     pub fn windows(&self, task: usize) -> PathBuf {
         self.folder.join(format!("task-{task}.json"))
     }

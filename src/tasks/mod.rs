@@ -7,10 +7,12 @@ mod choice;
 mod corpus;
 mod divergence;
 mod files;
+mod sentences;
 mod windows;
 
 pub use choice::{ChoiceItem, ChoiceItems};
 pub use corpus::{Corpus, Encoder};
 pub use divergence::{ScoreSums, TokenScore, score_token};
 pub use files::{Prompts, TokenFiles, Windows, read_tokens, write_tokens};
+pub use sentences::{sentences, spread_sentences};
 pub use windows::{Window, prompts, windows};

@@ -71,7 +71,7 @@ pub(super) fn spread(wanted: usize, available: usize) -> impl Iterator<Item = us
 
 /// Shares `limit` over documents that have `available` windows each: one round after the other gives one window to
 /// every document that has some left; a last round that cannot reach all is spread over them.
-fn share_evenly(available: &[usize], limit: usize) -> Vec<usize> {
+pub(super) fn share_evenly(available: &[usize], limit: usize) -> Vec<usize> {
     let mut quotas = vec![0; available.len()];
     let mut left = limit;
     loop {

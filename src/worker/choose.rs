@@ -43,6 +43,8 @@ pub(super) fn choose(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> 
         task: job.task.clone(),
         windows: Vec::new(),
         items: scores,
+        sentences: Vec::new(),
+        rank_correlation: None,
         genres,
         kl_quantiles: None,
         seconds: began.elapsed().as_secs_f64(),

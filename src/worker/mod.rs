@@ -9,6 +9,7 @@ mod choose;
 mod prepare;
 mod protocol;
 mod score;
+mod similarity;
 mod time;
 
 pub use protocol::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
@@ -57,6 +58,7 @@ fn perform(job: Job) -> Result<serde_json::Value> {
         Job::Score(job) => match job.kind {
             TaskKind::Perplexity { .. } => to_json(&score::score(&job, &mut progress)?),
             TaskKind::Choice { .. } => to_json(&choose::choose(&job, &mut progress)?),
+            TaskKind::Similarity { .. } => to_json(&similarity::compare(&job, &mut progress)?),
         },
         Job::Time(job) => to_json(&time::time(&job)?),
     }

@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::protocol::{PrepareJob, Prepared};
+use crate::assets::{Documents, read_documents};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine;
+use crate::network::Architecture;
 use crate::results::Genres;
 use crate::suite::{Suite, Task, TaskKind};
-use crate::tasks::{ChoiceItems, Corpus, Encoder, Prompts, Windows, prompts, windows, write_tokens};
+use crate::tasks::{ChoiceItems, Corpus, Encoder, Prompts, Window, Windows, prompts, spread_sentences};
+use crate::tasks::{windows, write_tokens};
 use crate::variant::CalibrationTokens;
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
@@ -18,7 +21,9 @@ const WARMUP_PROMPTS: usize = 2;
 /// Reads the data, tokenizes what is text and writes the token files.
 pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Prepared> {
     let suite = &job.suite;
-    let encoder = Encoder::of(&Checkpoint::open(&job.model)?)?;
+    let checkpoint = Checkpoint::open(&job.model)?;
+    check_kind(suite, &checkpoint)?;
+    let encoder = Encoder::of(&checkpoint)?;
     let steps = suite.tasks.len() + 1;
     let mut warnings = Vec::new();
     let mut scored = Scored::default();
@@ -39,9 +44,14 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 let passages = choices.items.into_iter().map(|item| encoder.without_bos(item.tokens.passage));
                 passages.collect()
             }
+            TaskKind::Similarity { length, sentences } => {
+                let cut = cut_sentences(task, job, &encoder, length, sentences)?;
+                write_tokens(&job.files.windows(number), &cut)?;
+                cut.windows.into_iter().map(|sentence| bare(&encoder, sentence.tokens)).collect()
+            }
         };
         if number == 0 {
-            write_tokens(&job.files.prompts(), &timed_prompts(suite, &documents, encoder.bos())?)?;
+            write_tokens(&job.files.prompts(), &timed_prompts(suite, &documents, &encoder)?)?;
         }
     }
     progress(suite.tasks.len(), steps);
@@ -74,13 +84,64 @@ fn cut(task: &Task, encoder: &Encoder, corpus: &Corpus, length: usize, limit: Op
     Ok(Windows { windows, genres: Genres { names: corpus.genres.clone(), of } })
 }
 
+/// A decoder's suite cannot run an encoder, nor the other way round.
+fn check_kind(suite: &Suite, checkpoint: &Checkpoint) -> Result<()> {
+    let problem = match (Architecture::of(checkpoint)?, suite.workload.encodes()) {
+        (Architecture::Encoder { .. }, false) => {
+            "is an encoder; give the suite's [workload] `length` instead of `prompt` and `generate`, and tasks of kind \
+             \"similarity\""
+        }
+        (Architecture::Decoder(_), true) => {
+            "is a decoder; give the suite's [workload] `prompt` and `generate` instead of `length`"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::input(checkpoint.path().display(), problem))
+}
+
+/// The sentences of a similarity.
+fn cut_sentences(
+    task: &Task,
+    job: &PrepareJob,
+    encoder: &Encoder,
+    length: usize,
+    limit: Option<usize>,
+) -> Result<Windows> {
+    let fault = |problem: &str| Error::input(&task.text.source, format!("task \"{}\": {problem}", task.name));
+    let Documents::Texts(texts) = read_documents(&task.text, &job.base)? else {
+        return Err(fault("expected text, got a token file; sentences are cut from text"));
+    };
+    let texts: Vec<&str> = texts.iter().map(|document| document.text.as_str()).collect();
+    let encode =
+        |(document, sentence): (usize, &str)| Ok(Window { document, tokens: encoder.encode_whole(sentence, length)? });
+    let windows: Vec<Window> = spread_sentences(&texts, limit).into_iter().map(encode).collect::<Result<_>>()?;
+    if windows.len() < 2 {
+        return Err(fault("expected at least two sentences; give longer texts"));
+    }
+    Ok(Windows { windows, genres: Genres::default() })
+}
+
+/// Tokens without the special ones around them.
+fn bare(encoder: &Encoder, tokens: Vec<u32>) -> Vec<u32> {
+    let (front, behind) = encoder.around();
+    tokens[front.len()..tokens.len() - behind.len()].to_vec()
+}
+
 /// Prompts from the first task's text: real text has the activations that the model was made for.
-fn timed_prompts(suite: &Suite, documents: &[Vec<u32>], bos: Option<u32>) -> Result<Prompts> {
+fn timed_prompts(suite: &Suite, documents: &[Vec<u32>], encoder: &Encoder) -> Result<Prompts> {
     let workload = &suite.workload;
     let batch = workload.batch.iter().copied().max().unwrap_or(1);
     let (warmup, timed) = (WARMUP_PROMPTS * batch, workload.iterations * batch);
-    let mut all = prompts(documents, warmup + timed, workload.prompt, bos)
-        .map_err(|problem| Error::input(&suite.tasks[0].text.source, problem))?;
+    let fault = |problem| Error::input(&suite.tasks[0].text.source, problem);
+    let mut all = if workload.encodes() {
+        let (front, behind) = encoder.around();
+        let body = workload.prompt.checked_sub(front.len() + behind.len()).filter(|body| *body > 0);
+        let body = body.ok_or_else(|| fault("[workload] `length` leaves no room for text".into()))?;
+        let all = prompts(documents, warmup + timed, body, None).map_err(fault)?;
+        all.into_iter().map(|body| [front, &body, behind].concat()).collect()
+    } else {
+        prompts(documents, warmup + timed, workload.prompt, encoder.bos()).map_err(fault)?
+    };
     Ok(Prompts { timed: all.split_off(warmup), warmup: all })
 }
 

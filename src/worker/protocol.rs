@@ -140,7 +140,7 @@ pub struct TimeJob {
     pub batch: usize,
     /// Threads.
     pub threads: usize,
-    /// Tokens to generate, the first included; at least 2.
+    /// Tokens to generate, the first included; at least 2, but 0 for an encoder.
     pub generate: usize,
     /// Timed iterations.
     pub iterations: usize,

@@ -68,6 +68,8 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
         task: job.task.clone(),
         windows: sums.iter().zip(documents).map(|(sums, document)| sums.window(document)).collect(),
         items: Vec::new(),
+        sentences: Vec::new(),
+        rank_correlation: None,
         genres,
         kl_quantiles: quantiles(&divergences),
         seconds: began.elapsed().as_secs_f64(),

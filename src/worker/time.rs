@@ -2,7 +2,7 @@
 //!
 //! An iteration is a prompt and greedy generation on a cleared cache. TTFT runs from the prompt to the choice of the
 //! first token; the decode time from there to the choice of the last. The end-of-sequence token does not end an
-//! iteration, so that every one does the same work. Each has a prompt of its own, so that no cache of results helps.
+//! iteration, so that every one does the same work. An iteration of an encoder is one batch. Each has a prompt of its own, so that no cache of results helps.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use super::protocol::{TimeJob, Timing};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool, vector};
-use crate::machine::{self, Probe};
-use crate::network::{Decoder, KvCache, LoadOptions};
-use crate::results::{Memory, Sample};
+use crate::machine::{self, Covariates, Probe};
+use crate::network::{Architecture, Decoder, Encoder, KvCache, LoadOptions};
+use crate::results::{KernelUse, Memory, Sample};
 use crate::tasks::{Prompts, read_tokens};
 
 /// Fewest iterations and shortest time of a warm-up. It has the shape of the timed work: a shorter one hides one-time
@@ -30,35 +30,82 @@ pub(super) fn time(job: &TimeJob) -> Result<Timing> {
             format!("expected prompts for {} iterations of {} sequences", job.iterations, job.batch),
         ));
     }
+    let work = Batches { warmup, timed, prompt: prompts.timed[0].len() };
+    let checkpoint = Checkpoint::open(&job.artefact)?;
+    match Architecture::of(&checkpoint)? {
+        Architecture::Decoder(_) => time_decoder(job, &checkpoint, &work),
+        Architecture::Encoder { .. } => time_encoder(job, &checkpoint, &work),
+    }
+}
+
+/// The inputs of all iterations, each `(batch, prompt)` sequence-major.
+struct Batches {
+    warmup: Vec<Vec<u32>>,
+    timed: Vec<Vec<u32>>,
+    /// Tokens of a sequence.
+    prompt: usize,
+}
+
+fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
     let pool = Pool::new(job.threads);
     let began = Instant::now();
     // Packed weights are this process's own memory and written while packing, so all their pages are present.
-    let decoder =
-        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
+    let decoder = Decoder::load(checkpoint, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
     let load_s = began.elapsed().as_secs_f64();
-    let prompt = prompts.timed[0].len();
+    let prompt = work.prompt;
     let cache = decoder.cache(job.batch, prompt + job.generate - 1);
+    let (weight_bytes, kv_bytes) = (decoder.weight_bytes(), cache.bytes());
     let mut run =
         Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, rows: Vec::new(), logits: Vec::new() };
+    let timed = measure(job, work, &mut |tokens| run.once(tokens))?;
+    Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), load_s))
+}
 
+fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
+    let pool = Pool::new(job.threads);
+    let began = Instant::now();
+    let encoder = Encoder::load(checkpoint, LoadOptions::default())?;
+    let load_s = began.elapsed().as_secs_f64();
+    let mut memory = encoder.memory();
+    let timed = measure(job, work, &mut |tokens| {
+        let sequences: Vec<&[u32]> = tokens.chunks_exact(work.prompt).collect();
+        let began = Instant::now();
+        encoder.forward(&pool, &sequences, &mut memory)?;
+        let ttft_s = began.elapsed().as_secs_f64();
+        Ok(Sample { ttft_s, decode_s: 0.0, prompt_tokens: tokens.len(), generated_tokens: 0 })
+    })?;
+    Ok(timed.timing(encoder.weight_bytes(), 0, encoder.kernels(job.batch * work.prompt), load_s))
+}
+
+/// What was measured, whatever the network.
+struct Timed {
+    samples: Vec<Sample>,
+    covariates: Covariates,
+    steady_rss: Option<u64>,
+    warmup_iterations: usize,
+}
+
+impl Timed {
+    fn timing(self, weight_bytes: u64, kv_bytes: u64, kernels: Vec<KernelUse>, load_s: f64) -> Timing {
+        let Timed { samples, covariates, steady_rss, warmup_iterations } = self;
+        let memory = Memory { weight_bytes, kv_bytes, peak_rss: machine::peak_rss(), steady_rss };
+        Timing { samples, memory, kernels, covariates, load_s, warmup_iterations }
+    }
+}
+
+/// Warms up and times; `once` runs one iteration.
+fn measure(job: &TimeJob, work: &Batches, once: &mut dyn FnMut(&[u32]) -> Result<Sample>) -> Result<Timed> {
     let began = Instant::now();
     let mut warmup_iterations = 0;
     while warmup_iterations < WARMUP_ITERATIONS || began.elapsed() < WARMUP {
-        run.once(&warmup[warmup_iterations % warmup.len()])?;
+        once(&work.warmup[warmup_iterations % work.warmup.len()])?;
         warmup_iterations += 1;
     }
     let steady_rss = machine::current_rss();
     let probe = Probe::start();
-    let samples = timed[..job.iterations].iter().map(|tokens| run.once(tokens)).collect::<Result<Vec<_>>>()?;
+    let samples = work.timed[..job.iterations].iter().map(|tokens| once(tokens)).collect::<Result<Vec<_>>>()?;
     let covariates = probe.stop(job.threads);
-    let memory = Memory {
-        weight_bytes: decoder.weight_bytes(),
-        kv_bytes: run.cache.bytes(),
-        peak_rss: machine::peak_rss(),
-        steady_rss,
-    };
-    let kernels = decoder.kernels(job.batch * prompt, job.batch);
-    Ok(Timing { samples, memory, kernels, covariates, load_s, warmup_iterations })
+    Ok(Timed { samples, covariates, steady_rss, warmup_iterations })
 }
 
 /// Prompts of one iteration after the other, each `(batch, prompt)` sequence-major.

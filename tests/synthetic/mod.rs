@@ -166,6 +166,8 @@ fn score(truth: &Truth, setting: Setting, reference: bool, text: &mut StdRng, ow
         windows,
         items: Vec::new(),
         genres: Genres::default(),
+        sentences: Vec::new(),
+        rank_correlation: None,
         kl_quantiles: (!reference).then_some([0.3 * kl, 2.0 * kl, 9.0 * kl, 30.0 * kl, 90.0 * kl]),
         seconds: 31.5,
         kernels: kernels(truth, "prefill"),

@@ -62,7 +62,7 @@ pub struct Args {
     /// Tokens to generate; 0 for none. An encoder generates none.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "128", value_parser = tokens())]
     generate: Vec<u32>,
-    /// Tokens that are in the cache before.
+    /// Tokens that are in the cache before; an encoder has none.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0", value_parser = tokens())]
     depth: Vec<u32>,
     /// Sequences at once.
@@ -208,13 +208,18 @@ impl Network {
 
 /// Every combination that was asked for.
 fn works(args: &Args, network: &Network) -> Vec<Work> {
+    let depths = match network {
+        Network::Decoder(_) => args.depth.as_slice(),
+        // Nothing is before an encoder's sequences.
+        Network::Encoder(_) => &[0],
+    };
     let phases = match network {
         Network::Decoder(_) => vec![(Phase::Prefill, &args.prompt), (Phase::Decode, &args.generate)],
         Network::Encoder(_) => vec![(Phase::Encode, &args.prompt)],
     };
     let mut works = Vec::new();
     for batch in args.batch.iter().map(|&n| n as usize) {
-        for depth in args.depth.iter().map(|&n| n as usize) {
+        for depth in depths.iter().map(|&n| n as usize) {
             for &(phase, tokens) in &phases {
                 let tokens = tokens.iter().map(|&n| n as usize).filter(|n| *n > 0);
                 works.extend(tokens.map(|tokens| Work { phase, tokens, depth, batch }));

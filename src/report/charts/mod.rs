@@ -128,7 +128,7 @@ fn style(colour: RGBColor) -> TextStyle<'static> {
 fn frontier(run: &Run) -> Result<Chart> {
     let accept = &run.suite.accept;
     let point = Point::judged(&run.suite.workload, accept);
-    let metric = metric_name(judged_metric(accept));
+    let metric = metric_name(judged_metric(&run.suite.workload, accept));
     let mark = |variant: &VariantResult| {
         let (y, y_bounds) = accuracy(run, variant)?;
         let (x, x_bounds) = if variant.reference {
@@ -198,6 +198,7 @@ fn memory(run: &Run) -> Result<Chart> {
 fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
     let point = Point::judged(&run.suite.workload, &run.suite.accept);
     let rows = slots::rows(run, evidence, point);
+    let panels = slots::panels(&run.suite.workload);
     let file = "latency.svg";
     Ok(Chart {
         file,
@@ -207,7 +208,7 @@ fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
              median over processes. Further left is faster.",
             point.batch, point.threads
         ),
-        svg: paper(file, slots::size(&rows), |canvas| slots::draw(canvas, &rows))?,
+        svg: paper(file, slots::size(&rows, panels), |canvas| slots::draw(canvas, &rows, panels))?,
     })
 }
 
@@ -215,7 +216,9 @@ fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
 fn accuracy(run: &Run, variant: &VariantResult) -> Option<(f64, Option<(f64, f64)>)> {
     let limit = &run.suite.accept.accuracy;
     if variant.reference {
-        let scored = variant.scores.contains_key(&limit.task) || variant.choices.contains_key(&limit.task);
+        let scored = variant.scores.contains_key(&limit.task)
+            || variant.choices.contains_key(&limit.task)
+            || variant.similarities.contains_key(&limit.task);
         if !scored {
             return None;
         }
@@ -242,6 +245,9 @@ fn accuracy_axis(run: &Run) -> Axis {
         }
         AccuracyMetric::LogLikelihood { max_drop: max } => {
             ("change of log-likelihood, nats per token", -max, format!("dAcc_max {max} nats"))
+        }
+        AccuracyMetric::Similarity { max_drop: max } => {
+            ("mean cosine to the reference, less 1", -max, format!("dAcc_max {max}"))
         }
     };
     let negated = matches!(run.suite.accept.accuracy.metric, AccuracyMetric::Perplexity { .. });

@@ -8,6 +8,7 @@ use super::{Canvas, Drawn, GRID, INK, Kind, LARGEST, SOFT, style};
 use crate::decide::Point;
 use crate::results::{Evidence, Run, Sample, Slot};
 use crate::stats::median;
+use crate::suite::Workload;
 
 const WIDTH: i32 = 900;
 /// Room for names at the left, and at the right edge.
@@ -61,15 +62,26 @@ fn panel_height(rows: &[Row]) -> i32 {
     PANEL + ROW * i32::try_from(rows.len()).unwrap_or(0)
 }
 
-/// Size of the paper for `rows`.
-pub(super) fn size(rows: &[Row]) -> (u32, u32) {
-    (WIDTH as u32, (2 * panel_height(rows) + 8) as u32)
+/// A panel: its title and the times that it shows.
+type Panel = (&'static str, fn(&Row) -> &Vec<f64>);
+
+/// Decode above prefill; one panel for an encoder.
+pub(super) fn panels(workload: &Workload) -> &'static [Panel] {
+    match workload.encodes() {
+        true => &[("time of a batch, ms", |r| &r.ttft)],
+        false => &[("time per output token (TPOT), ms", |r| &r.tpot), ("time to first token (TTFT), ms", |r| &r.ttft)],
+    }
 }
 
-/// Draws both panels, decode above prefill.
-pub(super) fn draw(canvas: &Canvas<'_>, rows: &[Row]) -> Drawn {
-    panel(canvas, rows, 0, "time per output token (TPOT), ms", |r| &r.tpot)?;
-    panel(canvas, rows, panel_height(rows), "time to first token (TTFT), ms", |r| &r.ttft)
+/// Size of the paper for `rows`.
+pub(super) fn size(rows: &[Row], panels: &[Panel]) -> (u32, u32) {
+    (WIDTH as u32, (panels.len() as i32 * panel_height(rows) + 8) as u32)
+}
+
+/// Draws all panels, one below the other.
+pub(super) fn draw(canvas: &Canvas<'_>, rows: &[Row], panels: &[Panel]) -> Drawn {
+    let tops = (0..).step_by(panel_height(rows) as usize);
+    panels.iter().zip(tops).try_for_each(|((title, of), top)| panel(canvas, rows, top, title, *of))
 }
 
 fn panel(canvas: &Canvas<'_>, rows: &[Row], top: i32, title: &str, of: fn(&Row) -> &Vec<f64>) -> Drawn {

@@ -1,0 +1,155 @@
+//! The real program from suite to report on a tiny encoder.
+
+#![allow(clippy::unwrap_used, reason = "tests stop at what they did not expect")]
+
+mod tiny_model;
+
+use std::fs;
+use std::path::Path;
+
+use quantbench::results::Built;
+use serde_json::{Map, Value, json};
+use tiny_model::{Place, said};
+
+const SUITE: &str = r#"
+title = "a tiny encoder"
+model = "path:encoder"
+reference = "fp32"
+[[task]]
+kind = "similarity"
+data = { source = "path:sentences/*.txt" }
+length = 30
+sentences = 40
+[workload]
+length = 12
+batch = [1, 3]
+threads = [1]
+iterations = 2
+blocks = 2
+[accept]
+accuracy = { metric = "similarity", max_drop = 0.05 }
+speed = { metric = "latency", min_speedup = 1.01 }
+[[variant]]
+name = "int8"
+method = "rtn"
+weights = { bits = 8, granularity = "channel" }
+activations = { bits = 8, granularity = "token", mode = "dynamic" }
+[[variant]]
+name = "int2"
+method = "rtn"
+weights = { bits = 2, granularity = "tensor" }
+"#;
+
+/// The encoder of the golden tests with a tokenizer of single characters, and texts of a few sentences.
+fn place() -> Place {
+    let place = Place::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_encoders/bert");
+    let encoder = place.path("encoder");
+    fs::create_dir_all(encoder.join("1_Pooling")).unwrap();
+    for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
+        fs::copy(golden.join(file), encoder.join(file)).unwrap();
+    }
+    fs::write(encoder.join("tokenizer.json"), tokenizer().to_string()).unwrap();
+    fs::create_dir(place.path("sentences")).unwrap();
+    for document in 0..8 {
+        let sentences = (0..6)
+            .map(|i| format!("{} is sentence {} of document {document}.", "the quick brown fox ".repeat(i), i * 7));
+        fs::write(place.path(&format!("sentences/{document}.txt")), sentences.collect::<Vec<_>>().join(" ")).unwrap();
+    }
+    fs::write(place.path("encoder.toml"), SUITE).unwrap();
+    place
+}
+
+fn tokenizer() -> Value {
+    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(String::from).into_iter();
+    let characters = ('a'..='z').chain('0'..='9').chain([' ', '.']).map(String::from);
+    let vocabulary: Map<String, Value> = words.chain(characters).zip(0..).map(|(w, id)| (w, json!(id))).collect();
+    let special = |id: u32, token: &str| json!({"id": token, "ids": [id], "tokens": [token]});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                       {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"[CLS]": special(2, "[CLS]"), "[SEP]": special(3, "[SEP]")}
+        },
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
+    })
+}
+
+#[test]
+fn a_suite_of_an_encoder_runs_from_its_file_to_its_report() {
+    let place = place();
+    let output = place.run(&["run", "encoder.toml", "--out", "run", "--quiet"]);
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{:?}: {}", output.status, said(&output));
+    let evidence = place.evidence("run");
+    let cosines = |name: &str| -> Vec<f64> {
+        let score = &evidence.variants[name].scores["similarity"];
+        score.sentences.iter().map(|sentence| sentence.cosine.unwrap()).collect()
+    };
+    let mean = |name: &str| cosines(name).iter().sum::<f64>() / 40.0;
+    assert!(cosines("fp32").len() == 40 && cosines("fp32").iter().all(|c| (c - 1.0).abs() < 1e-12));
+    assert!(mean("int2") < mean("int8") && mean("int8") < 1.0, "{} {}", mean("int2"), mean("int8"));
+    assert!(mean("int8") > 0.99, "{}", mean("int8"));
+    let rank = |name: &str| evidence.variants[name].scores["similarity"].rank_correlation.unwrap();
+    assert!(rank("int2") < rank("int8") && rank("int8") <= rank("fp32"));
+    // Special tokens are around every sentence, cut ones too.
+    let score = &evidence.variants["fp32"].scores["similarity"];
+    assert!(score.sentences.iter().all(|s| (20..=30).contains(&s.tokens)) && score.sentences[0].tokens == 30);
+
+    for (name, found) in &evidence.variants {
+        assert!(found.failures.is_empty(), "{name}: {:?}", found.failures);
+        let controls = if name == "fp32" { 2 } else { 1 };
+        assert_eq!(found.slots.len(), 2 * 2 * controls, "{name}");
+        for slot in &found.slots {
+            assert!(slot.kernels.iter().all(|k| k.phase == "encode") && slot.memory.kv_bytes == 0);
+            for sample in &slot.samples {
+                assert_eq!((sample.prompt_tokens, sample.generated_tokens), (slot.batch * 12, 0));
+                assert!(sample.ttft_s > 0.0 && sample.decode_s == 0.0);
+            }
+        }
+        let Built::Ready(artefact) = &found.built else { panic!("{name} was not built") };
+        assert!(Path::new(&artefact.path).join("1_Pooling/config.json").is_file(), "{name}");
+    }
+    let run = place.judged("run");
+    let int8 = run.variants.iter().find(|v| v.name == "int8").unwrap();
+    let point = &int8.points[0];
+    assert!(point.tpot.is_none() && point.speedup.keys().eq(["latency"]), "{point:?}");
+    let difference = int8.similarities["similarity"].cosine_difference.as_ref().unwrap();
+    assert!((difference.value - (mean("int8") - 1.0)).abs() < 1e-12 && difference.low.is_some());
+    for file in ["report/index.html", "report/summary.md", "report/latency.svg"] {
+        let text = fs::read_to_string(place.path("run").join(file)).unwrap();
+        assert!(!text.contains("TTFT") && !text.contains("TPOT") && !text.contains("decode tok/s"), "{file}");
+    }
+
+    let output = place.run(&["run", "encoder.toml", "--out", "again", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    for (name, found) in &place.evidence("again").variants {
+        let Built::Ready(artefact) = &found.built else { panic!("{name} was not built") };
+        assert!(artefact.cached, "{name}");
+        assert_eq!(found.scores["similarity"].sentences, evidence.variants[name].scores["similarity"].sentences);
+    }
+}
+
+#[test]
+fn networks_and_suites_of_different_kinds_are_told_apart() {
+    let place = place();
+    let swapped = SUITE.replace("path:encoder", "path:model");
+    fs::write(place.path("swapped.toml"), swapped).unwrap();
+    let output = place.run(&["run", "swapped.toml", "--out", "run", "--quiet"]);
+    assert!(output.status.code() != Some(0) && said(&output).contains("is a decoder"), "{}", said(&output));
+    let swapped = tiny_model::SUITE.replace("path:model", "path:encoder");
+    fs::write(place.path("swapped.toml"), swapped).unwrap();
+    let output = place.run(&["run", "swapped.toml", "--out", "run2", "--quiet"]);
+    assert!(output.status.code() != Some(0) && said(&output).contains("is an encoder"), "{}", said(&output));
+    let learns = SUITE.replacen("method = \"rtn\"", "method = \"gptq\"", 1);
+    let data = "[data]\ncalibration = { source = \"path:text/*.txt\", windows = 2, length = 8 }\n[[task]]";
+    fs::write(place.path("learns.toml"), learns.replace("[[task]]", data)).unwrap();
+    let output = place.run(&["run", "learns.toml", "--out", "run3", "--quiet"]);
+    assert!(output.status.code().is_some(), "{}", said(&output));
+    let failures = &place.evidence("run3").variants["int8"].failures;
+    assert!(format!("{failures:?}").contains("decoders only"), "{failures:?}");
+}
