@@ -192,7 +192,7 @@ pub(super) fn from_start(pattern: &str) -> Option<Regex> {
 
 /// PyTorch's class of a module with a matrix.
 fn class_of(module: &str) -> &'static str {
-    if module.ends_with("embed_tokens") { "Embedding" } else { "Linear" }
+    if module.ends_with("embed_tokens") || module.ends_with("_embeddings") { "Embedding" } else { "Linear" }
 }
 
 /// Null, or an object or list that says nothing.

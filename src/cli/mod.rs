@@ -2,6 +2,7 @@
 //! and the code of its kind.
 
 mod completions;
+mod embed;
 mod eval;
 mod fetch;
 mod init;
@@ -56,6 +57,7 @@ enum Command {
     Init(init::Args),
     Quantize(quantize::Args),
     Eval(eval::Args),
+    Embed(embed::Args),
     Kernels(kernels::Args),
     Speed(speed::Args),
     Completions(completions::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Speed(args) => speed::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -5,7 +5,7 @@
 //!                                                                                          -> classifier -> logits
 //! ```
 //!
-//! All sequences run together, each attending to itself only; nothing is calculated for padding.
+//! The sequences of a pass run together, each attending to itself only; nothing is calculated for padding.
 
 use rayon::prelude::*;
 
@@ -17,6 +17,9 @@ use crate::network::linear::{Linear, LoadOptions, kernel_uses};
 use crate::network::lookup_table::LookupTable;
 use crate::network::{EncoderConfig, Pooling};
 use crate::results::KernelUse;
+
+/// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in the caches.
+const PASS_TOKENS: usize = 512;
 
 /// Last part of the name of the word embeddings; what comes before it comes before all names.
 const WORDS: &str = "embeddings.word_embeddings.weight";
@@ -150,11 +153,23 @@ impl Encoder {
         sequences: &[impl AsRef<[u32]>],
         memory: &'m mut EncoderMemory,
     ) -> Result<&'m [f32]> {
+        sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
+        memory.out.clear();
+        let mut left = sequences;
+        while !left.is_empty() {
+            let (now, later) = left.split_at(together(left));
+            self.pass(pool, now, memory);
+            left = later;
+        }
+        Ok(&memory.out)
+    }
+
+    /// Runs some sequences and appends their vectors.
+    fn pass(&self, pool: &Pool, sequences: &[impl AsRef<[u32]>], memory: &mut EncoderMemory) {
         let EncoderMemory { ends, inputs, hidden, work, first, between, out } = memory;
         ends.clear();
         inputs.clear();
         for sequence in sequences {
-            self.check(sequence.as_ref())?;
             inputs.extend(sequence.as_ref().iter().copied().zip(0..));
             ends.push(inputs.len());
         }
@@ -166,7 +181,9 @@ impl Encoder {
         for block in &self.blocks {
             block.run(pool, packed, hidden, work);
         }
-        out.resize(sequences.len() * self.width(), 0.0);
+        let before = out.len();
+        out.resize(before + sequences.len() * self.width(), 0.0);
+        let out = &mut out[before..];
         let states_of = |index: usize| {
             let rows = packed.rows(index);
             &hidden.values()[rows.start * width..rows.end * width]
@@ -184,10 +201,10 @@ impl Encoder {
                 for row in between.change().chunks_exact_mut(width) {
                     row.iter_mut().zip(dense.bias()).for_each(|(v, bias)| *v = (*v + bias).tanh());
                 }
-                output.apply(pool, between, out);
+                output.multiply(pool, between, out);
+                rows::add_bias(pool, out, output.bias());
             }
         }
-        Ok(out)
     }
 
     /// Sum of the embeddings of a token, its position and type 0.
@@ -229,6 +246,15 @@ impl End {
             output: Linear::load(checkpoint, output, (classes, width), true, options)?,
         })
     }
+}
+
+/// How many of the first sequences run in one pass: at least one, at most [`PASS_TOKENS`] tokens.
+fn together(sequences: &[impl AsRef<[u32]>]) -> usize {
+    let tokens = sequences.iter().scan(0, |tokens, sequence| {
+        *tokens += sequence.as_ref().len();
+        Some(*tokens)
+    });
+    tokens.take_while(|tokens| *tokens <= PASS_TOKENS).count().max(1)
 }
 
 /// What comes before the names of all tensors of the network: nothing, `bert.`, `roberta.`.

