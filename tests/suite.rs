@@ -160,7 +160,7 @@ fn all_faults_are_listed_at_once_in_the_order_of_the_file() {
     let found = faults(&text);
     let expected = [
         "lm.toml:1: suite: unknown key `titel`",
-        "lm.toml:8: [[task]] 1: `kind` is \"perplexty\"; expected `perplexity` or `choice`; did you mean `perplexity`?",
+        "lm.toml:8: [[task]] 1: `kind` is \"perplexty\"; expected `perplexity`, `choice` or `similarity`; did you mean `perplexity`?",
         "lm.toml:12: [workload]: `threads` is 0; expected a whole number from 1 to 4096",
         "lm.toml:15: [accept] accuracy: `max_increase_percent` is -5; expected a number above 0",
         "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq` or `cast`; did you mean `gptq`?",
