@@ -53,7 +53,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let pool = Pool::new(model::threads(args.threads)?);
     let local = model::locate(&args.model)?;
     let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
-    let network = network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense() })?;
+    let network =
+        network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), ..LoadOptions::default() })?;
     let tokenizer = Encoder::of(&checkpoint)?;
     let longest = args.length.map_or(usize::MAX, |n| n as usize).min(network.config().max_positions());
     let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
