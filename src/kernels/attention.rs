@@ -303,7 +303,7 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
         for (r, scores) in scores.chunks_exact_mut(KEY_BLOCK).take(rows).enumerate() {
             let visible = visible(r / group);
             let visible = visible.start.clamp(from, from + count) - from..visible.end.clamp(from, from + count) - from;
-            soften(&mut scores[..count], visible, &mut result[r * width..][..width]);
+            soften(&mut scores[..blocks * LANES], visible, &mut result[r * width..][..width]);
         }
         let values = cache.values(isa, tile.head, from, count, values);
         let block = Factor { numbers: values, row: padded, block: LANES };
@@ -324,15 +324,16 @@ fn gather(attention: &Attention<'_>, tile: &Tile, queries: &[f32], scaled: &mut 
     }
 }
 
-/// Turns a row's scores into weights under the new maximum, 0 where not visible, and rescales its running result.
+/// Turns a row's scores into weights under the new maximum, 0 where not visible, and rescales its running result. Scores
+/// are whole sixteens: those behind the last key are invisible too.
 #[inline(always)]
 fn soften(scores: &mut [f32], visible: Range<usize>, result: &mut [f32]) {
-    scores[..visible.start].fill(0.0);
-    scores[visible.end..].fill(0.0);
     if visible.is_empty() {
+        scores.fill(0.0);
         return;
     }
-    let scores = &mut scores[visible];
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
     let (values, end) = result.split_at_mut(result.len() - 2);
     let largest = maximum_body(scores).max(end[0]);
     if largest > end[0] {

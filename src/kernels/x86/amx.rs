@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::avx512::{emit_channel, store};
+use super::avx512::{Channels, Emit, store};
 use super::with_scratch;
 use crate::kernels::activations::tiles::TILE_TOKENS;
 use crate::kernels::activations::{Bf16Input, IntegerInput};
@@ -360,9 +360,8 @@ pub(super) unsafe fn integer_channel(
         // SAFETY: the scratch holds the sums and, behind them, two panels; the rest is the caller's promise.
         unsafe {
             let weights = |panels: Range<usize>| weights(panels, scratch.add(sums_bytes));
-            multiply::<false>(product, panels, &weights, &|token, panel, sum| {
-                emit_channel(w, x, y, token, panel, sum);
-            });
+            let outputs = Channels { w, x, y, first: 0 };
+            multiply::<false>(product, panels, &weights, &|token, panel, sum| outputs.emit(token, panel, [sum]));
         }
     });
 }

@@ -38,18 +38,76 @@ pub(super) struct Stream {
     pub tokens: usize,
 }
 
-/// Makes a tile and the driver over its panels and tokens, which hands every sum to `emit(token, panel, sum)`.
+/// Where the sums of a product go. A trait and not a closure, so that a tile's sums stay in registers.
+pub(super) trait Emit<Sum> {
+    /// Takes the sums of a panel and M tokens that follow each other.
+    ///
+    /// # Safety
+    /// The processor has AVX-512F; the panel exists.
+    unsafe fn emit<const M: usize>(&self, token: usize, panel: usize, sums: [Sum; M]);
+}
+
+/// Sums that are the product's outputs.
+struct Outputs<'a> {
+    y: &'a Output,
+    /// Panel of the matrix that the product counts as panel 0.
+    first: usize,
+}
+
+impl Emit<__m512> for Outputs<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn emit<const M: usize>(&self, token: usize, panel: usize, sums: [__m512; M]) {
+        store_column(self.y, token, self.first + panel, sums);
+    }
+}
+
+/// Sums of stored codes times inputs, with one scale per channel.
+pub(super) struct Channels<'a> {
+    pub w: &'a IntegerPanels,
+    pub x: IntegerInput<'a>,
+    pub y: &'a Output,
+    /// Panel of the matrix that the product counts as panel 0.
+    pub first: usize,
+}
+
+impl Emit<__m512i> for Channels<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn emit<const M: usize>(&self, token: usize, panel: usize, sums: [__m512i; M]) {
+        let Channels { w, x, y, first } = self;
+        let panel = first + panel;
+        let (input_sums, input_scales) = (&x.sums[token..token + M], &x.scales[token..token + M]);
+        // SAFETY: there are 16 scales, points and offsets for each panel.
+        unsafe {
+            let zeros = load_zeros::<1>(w, panel, 0);
+            let scale = load_reals(&w.scales, panel * LANES);
+            let mut values = [_mm512_setzero_ps(); M];
+            for m in 0..M {
+                let [zero] = zero_products(w, zeros, input_sums[m]);
+                values[m] = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[m], zero)));
+            }
+            if let PackedZero::Offsets(offsets) = &w.zero {
+                let offset = load_reals(offsets, panel * LANES);
+                for m in 0..M {
+                    values[m] = _mm512_fmadd_ps(offset, _mm512_set1_ps(input_sums[m] as f32), values[m]);
+                }
+            }
+            for m in 0..M {
+                values[m] = _mm512_mul_ps(values[m], _mm512_set1_ps(input_scales[m]));
+            }
+            store_column(y, token, panel, values);
+        }
+    }
+}
+
+/// Makes a tile and the driver over its panels and tokens.
 macro_rules! sums {
     ($tile:ident, $run:ident, $features:literal, $sum:ty, $zero:ident, |$acc:ident, $w:ident, $x:ident| $step:expr) => {
         /// # Safety
         /// The processor has the features; `s` describes valid memory for M tokens from `token`, P panels from `panel`.
         #[target_feature(enable = $features)]
-        unsafe fn $tile<const M: usize, const P: usize>(
-            s: Stream,
-            token: usize,
-            panel: usize,
-            emit: &impl Fn(usize, usize, $sum),
-        ) {
+        unsafe fn $tile<const M: usize, const P: usize>(s: Stream, token: usize, panel: usize, emit: &impl Emit<$sum>) {
             let mut sums = [[$zero(); P]; M];
             let ahead = prefetch_distance(P, s.panel_bytes);
             // SAFETY: all reads lie inside the panels and tokens that the caller promises; prefetching past the end
@@ -77,17 +135,20 @@ macro_rules! sums {
                     inputs = inputs.add(4);
                 }
             }
-            for m in 0..M {
-                for p in 0..P {
-                    emit(token + m, panel + p, sums[m][p]);
+            for p in 0..P {
+                let mut column = [$zero(); M];
+                for m in 0..M {
+                    column[m] = sums[m][p];
                 }
+                // SAFETY: the panel exists.
+                unsafe { emit.emit(token, panel + p, column) };
             }
         }
 
         /// # Safety
         /// The processor has the features; `s` describes valid memory for all its tokens and `panels`.
         #[target_feature(enable = $features)]
-        unsafe fn $run(s: Stream, panels: Range<usize>, emit: &impl Fn(usize, usize, $sum)) {
+        unsafe fn $run(s: Stream, panels: Range<usize>, emit: &impl Emit<$sum>) {
             let few = s.tokens <= GEMV_TOKENS;
             let (wide, tall) = if few { (GEMV_PANELS, GEMV_TOKENS) } else { (GEMM_PANELS, GEMM_TOKENS) };
             for panel in panels.clone().step_by(wide) {
@@ -119,12 +180,30 @@ sums!(tile_int8, run_int8, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512, 
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn store(y: &Output, token: usize, panel: usize, values: __m512) {
+    store_column(y, token, panel, [values]);
+}
+
+/// [`store`] for M tokens that follow each other.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_column<const M: usize>(y: &Output, token: usize, panel: usize, values: [__m512; M]) {
     let row = panel * LANES;
-    assert!(token < y.tokens && row < y.rows);
+    assert!(token + M <= y.tokens && row < y.rows);
     let lanes = LANES.min(y.rows - row);
-    let mask = (0xffff_u32 >> (LANES - lanes)) as __mmask16;
-    // SAFETY: the masked lanes are inside the array, and no other thread writes this panel.
-    unsafe { _mm512_mask_storeu_ps(y.start.add(token * y.rows + row), mask, values) };
+    // SAFETY: the tokens and the first `lanes` rows are inside the array, and no other thread writes this panel.
+    unsafe {
+        let start = y.start.add(token * y.rows + row);
+        if lanes == LANES {
+            for m in 0..M {
+                _mm512_storeu_ps(start.add(m * y.rows), values[m]);
+            }
+        } else {
+            let mask = (0xffff_u32 >> (LANES - lanes)) as __mmask16;
+            for m in 0..M {
+                _mm512_mask_storeu_ps(start.add(m * y.rows), mask, values[m]);
+            }
+        }
+    }
 }
 
 /// 16 scales or offsets.
@@ -182,6 +261,17 @@ pub(super) unsafe fn load_zeros<const P: usize>(w: &IntegerPanels, panel: usize,
     zeros
 }
 
+/// What storage and zero points add to the sum of a group: `zeros`, as [`load_zeros`] has them, times the sum of its
+/// inputs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn zero_products<const P: usize>(w: &IntegerPanels, zeros: [__m512i; P], inputs: i32) -> [__m512i; P] {
+    match &w.zero {
+        PackedZero::Points(_) => zeros.map(|zero| _mm512_mullo_epi32(zero, _mm512_set1_epi32(inputs))),
+        _ => [_mm512_set1_epi32(w.base() * inputs); P],
+    }
+}
+
 /// `y = x wᵀ` for f32 weights.
 ///
 /// # Safety
@@ -197,7 +287,7 @@ pub(in crate::kernels) unsafe fn dense_f32(
     debug_assert!(weights.len() >= panels.end * cols * LANES);
     let stream = float_stream(weights.as_ptr(), cols, cols, x);
     // SAFETY: the caller's promise.
-    unsafe { run_f32(stream, panels, &|token, panel, sum| store(y, token, panel, sum)) };
+    unsafe { run_f32(stream, panels, &Outputs { y, first: 0 }) };
 }
 
 /// Stream of `k` inputs over f32 panels of `panel_k` inputs.
@@ -236,7 +326,7 @@ pub(in crate::kernels) unsafe fn dense_bf16(
         tokens: x.tokens,
     };
     // SAFETY: the caller's promise; rows of `x` are padded with zeros to multiples of 64.
-    unsafe { run_bf16(stream, panels, &|token, panel, sum| store(y, token, panel, sum)) };
+    unsafe { run_bf16(stream, panels, &Outputs { y, first: 0 }) };
 }
 
 /// `y = x wᵀ` for int8-layout codes (`weights` from panel `first` on) with one scale per channel.
@@ -263,35 +353,7 @@ pub(super) unsafe fn integer_channel(
     };
     let shifted = panels.start - first..panels.end - first;
     // SAFETY: the caller's promise.
-    unsafe { run_int8(stream, shifted, &|token, panel, sum| emit_channel(w, x, y, token, first + panel, sum)) };
-}
-
-/// Scales and writes sums of stored codes times inputs, with one scale per channel.
-///
-/// # Safety
-/// The panel exists.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn emit_channel(
-    w: &IntegerPanels,
-    x: IntegerInput<'_>,
-    y: &Output,
-    token: usize,
-    panel: usize,
-    sum: __m512i,
-) {
-    let at = panel * LANES;
-    // SAFETY: there are 16 scales, points and offsets for each panel.
-    unsafe {
-        let [zero] = load_zeros(w, panel, 0);
-        let dot = _mm512_sub_epi32(sum, _mm512_mullo_epi32(zero, _mm512_set1_epi32(x.sums[token])));
-        let scale = load_reals(&w.scales, at);
-        let mut value = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot), _mm512_setzero_ps());
-        if let PackedZero::Offsets(offsets) = &w.zero {
-            value = _mm512_fmadd_ps(load_reals(offsets, at), _mm512_set1_ps(x.sums[token] as f32), value);
-        }
-        store(y, token, panel, _mm512_mul_ps(value, _mm512_set1_ps(x.scales[token])));
-    }
+    unsafe { run_int8(stream, shifted, &Channels { w, x, y, first }) };
 }
 
 /// Multiplies by weights that are first unpacked to f32, a few panels at a time. `unpack(panel, out)` writes the
@@ -315,7 +377,7 @@ pub(super) unsafe fn unpacked(
             unsafe {
                 (0..count).for_each(|p| unpack(first + p, scratch.add(p * k * LANES)));
                 let stream = float_stream(scratch, k, k, x);
-                run_f32(stream, 0..count, &|token, panel, sum| store(y, token, first + panel, sum));
+                run_f32(stream, 0..count, &Outputs { y, first });
             }
         }
     });

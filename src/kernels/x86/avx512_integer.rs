@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{GEMM_PANELS, integer_channel, load_group, load_zeros, prefetch_distance, store};
+use super::avx512::{GEMM_PANELS, integer_channel, load_group, load_zeros, prefetch_distance, store, zero_products};
 use super::{call_small_tile, with_scratch};
 use crate::kernels::activations::IntegerInput;
 use crate::kernels::matrix::{GEMV_TOKENS, Output};
@@ -128,10 +128,7 @@ unsafe fn begin_group<const M: usize, const P: usize>(
     unsafe {
         let zeros = load_zeros::<P>(w, panel, group);
         for m in 0..M {
-            let negated = _mm512_set1_epi32((*sums.add(m * w.groups + group)).wrapping_neg());
-            for p in 0..P {
-                dots[m][p] = _mm512_mullo_epi32(zeros[p], negated);
-            }
+            dots[m] = zero_products(w, zeros, (*sums.add(m * w.groups + group)).wrapping_neg());
         }
     }
     dots

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::{GEMM_PANELS, load_group, load_zeros, prefetch_distance, store};
+use super::avx512::{GEMM_PANELS, load_group, load_zeros, prefetch_distance, store, zero_products};
 use super::avx512_integer::unpack_nibbles;
 use super::{call_small_tile, with_scratch};
 use crate::kernels::activations::FixedInput;
@@ -215,9 +215,10 @@ unsafe fn end_block<const M: usize, const P: usize>(
         for m in 0..M {
             let at = (token + m) * x.blocks + index;
             let (scale, sum) = (_mm512_set1_ps(*x.scales.as_ptr().add(at)), *x.sums.as_ptr().add(at));
+            let added = zero_products(w, zeros, sum);
             for p in 0..P {
                 let dot = _mm512_add_epi32(_mm512_slli_epi32::<8>(sums.high[m][p]), sums.low[m][p]);
-                let dot = _mm512_sub_epi32(dot, _mm512_mullo_epi32(zeros[p], _mm512_set1_epi32(sum)));
+                let dot = _mm512_sub_epi32(dot, added[p]);
                 let factor = _mm512_mul_ps(scales[p], scale);
                 totals[m][p] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(dot), totals[m][p]);
             }
