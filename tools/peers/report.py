@@ -152,7 +152,8 @@ def section(folder, title, notes):
     text = [
         f"\n## {title}\n",
         f"{times[0]} to {times[-1]}, {machine['version']}, {machine['cpu']}, {machine['cores']} processors, kernels for "
-        f"{machine['isa']} (of {', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['os']}.\n",
+        f"{machine['isa']} (of {', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{machine['os']}.\n",
         main_table(comparisons),
         f"\n### What is not met, why, and what next\n\n{unmet(comparisons, notes)}",
         f"\n### Every configuration\n\n{all_configurations(comparisons)}",
