@@ -429,6 +429,7 @@ fn an_encoders_suite_has_tasks_workload_and_metrics_of_its_own() {
         ("length = 64", "length = 64\nprompt = 3", "`length` is an encoder's"),
         ("kind = \"similarity\"", "kind = \"perplexity\"", "asks a decoder"),
         ("\"latency\"", "\"decode\"", "latency"),
+        ("name = \"int4\"", "name = \"int4\"\nkv_cache = \"int8\"", "an encoder has no KV cache"),
         ("max_drop", "max_drop_points", "max_drop"),
     ] {
         let found = faults(&good.replace(from, to));

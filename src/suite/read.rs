@@ -108,7 +108,7 @@ fn resolve(top: Fields<'_>, name: &str, cores: Option<usize>) -> Option<Suite> {
     }
     check_leak(&top, calibration.as_ref(), &tasks);
     if let Some(workload) = &workload {
-        check_kinds(&top, workload, &tasks);
+        check_kinds(&top, workload, &tasks, &variants);
     }
     top.finish();
     Some(Suite {
@@ -362,8 +362,12 @@ fn check_nothing_learns(top: &Fields<'_>, variants: &[At<Variant>]) {
     }
 }
 
-/// Tasks and workload must ask the same kind of network.
-fn check_kinds(top: &Fields<'_>, workload: &Workload, tasks: &[At<Task>]) {
+/// Tasks, workload and variants must ask the same kind of network.
+fn check_kinds(top: &Fields<'_>, workload: &Workload, tasks: &[At<Task>], variants: &[At<Variant>]) {
+    for variant in variants.iter().filter(|variant| workload.encodes() && variant.value.kv_cache.is_some()) {
+        let name = &variant.value.name;
+        top.fault_at(variant.at, format!("variant {name:?}: an encoder has no KV cache; remove `kv_cache`"));
+    }
     for task in tasks {
         let asks_encoder = matches!(task.value.kind, TaskKind::Similarity { .. });
         if asks_encoder == workload.encodes() {
