@@ -33,13 +33,14 @@ fn timing() -> Timing {
             kernel("decode", "x86_64-w8a8-avx512vnni-gemv"),
         ],
         covariates: Covariates { steal: Some(0.002), own_cpu: Some(0.995), clock: Some(1.0), ..Covariates::default() },
+        phases: vec![],
         load_s: 0.61,
         warmup_iterations: 2,
     }
 }
 
 fn slot() -> Event {
-    let Timing { samples, memory, kernels, covariates, load_s, warmup_iterations } = timing();
+    let Timing { samples, memory, kernels, covariates, phases, load_s, warmup_iterations } = timing();
     Event::Slot(Slot {
         variant: "int8-ptq".into(),
         control: false,
@@ -51,6 +52,7 @@ fn slot() -> Event {
         memory,
         kernels,
         covariates,
+        phases,
         load_s,
         warmup_iterations,
         wall_s: 4.1,

@@ -69,6 +69,20 @@ fn every_file_is_there_and_the_page_loads_nothing() {
 }
 
 #[test]
+fn where_the_time_goes_is_shown_for_every_variant_and_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = written(folder.path(), &evidence(&truths(), SETTING));
+    let html = read(folder.path(), "index.html");
+    let points: usize = run.variants.iter().map(|v| v.points.len()).sum();
+    let shares = ["80 %", "50 %", "12 %", "25 %", "6 %", "6 %"].map(|share| format!("<td>{share}</td>")).concat();
+    for (phase, bound) in [("prefill", "arithmetic"), ("decode", "reading")] {
+        let rows = html.matches(&format!("<td>{phase}</td>")).count();
+        assert!(rows >= points, "{phase}: {rows} rows for {points} points");
+        assert_eq!(html.matches(&format!("<td>{bound}</td>{shares}")).count(), points, "{phase}");
+    }
+}
+
+#[test]
 fn the_table_shows_the_numbers_of_run_json() {
     let folder = tempfile::tempdir().unwrap();
     let run = written(folder.path(), &evidence(&truths(), SETTING));

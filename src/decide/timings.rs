@@ -118,6 +118,7 @@ fn point_estimates(
         decode_rate: absolute(|t| Some(t.generation?.rate), Unit::TokensPerSecond, Direction::Higher),
         speedup,
         speedup_hodges_lehmann,
+        phases: slots.iter().map(|slot| slot.phases.clone()).find(|phases| !phases.is_empty()).unwrap_or_default(),
     })
 }
 

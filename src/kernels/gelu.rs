@@ -48,7 +48,7 @@ fn gelu_erf(x: f32) -> f32 {
 /// The tanh form by the logistic function, `(1 + tanh(z / 2)) / 2 = 1 / (1 + exp(-z))`, whose exponential never overflows.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_8_OVER_PI: f32 = 1.595_769_1;
+    const SQRT_8_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
     let z = SQRT_8_OVER_PI * x * (0.044_715 * x).mul_add(x, 1.0);
     let e = exp(-z.abs());
     x * (if x < 0.0 { e } else { 1.0 } / (1.0 + e))

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::buffer::AlignedBuffer;
 use super::isa::{Isa, per_isa};
@@ -86,7 +86,7 @@ impl Arithmetic {
 }
 
 /// What bounds the time of a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
     /// Reading the weights.
@@ -95,8 +95,18 @@ pub enum Resource {
     Arithmetic,
 }
 
+impl Resource {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Reading => "reading",
+            Resource::Arithmetic => "arithmetic",
+        }
+    }
+}
+
 /// The least time that a pass can take, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// What bounds it.
     pub by: Resource,

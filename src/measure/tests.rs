@@ -172,6 +172,7 @@ impl Workers for Fake {
             memory: Memory { weight_bytes: 1, kv_bytes: 1, peak_rss: Some(2), steady_rss: None },
             kernels: vec![],
             covariates: Covariates { steal: Some(0.02), ..Covariates::default() },
+            phases: vec![],
             load_s: 0.1,
             warmup_iterations: 2,
         })

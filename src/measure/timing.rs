@@ -83,6 +83,7 @@ impl Session<'_> {
             threads: place.threads,
             generate: workload.generate,
             iterations: workload.iterations,
+            profile: place.block == 0 && !place.control,
         };
         let label = in_words(place, blocks);
         self.progress.step("time", &label);
@@ -106,6 +107,7 @@ impl Session<'_> {
             memory: timing.memory,
             kernels: timing.kernels,
             covariates: timing.covariates,
+            phases: timing.phases,
             load_s: timing.load_s,
             warmup_iterations: timing.warmup_iterations,
             wall_s,

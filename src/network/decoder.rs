@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{KvFormat, Matrix, Pool, rows};
 use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
@@ -72,6 +73,13 @@ impl Decoder {
     pub fn products(&self, tokens: usize, logits: usize) -> impl Iterator<Item = (&Matrix, usize)> {
         let blocks = self.blocks.iter().flat_map(move |block| block.linears().map(|linear| (linear.weight(), tokens)));
         blocks.chain([(self.head.weight(), logits)])
+    }
+
+    /// The least time of `passes` passes of `tokens` tokens each over `batch` sequences, of which each reads `kv_bytes` of
+    /// keys and values.
+    pub fn bound(&self, limits: &Limits, tokens: usize, batch: usize, passes: usize, kv_bytes: f64) -> Option<Bound> {
+        let pass = limits.bound(self.products(batch * tokens, batch), kv_bytes)?;
+        Some(Bound { seconds: pass.seconds * passes as f64, ..pass })
     }
 
     /// Kernels by phase: `prefill` as for `tokens` rows, `decode` as for `batch` rows. The head multiplies `batch`

@@ -40,6 +40,7 @@ pub struct Encoder {
 
 /// What becomes of the states.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per network")]
 enum End {
     Embedding(Pooling),
     /// `output(tanh(dense(state of the first token)))`.

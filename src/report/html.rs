@@ -10,7 +10,10 @@ use super::text::{name, one_line};
 use super::view;
 use crate::decide::{disturbances, metric_name, metrics};
 use crate::error::{Error, Result};
-use crate::results::{ChoiceEstimates, Estimate, Evidence, Run, ScoreEstimates, SimilarityEstimates, VariantResult};
+use crate::results::{
+    ChoiceEstimates, Estimate, Evidence, PhaseProfile, PointEstimates, Run, ScoreEstimates, SimilarityEstimates,
+    VariantResult,
+};
 use crate::units;
 
 /// The page; its extension `.html` turns escaping on.
@@ -58,6 +61,7 @@ struct Detail {
     facts: Vec<(String, String)>,
     /// Every point of the workload: label, TTFT, TPOT, prefill and decode rate, speedups.
     points: Vec<PointRow>,
+    phases: Vec<PhaseRow>,
     /// Mean of the layers' relative squared output errors, and the worst ones.
     layer_error: Option<String>,
     worst_layers: Vec<(String, String)>,
@@ -73,6 +77,19 @@ struct PointRow {
     decode: String,
     /// Speedups of the compared times with intervals.
     speedups: Vec<String>,
+}
+
+/// Where the time of a phase goes.
+#[derive(Serialize)]
+struct PhaseRow {
+    label: String,
+    phase: String,
+    seconds: String,
+    /// What bounds the phase, and how near it came to that.
+    bound: &'static str,
+    share_of_bound: String,
+    /// Shares of linear layers, making inputs, attention, head, rest.
+    shares: [String; 5],
 }
 
 #[derive(Serialize)]
@@ -144,6 +161,7 @@ fn detail(run: &Run, variant: &VariantResult, row: &view::Row) -> Detail {
         kernels: variant.kernels.iter().map(kernel).collect(),
         facts: facts.collect(),
         points: points(run, variant),
+        phases: phases(variant),
         layer_error: (!worst.is_empty()).then(|| format!("{mean:.2e} over {} tensors", worst.len())),
         worst_layers: worst.iter().take(WORST_LAYERS).map(|(l, e)| (one_line(l), format!("{e:.2e}"))).collect(),
     }
@@ -240,7 +258,7 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
 fn points(run: &Run, variant: &VariantResult) -> Vec<PointRow> {
     let metrics = metrics(&run.suite.workload).iter().map(|metric| metric_name(*metric));
     let shown = |e: Option<&Estimate>| e.map_or(view::MISSING.into(), Estimate::to_string);
-    let row = |p: &crate::results::PointEstimates| PointRow {
+    let row = |p: &PointEstimates| PointRow {
         label: format!("batch {}, {}", p.batch, view::threads(p.threads)),
         slots: p.slots,
         ttft: p.ttft.to_string(),
@@ -250,6 +268,19 @@ fn points(run: &Run, variant: &VariantResult) -> Vec<PointRow> {
         speedups: metrics.clone().map(|m| shown(p.speedup.get(m))).collect(),
     };
     variant.points.iter().map(row).collect()
+}
+
+fn phases(variant: &VariantResult) -> Vec<PhaseRow> {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let row = |point: &PointEstimates, p: &PhaseProfile| PhaseRow {
+        label: format!("batch {}, {}", point.batch, view::threads(point.threads)),
+        phase: one_line(&p.phase),
+        seconds: units::seconds(p.seconds),
+        bound: p.bound.map_or(view::MISSING, |bound| bound.by.name()),
+        share_of_bound: p.bound.map_or(view::MISSING.into(), |bound| percent(bound.seconds / p.seconds)),
+        shares: [p.shares.linear, p.shares.inputs, p.shares.attention, p.shares.head, p.shares.rest].map(percent),
+    };
+    variant.points.iter().flat_map(|point| point.phases.iter().map(move |p| row(point, p))).collect()
 }
 
 fn machine(run: &Run) -> Vec<(String, String)> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::Profile;
+use crate::kernels::roofline::Bound;
 use crate::machine::{Covariates, MachineRecord};
 use crate::suite::Suite;
 
@@ -233,6 +235,19 @@ pub struct KernelUse {
     pub bytes: u64,
 }
 
+/// Where the time of a phase goes, in one iteration beside the timed ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseProfile {
+    /// `prefill` or `decode`; `encode` for an encoder.
+    pub phase: String,
+    /// Seconds of the phase.
+    pub seconds: f64,
+    /// The least time that this machine could take; `None` where the arithmetic of a kernel is not measured.
+    pub bound: Option<Bound>,
+    /// Share of the time in each part.
+    pub shares: Profile,
+}
+
 /// One fresh process that timed one variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slot {
@@ -256,6 +271,9 @@ pub struct Slot {
     pub kernels: Vec<KernelUse>,
     /// State of the machine during the slot.
     pub covariates: Covariates,
+    /// Where the time goes, phase by phase; empty but in the first block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<PhaseProfile>,
     /// Seconds to load and pack the weights.
     pub load_s: f64,
     /// Warm-up iterations.

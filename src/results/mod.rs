@@ -14,8 +14,8 @@ mod tables;
 mod whole;
 
 pub use event::{
-    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, SentenceScore,
-    Slot, Stage, WindowScore,
+    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Memory, PhaseProfile, ProductProof, Sample, Score,
+    SentenceScore, Slot, Stage, WindowScore,
 };
 pub use evidence::{Built, Evidence, VariantEvidence};
 pub use folder::{RunFolder, utc};

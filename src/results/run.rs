@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Artefact, KernelUse, Memory, Stage};
+use super::event::{Artefact, KernelUse, Memory, PhaseProfile, Stage};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
@@ -176,6 +176,9 @@ pub struct PointEstimates {
     pub speedup: BTreeMap<String, Estimate>,
     /// The same by Hodges-Lehmann with the exact signed-rank interval.
     pub speedup_hodges_lehmann: BTreeMap<String, Estimate>,
+    /// Where the time goes, phase by phase, in one profiled iteration.
+    #[serde(default)]
+    pub phases: Vec<PhaseProfile>,
 }
 
 /// Answer to one question.

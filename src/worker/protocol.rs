@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::KvFormat;
 use crate::machine::Covariates;
-use crate::results::{Artefact, KernelUse, Memory, Sample};
+use crate::results::{Artefact, KernelUse, Memory, PhaseProfile, Sample};
 use crate::suite::{Recipe, Suite, TaskKind};
 use crate::tasks::TokenFiles;
 
@@ -144,6 +144,8 @@ pub struct TimeJob {
     pub generate: usize,
     /// Timed iterations.
     pub iterations: usize,
+    /// Also profile one more iteration.
+    pub profile: bool,
 }
 
 /// A slot as its worker saw it.
@@ -157,6 +159,8 @@ pub struct Timing {
     pub kernels: Vec<KernelUse>,
     /// State of the machine around the timed iterations.
     pub covariates: Covariates,
+    /// Where the time goes, phase by phase; empty unless asked for.
+    pub phases: Vec<PhaseProfile>,
     /// Seconds to load and pack the weights.
     pub load_s: f64,
     /// Warm-up iterations.

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use super::protocol::{TimeJob, Timing};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Isa, Pool, vector};
+use crate::kernels::roofline::{Bound, Limits};
+use crate::kernels::{Isa, Pool, Profile, vector};
 use crate::machine::{self, Covariates, Probe};
 use crate::network::{Architecture, Decoder, Encoder, KvCache, LoadOptions};
-use crate::results::{KernelUse, Memory, Sample};
+use crate::results::{KernelUse, Memory, PhaseProfile, Sample};
 use crate::tasks::{Prompts, read_tokens};
 
 /// Fewest iterations and shortest time of a warm-up. It has the shape of the timed work: a shorter one hides one-time
@@ -58,7 +59,8 @@ fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let mut run =
         Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, rows: Vec::new(), logits: Vec::new() };
     let timed = measure(job, work, &mut |tokens| run.once(tokens))?;
-    Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), load_s))
+    let phases = if job.profile { run.profile(&work.warmup[0])? } else { Vec::new() };
+    Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), phases, load_s))
 }
 
 fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
@@ -67,29 +69,46 @@ fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let encoder = Encoder::load(checkpoint, LoadOptions::default())?;
     let load_s = began.elapsed().as_secs_f64();
     let mut memory = encoder.memory();
-    let timed = measure(job, work, &mut |tokens| {
+    let mut encode = |tokens: &[u32]| {
         let sequences: Vec<&[u32]> = tokens.chunks_exact(work.prompt).collect();
         let began = Instant::now();
         encoder.forward(&pool, &sequences, &mut memory)?;
         let ttft_s = began.elapsed().as_secs_f64();
         Ok(Sample { ttft_s, decode_s: 0.0, prompt_tokens: tokens.len(), generated_tokens: 0 })
-    })?;
-    Ok(timed.timing(encoder.weight_bytes(), 0, encoder.kernels(job.batch * work.prompt), load_s))
+    };
+    let timed = measure(job, work, &mut encode)?;
+    let mut phases = Vec::new();
+    if job.profile {
+        let limits = Limits::measure(Isa::active(), &pool, encoder.weight_bytes() as usize);
+        let (done, profile) = pool.profile(|| encode(&work.warmup[0]));
+        done?;
+        let bound = limits.bound(encoder.products(job.batch * work.prompt), 0.0);
+        phases.push(phase("encode", &profile, bound));
+    }
+    Ok(timed.timing(encoder.weight_bytes(), 0, encoder.kernels(job.batch * work.prompt), phases, load_s))
 }
 
 /// What was measured, whatever the network.
 struct Timed {
     samples: Vec<Sample>,
     covariates: Covariates,
+    peak_rss: Option<u64>,
     steady_rss: Option<u64>,
     warmup_iterations: usize,
 }
 
 impl Timed {
-    fn timing(self, weight_bytes: u64, kv_bytes: u64, kernels: Vec<KernelUse>, load_s: f64) -> Timing {
-        let Timed { samples, covariates, steady_rss, warmup_iterations } = self;
-        let memory = Memory { weight_bytes, kv_bytes, peak_rss: machine::peak_rss(), steady_rss };
-        Timing { samples, memory, kernels, covariates, load_s, warmup_iterations }
+    fn timing(
+        self,
+        weight_bytes: u64,
+        kv_bytes: u64,
+        kernels: Vec<KernelUse>,
+        phases: Vec<PhaseProfile>,
+        load_s: f64,
+    ) -> Timing {
+        let Timed { samples, covariates, peak_rss, steady_rss, warmup_iterations } = self;
+        let memory = Memory { weight_bytes, kv_bytes, peak_rss, steady_rss };
+        Timing { samples, memory, kernels, covariates, phases, load_s, warmup_iterations }
     }
 }
 
@@ -105,7 +124,13 @@ fn measure(job: &TimeJob, work: &Batches, once: &mut dyn FnMut(&[u32]) -> Result
     let probe = Probe::start();
     let samples = work.timed[..job.iterations].iter().map(|tokens| once(tokens)).collect::<Result<Vec<_>>>()?;
     let covariates = probe.stop(job.threads);
-    Ok(Timed { samples, covariates, steady_rss, warmup_iterations })
+    // Before anything is profiled: probing the machine's limits takes memory of its own.
+    let peak_rss = machine::peak_rss();
+    Ok(Timed { samples, covariates, peak_rss, steady_rss, warmup_iterations })
+}
+
+fn phase(name: &str, profile: &Profile, bound: Option<Bound>) -> PhaseProfile {
+    PhaseProfile { phase: name.into(), seconds: profile.total(), bound, shares: profile.shares() }
 }
 
 /// Prompts of one iteration after the other, each `(batch, prompt)` sequence-major.
@@ -138,10 +163,7 @@ impl Iteration<'_> {
         let began = Instant::now();
         self.step(tokens, &mut next)?;
         let first = Instant::now();
-        for _ in 1..self.job.generate {
-            let tokens = std::mem::take(&mut next);
-            self.step(&tokens, &mut next)?;
-        }
+        self.generate(&mut next)?;
         let last = Instant::now();
         Ok(Sample {
             ttft_s: (first - began).as_secs_f64(),
@@ -149,6 +171,34 @@ impl Iteration<'_> {
             prompt_tokens: self.job.batch * self.prompt,
             generated_tokens: self.job.batch * self.job.generate,
         })
+    }
+
+    /// Generates all tokens but the first, which `next` holds.
+    fn generate(&mut self, next: &mut Vec<u32>) -> Result<()> {
+        for _ in 1..self.job.generate {
+            let tokens = std::mem::take(next);
+            self.step(&tokens, next)?;
+        }
+        Ok(())
+    }
+
+    /// One more iteration, for where its time goes.
+    fn profile(&mut self, tokens: &[u32]) -> Result<Vec<PhaseProfile>> {
+        let (decoder, pool, batch) = (self.decoder, self.pool, self.job.batch);
+        let limits = Limits::measure(Isa::active(), pool, decoder.weight_bytes() as usize);
+        self.cache.clear();
+        let mut next = Vec::with_capacity(batch);
+        let (done, prefill) = pool.profile(|| self.step(tokens, &mut next));
+        done?;
+        let (done, decode) = pool.profile(|| self.generate(&mut next));
+        done?;
+        let (prompt, steps) = (self.prompt, self.job.generate - 1);
+        // What the steps read of the cache on average.
+        let kept = self.cache.bytes() as f64 * (prompt as f64 + steps as f64 / 2.0) / (prompt + steps) as f64;
+        Ok(vec![
+            phase("prefill", &prefill, decoder.bound(&limits, prompt, batch, 1, 0.0)),
+            phase("decode", &decode, decoder.bound(&limits, 1, batch, steps, kept)),
+        ])
     }
 
     /// Feeds `tokens` and puts the most likely next token of every sequence into `next`.

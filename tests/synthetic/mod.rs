@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use quantbench::kernels::Profile;
+use quantbench::kernels::roofline::{Bound, Resource};
 use quantbench::machine::{Covariates, MachineRecord};
 use quantbench::results::{
-    Artefact, Built, Evidence, Genres, KernelUse, LayerProof, Memory, ProductProof, Sample, Score, Slot, Stage,
-    VariantEvidence, WindowScore,
+    Artefact, Built, Evidence, Genres, KernelUse, LayerProof, Memory, PhaseProfile, ProductProof, Sample, Score, Slot,
+    Stage, VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Recipe, SpeedLimit,
@@ -187,6 +189,18 @@ fn kernels(truth: &Truth, phase: &str) -> Vec<KernelUse> {
     ]
 }
 
+/// Half the time of a phase is linear layers, and the machine could take 0.8 of it.
+fn phases() -> Vec<PhaseProfile> {
+    let shares = Profile { linear: 0.5, inputs: 0.125, attention: 0.25, head: 0.0625, rest: 0.0625 };
+    let phase = |name: &str, by, seconds: f64| PhaseProfile {
+        phase: name.into(),
+        seconds,
+        bound: Some(Bound { by, seconds: 0.8 * seconds }),
+        shares,
+    };
+    vec![phase("prefill", Resource::Arithmetic, 0.1), phase("decode", Resource::Reading, 1.0)]
+}
+
 fn slot(truth: &Truth, at: (usize, usize, usize), control: f64, setting: Setting, rng: &mut StdRng) -> Slot {
     let (block, position, threads) = at;
     let scale = 1.8 / (0.8 + threads as f64) * (setting.noise * normal(rng)).exp();
@@ -222,6 +236,7 @@ fn slot(truth: &Truth, at: (usize, usize, usize), control: f64, setting: Setting
             clock: Some(1.0 + 0.002 * normal(rng)),
         },
         load_s: 0.6,
+        phases: if block == 0 { phases() } else { Vec::new() },
         warmup_iterations: 2,
         wall_s: 4.1,
     }

@@ -40,8 +40,7 @@ pub(super) fn bound(decoder: &Decoder, limits: &Limits, work: Work, kv_bytes: u6
         _ => (work.tokens, work.depth as f64 + work.tokens as f64 / 2.0),
     };
     let kept = kv_bytes as f64 * mean_length / (work.depth + work.tokens) as f64;
-    let pass = limits.bound(decoder.products(work.rows(), work.batch), kept)?;
-    Some(Bound { seconds: pass.seconds * passes as f64, ..pass })
+    decoder.bound(limits, work.rows() / work.batch, work.batch, passes, kept)
 }
 
 /// The kernels of the work.

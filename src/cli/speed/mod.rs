@@ -21,7 +21,7 @@ use super::model::{self, Form};
 use super::quantize::read_recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::roofline::{Bound, Limits, Resource};
+use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Isa, KvFormat, Pool, Profile};
 use crate::measure::{Processes, Workers};
 use crate::network::{Architecture, Decoder, Encoder, LoadOptions};
@@ -293,10 +293,7 @@ fn text(report: &Report) -> String {
     ]);
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     for speed in &report.speeds {
-        let by = speed.bound.map_or("not measured", |bound| match bound.by {
-            Resource::Reading => "reading",
-            Resource::Arithmetic => "arithmetic",
-        });
+        let by = speed.bound.map_or("not measured", |bound| bound.by.name());
         let parts = &speed.profile;
         table.add_row([
             speed.work.to_string(),
