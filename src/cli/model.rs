@@ -52,7 +52,7 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
 /// An unknown name.
 pub(super) fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
     let found = KvFormat::NAMED.into_iter().find(|(known, _)| *known == name);
-    found.map(|(_, format)| format).ok_or_else(|| "expected f32, f16 or int8".into())
+    found.map(|(_, format)| format).ok_or_else(|| "expected f32, f16, bf16 or int8".into())
 }
 
 /// The number of threads asked for, or all.

@@ -430,11 +430,12 @@ fn quantize_token_body(values: &[f32], codes: &mut [i8]) -> f32 {
 }
 
 per_isa! {
-    fn round_to_bf16(isa, values: &[f32], out: &mut [u16]) = round_to_bf16_body
+    /// Rounds to bfloat16, half to even, as bits; NaN stays NaN.
+    pub(super) fn round_to_bf16(isa, values: &[f32], out: &mut [u16]) = round_to_bf16_body
 }
 
 #[inline(always)]
-fn round_to_bf16_body(values: &[f32], out: &mut [u16]) {
+pub(super) fn round_to_bf16_body(values: &[f32], out: &mut [u16]) {
     for (out, value) in out.iter_mut().zip(values) {
         *out = bf16_bits(*value);
     }

@@ -6,18 +6,19 @@
 //! are taken [`KEY_BLOCK`] at a time with a running maximum and sum (online softmax: Milakov and Gimelshein 2018,
 //! arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). Few queries leave too few tiles, so their keys are cut into
 //! parts of [`KEY_PART`] whose results are merged. The cut does not depend on the number of threads, and a tile is
-//! worked on by one thread: results do not depend on it either. All arithmetic is f32, multiply-adds fused.
+//! worked on by one thread: results do not depend on it either. All arithmetic is f32, multiply-adds fused; with keys and
+//! values in bfloat16, queries and weights are rounded to it as well, and only sums are f32.
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::activations::Rows;
+use super::activations::{Rows, round_to_bf16_body};
 use super::isa::{Isa, per_isa};
 use super::key_values::{Head, KeyValues};
 use super::pool::Pool;
 use super::sequences::Sequences;
-use super::tile::{Factor, product};
+use super::tile::{Factor, Numbers, product};
 use super::vector::{LANES, exp, exp_minus, maximum_body};
 
 /// Keys whose scores are held at once.
@@ -75,6 +76,8 @@ struct Scratch {
     /// Widened keys and values of a block.
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// Queries or weights in bfloat16.
+    pairs: Vec<u16>,
 }
 
 /// One piece of work.
@@ -274,8 +277,13 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
     let cache = attention.cache;
     let (group, dim, padded) = (attention.group(), cache.head_dim(), cache.padded_dim());
     let (rows, width) = (tile.tokens * group, attention.result_width());
-    let Scratch { queries: scaled, scores, result, keys, values } = scratch;
+    let Scratch { queries: scaled, scores, result, keys, values, pairs } = scratch;
     gather(attention, tile, queries, scaled);
+    let in_pairs = cache.is_bf16() && Numbers::bf16_pairs(isa);
+    if cache.is_bf16() {
+        pairs.resize(rows * dim.max(KEY_BLOCK), 0);
+        round(scaled, &mut pairs[..rows * dim], in_pairs);
+    }
     scores.resize(rows * KEY_BLOCK, 0.0);
     keys.resize(KEY_BLOCK * dim, 0.0);
     values.resize(KEY_BLOCK * padded, 0.0);
@@ -297,17 +305,53 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
     for from in seen.clone().step_by(KEY_BLOCK) {
         let count = KEY_BLOCK.min(seen.end - from);
         let blocks = count.div_ceil(LANES);
-        let keys = cache.keys(isa, tile.head, from, count, keys);
-        let block = Factor { numbers: keys, row: LANES, block: dim * LANES };
-        product(isa, (rows, dim, blocks), (scaled, dim), block, (scores, KEY_BLOCK), false);
+        if in_pairs {
+            let keys = bytemuck::cast_slice(cache.key_pairs(tile.head, from, count));
+            let (block, inner) = (Factor { numbers: keys, row: LANES, block: dim / 2 * LANES }, dim / 2);
+            let sizes = (rows, inner, blocks);
+            product(isa, Numbers::Bf16Pairs, sizes, (scaled, inner), block, (scores, KEY_BLOCK), false);
+        } else {
+            let keys = cache.keys(isa, tile.head, from, count, keys);
+            let block = Factor { numbers: keys, row: LANES, block: dim * LANES };
+            product(isa, Numbers::F32, (rows, dim, blocks), (scaled, dim), block, (scores, KEY_BLOCK), false);
+        }
         for (r, scores) in scores.chunks_exact_mut(KEY_BLOCK).take(rows).enumerate() {
             let visible = visible(r / group);
             let visible = visible.start.clamp(from, from + count) - from..visible.end.clamp(from, from + count) - from;
             soften(&mut scores[..blocks * LANES], visible, &mut result[r * width..][..width]);
         }
-        let values = cache.values(isa, tile.head, from, count, values);
-        let block = Factor { numbers: values, row: padded, block: LANES };
-        product(isa, (rows, count, padded / LANES), (scores, KEY_BLOCK), block, (result, width), true);
+        if cache.is_bf16() {
+            round(scores, &mut pairs[..rows * KEY_BLOCK], in_pairs);
+        }
+        if in_pairs {
+            let values = bytemuck::cast_slice(cache.value_pairs(tile.head, from, count));
+            let block = Factor { numbers: values, row: padded, block: LANES };
+            let sizes = (rows, count.div_ceil(2), padded / LANES);
+            product(isa, Numbers::Bf16Pairs, sizes, (scores, KEY_BLOCK / 2), block, (result, width), true);
+        } else {
+            let values = cache.values(isa, tile.head, from, count, values);
+            let block = Factor { numbers: values, row: padded, block: LANES };
+            product(
+                isa,
+                Numbers::F32,
+                (rows, count, padded / LANES),
+                (scores, KEY_BLOCK),
+                block,
+                (result, width),
+                true,
+            );
+        }
+    }
+}
+
+/// Rounds numbers to bfloat16 (half to even), by way of `bits`: in place, or packed in pairs at their start.
+#[inline(always)]
+fn round(numbers: &mut [f32], bits: &mut [u16], in_pairs: bool) {
+    round_to_bf16_body(&numbers[..bits.len()], bits);
+    if in_pairs {
+        bytemuck::cast_slice_mut::<f32, u16>(numbers)[..bits.len()].copy_from_slice(bits);
+    } else {
+        numbers.iter_mut().zip(bits).for_each(|(number, bits)| *number = f32::from_bits(u32::from(*bits) << 16));
     }
 }
 
@@ -452,6 +496,32 @@ mod tests {
                 for (sequences, start, length) in [(1, 0, 1), (2, 0, 17), (1, 33, 5), (3, 130, 1), (1, 0, 150)] {
                     let case = case(format, sequences, heads, dim, start, length);
                     case.assert_exact(&format!("{format:?} {heads:?} {dim} {sequences} {start} {length}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_the_definition_on_rounded_numbers() {
+        for (heads, dim) in [((9, 3), 64), ((4, 4), 8), ((6, 2), 34)] {
+            for (sequences, start, length) in [(1, 0, 1), (2, 0, 17), (1, 33, 5), (1, 600, 1), (1, 0, 151)] {
+                let name = format!("{heads:?} {dim} {sequences} {start} {length}");
+                let mut case = case(KvFormat::Bf16, sequences, heads, dim, start, length);
+                // Scaled queries that bfloat16 holds, so that only weights are rounded: by half of 2^-8 at most, and the
+                // sum that they are divided by is of those before rounding. Values are at most 2.
+                let scale = (dim as f32).sqrt();
+                let rounded = |q: f32| half::bf16::from_f32(q / scale).to_f32() * scale;
+                case.queries.iter_mut().for_each(|q| *q = rounded(*q));
+                let exact = case.exact();
+                for isa in Isa::available() {
+                    let got = case.run(isa, 1);
+                    for (i, (&got, exact)) in got.iter().zip(&exact).enumerate() {
+                        let error = (f64::from(got) - exact).abs();
+                        assert!(error < 2.0 * 2f64.powi(-8), "{name} on {isa} at {i}: {got} against {exact}");
+                    }
+                    for threads in [2, 3] {
+                        assert_eq!(case.run(isa, threads), got, "{name}: {isa} on {threads} threads");
+                    }
                 }
             }
         }

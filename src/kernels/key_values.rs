@@ -5,10 +5,17 @@
 //! values  [sequence][kv_head][token][dimension, padded to 16]
 //! ```
 //!
+//! In bfloat16 two numbers that are multiplied together lie side by side, as `vdpbf16ps` wants them:
+//!
+//! ```text
+//! keys    [sequence][kv_head][token / 16][dimension / 2][token % 16][dimension % 2]
+//! values  [sequence][kv_head][token / 2][dimension, padded to 16][token % 2]
+//! ```
+//!
 //! In 8 bits every head of every token has a scale of its own, for keys and for values: `scale = max|x| / 127`, code =
 //! `round_half_even(x / scale)`. A head with a NaN or an infinity reads as NaN.
 
-use half::f16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use super::activations::Rows;
@@ -19,7 +26,7 @@ use super::vector::LANES;
 
 mod number;
 
-use number::{Number, widen_keys, widen_values, widened};
+use number::{Number, widen_keys, widen_pairs, widen_values, widened};
 
 /// Numbers below which storing them is not worth waking other threads.
 const SMALL: usize = 16 * 1024;
@@ -34,13 +41,17 @@ pub enum KvFormat {
     F32,
     /// 16-bit IEEE, rounded half to even, widened when read.
     F16,
+    /// bfloat16, rounded half to even. Attention multiplies in bfloat16 then: queries and weights are rounded, too, and
+    /// sums are in 32 bits.
+    Bf16,
     /// 8-bit codes with a scale for each head of each token, widened when read.
     Int8,
 }
 
 impl KvFormat {
     /// All formats by their names in suites and options.
-    pub const NAMED: [(&str, KvFormat); 3] = [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("int8", KvFormat::Int8)];
+    pub const NAMED: [(&str, KvFormat); 4] =
+        [("f32", KvFormat::F32), ("f16", KvFormat::F16), ("bf16", KvFormat::Bf16), ("int8", KvFormat::Int8)];
 }
 
 /// Keys and values of one layer, for several sequences of equal capacity (their lengths may differ).
@@ -63,6 +74,8 @@ struct Shape {
 enum Store {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    /// Two numbers in each word.
+    Bf16(Vec<u32>),
     Int8 {
         codes: Vec<i8>,
         /// `[sequence][kv_head][token]`.
@@ -81,12 +94,17 @@ pub(super) struct Head {
 
 impl KeyValues {
     /// Room for `capacity` tokens in each of `sequences` sequences.
+    ///
+    /// # Panics
+    /// When `head_dim` is odd and the format bfloat16.
     pub fn new(format: KvFormat, sequences: usize, kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
+        assert!(format != KvFormat::Bf16 || head_dim.is_multiple_of(2), "pairs of dimensions");
         let shape = Shape { sequences, kv_heads, head_dim, capacity: capacity.next_multiple_of(LANES) };
         let tokens = sequences * kv_heads * shape.capacity;
         let store = |numbers| match format {
             KvFormat::F32 => Store::F32(vec![0.0; numbers]),
             KvFormat::F16 => Store::F16(vec![f16::ZERO; numbers]),
+            KvFormat::Bf16 => Store::Bf16(vec![0; numbers / 2]),
             KvFormat::Int8 => Store::Int8 { codes: vec![0; numbers], scales: vec![0.0; tokens] },
         };
         KeyValues { shape, keys: store(tokens * head_dim), values: store(tokens * shape.padded_dim()) }
@@ -145,11 +163,13 @@ impl KeyValues {
         match &mut self.keys {
             Store::F32(to) => shape.append_keys(pool, start, (new, keys), to, &mut []),
             Store::F16(to) => shape.append_keys(pool, start, (new, keys), to, &mut []),
+            Store::Bf16(to) => shape.append_key_pairs(pool, start, (new, keys), bytemuck::cast_slice_mut(to)),
             Store::Int8 { codes, scales } => shape.append_keys(pool, start, (new, keys), codes, scales),
         }
         match &mut self.values {
             Store::F32(to) => shape.append_values(pool, start, (new, values), to, &mut []),
             Store::F16(to) => shape.append_values(pool, start, (new, values), to, &mut []),
+            Store::Bf16(to) => shape.append_value_pairs(pool, start, (new, values), bytemuck::cast_slice_mut(to)),
             Store::Int8 { codes, scales } => shape.append_values(pool, start, (new, values), codes, scales),
         }
     }
@@ -173,6 +193,11 @@ impl KeyValues {
         match &self.keys {
             Store::F32(keys) => &keys[first * dim..][..tokens * dim],
             Store::F16(keys) => widened(isa, &keys[first * dim..][..tokens * dim], buffer),
+            Store::Bf16(_) => {
+                let to = &mut buffer[..tokens * dim];
+                widen_pairs(isa, self.key_pairs(head, from, tokens), LANES, to);
+                to
+            }
             Store::Int8 { codes, scales } => {
                 let keys = &mut buffer[..tokens * dim];
                 widen_keys(isa, &codes[first * dim..][..tokens * dim], &scales[first..][..tokens], keys);
@@ -197,11 +222,45 @@ impl KeyValues {
         match &self.values {
             Store::F32(values) => &values[first * dim..][..tokens * dim],
             Store::F16(values) => widened(isa, &values[first * dim..][..tokens * dim], buffer),
+            Store::Bf16(_) => {
+                let to = &mut buffer[..tokens.next_multiple_of(2) * dim];
+                widen_pairs(isa, self.value_pairs(head, from, tokens), dim, to);
+                &to[..tokens * dim]
+            }
             Store::Int8 { codes, scales } => {
                 let values = &mut buffer[..tokens * dim];
                 widen_values(isa, &codes[first * dim..][..tokens * dim], &scales[first..][..tokens], values);
                 values
             }
+        }
+    }
+}
+
+/// Keys or values in bfloat16, two numbers in each word.
+impl KeyValues {
+    /// Whether keys and values are in bfloat16.
+    pub(super) fn is_bf16(&self) -> bool {
+        matches!(self.keys, Store::Bf16(_))
+    }
+
+    /// As [`KeyValues::keys`], `[token / 16][dimension / 2][16]`; empty in other formats.
+    pub(super) fn key_pairs(&self, head: Head, from: usize, tokens: usize) -> &[u32] {
+        assert!(from.is_multiple_of(LANES));
+        let (first, dim) = (self.shape.first_token(head, from, tokens), self.shape.head_dim);
+        match &self.keys {
+            Store::Bf16(keys) => &keys[first * dim / 2..][..tokens.next_multiple_of(LANES) * dim / 2],
+            _ => &[],
+        }
+    }
+
+    /// As [`KeyValues::values`], `(tokens / 2, padded_dim)`, the last pair with what was stored before where the tokens are
+    /// odd; `from` is even. Empty in other formats.
+    pub(super) fn value_pairs(&self, head: Head, from: usize, tokens: usize) -> &[u32] {
+        assert!(from.is_multiple_of(2));
+        let (first, dim) = (self.shape.first_token(head, from, tokens), self.padded_dim());
+        match &self.values {
+            Store::Bf16(values) => &values[first * dim / 2..][..tokens.div_ceil(2) * dim],
+            _ => &[],
         }
     }
 }
@@ -242,6 +301,24 @@ impl Shape {
         let padded = self.padded_dim();
         self.append(pool, start, from, (to, self.capacity * padded), scales, |token, first, piece, head| {
             head[token * padded + first..][..piece.len()].copy_from_slice(piece);
+        });
+    }
+
+    fn append_key_pairs(&self, pool: &Pool, start: usize, from: (Sequences<'_>, &[f32]), to: &mut [bf16]) {
+        let dim = self.head_dim;
+        self.append(pool, start, from, (to, self.capacity * dim), &mut [], |token, first, piece, head| {
+            let at = token / LANES * LANES * dim + first * LANES + token % LANES * 2;
+            for (pair, to) in piece.chunks_exact(2).zip(head[at..].chunks_mut(2 * LANES)) {
+                to[..2].copy_from_slice(pair);
+            }
+        });
+    }
+
+    fn append_value_pairs(&self, pool: &Pool, start: usize, from: (Sequences<'_>, &[f32]), to: &mut [bf16]) {
+        let padded = self.padded_dim();
+        self.append(pool, start, from, (to, self.capacity * padded), &mut [], |token, first, piece, head| {
+            let at = token / 2 * 2 * padded + first * 2 + token % 2;
+            head[at..].iter_mut().step_by(2).zip(piece).for_each(|(to, &number)| *to = number);
         });
     }
 
@@ -289,6 +366,7 @@ impl Store {
         match self {
             Store::F32(numbers) => size_of_val(numbers.as_slice()),
             Store::F16(numbers) => size_of_val(numbers.as_slice()),
+            Store::Bf16(numbers) => size_of_val(numbers.as_slice()),
             Store::Int8 { codes, scales } => codes.len() + size_of_val(scales.as_slice()),
         }
     }
@@ -299,6 +377,7 @@ impl Store {
         match self {
             Store::F32(held) => held.resize(held.len().max(numbers), 0.0),
             Store::F16(held) => held.resize(held.len().max(numbers), f16::ZERO),
+            Store::Bf16(held) => held.resize(held.len().max(numbers / 2), 0),
             Store::Int8 { codes, scales } => {
                 codes.resize(codes.len().max(numbers), 0);
                 scales.resize(scales.len().max(tokens), 0.0);
@@ -315,7 +394,7 @@ mod tests {
     fn what_is_appended_is_read_back_in_the_documented_layout() {
         let (sequences, kv_heads, dim) = (2, 3, 70);
         let number = |sequence: usize, token: usize, i: usize| ((sequence * 31 + token * 7 + i) % 256) as f32 / 8.0;
-        for format in [KvFormat::F32, KvFormat::F16] {
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::Bf16] {
             for isa in Isa::available() {
                 let mut cache = KeyValues::new(format, sequences, kv_heads, dim, 20);
                 for (start, tokens) in [(0, 17), (17, 1)] {

@@ -102,6 +102,14 @@ impl Matrix {
         self.cols
     }
 
+    /// Format of floating-point weights; `None` where they are quantized.
+    pub fn dense_format(&self) -> Option<DenseFormat> {
+        match &self.weights {
+            Weights::Dense(panels) => Some(panels.format()),
+            Weights::Integer { .. } => None,
+        }
+    }
+
     /// Packed bytes, scales, padding and order of inputs included.
     pub fn bytes(&self) -> usize {
         let order = self.input_order.as_deref().map_or(0, size_of_val);
@@ -192,101 +200,131 @@ impl Matrix {
             None => x,
             Some(order) => pool.part(Part::Inputs, || x.gathered(pool, order)),
         };
-        let tiles = uses_tiles(isa, y.tokens);
-        let worthwhile = y.tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
-        let split = |task: &(dyn Fn(Range<usize>) + Sync)| {
-            pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
-        };
         match &self.weights {
+            Weights::Dense(w) => self.multiply_dense(w, isa, pool, x, &y),
+            Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
+                self.multiply_weight_only(w, isa, pool, x, &y);
+            }
+            Weights::Integer { panels: w, activations, row_sums } => {
+                self.multiply_integers(w, *activations, row_sums.as_deref(), isa, pool, x, &y);
+            }
+        }
+    }
+
+    /// Gives each thread a share of the panels.
+    fn split(&self, pool: &Pool, tokens: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+        let worthwhile = tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
+        pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
+    }
+
+    fn multiply_dense(&self, w: &DensePanels, isa: Isa, pool: &Pool, x: &mut Activations, y: &Output) {
+        match w {
             #[cfg(target_arch = "x86_64")]
-            Weights::Dense(DensePanels::Bf16(w)) if tiles => {
+            DensePanels::Bf16(w) if uses_tiles(isa, y.tokens) => {
                 let x = pool.part(Part::Inputs, || {
                     x.make_bf16_tiles(pool);
                     x.bf16(pool)
                 });
                 // SAFETY: the processor has AMX; the weights were packed for `rows` and `cols`, which `x` has, in tiles.
-                split(&|panels| unsafe { x86::amx::dense_bf16(w, self.cols, x, &y, panels) });
+                self.split(pool, y.tokens, &|panels| unsafe { x86::amx::dense_bf16(w, self.cols, x, y, panels) });
             }
             #[cfg(target_arch = "x86_64")]
-            Weights::Dense(DensePanels::Bf16(w)) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
+            DensePanels::Bf16(w) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
                 let x = pool.part(Part::Inputs, || x.bf16(pool));
                 // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
-                split(&|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, &y, panels) });
+                self.split(pool, y.tokens, &|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, y, panels) });
             }
             #[cfg(target_arch = "aarch64")]
-            Weights::Dense(DensePanels::Bf16(w)) if has_neon_bf16(isa) => {
+            DensePanels::Bf16(w) if has_neon_bf16(isa) => {
                 let x = pool.part(Part::Inputs, || x.bf16(pool));
                 // SAFETY: the instruction is present; the weights were packed for `rows` and `cols`.
-                split(&|panels| unsafe { arm::dense_bf16(w, self.cols, x, &y, panels) });
+                self.split(pool, y.tokens, &|panels| unsafe { arm::dense_bf16(w, self.cols, x, y, panels) });
             }
-            Weights::Dense(w) => {
+            w => {
                 let x = pool.part(Part::Inputs, || match w {
                     DensePanels::Bf16(_) => x.bf16_widened(pool),
                     _ => x.float(pool, false, None),
                 });
-                split(&|panels| match isa.base() {
+                self.split(pool, y.tokens, &|panels| match isa.base() {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
-                    base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe { x86::dense(base, w, self.cols, x, &y, panels) },
+                    base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe { x86::dense(base, w, self.cols, x, y, panels) },
                     #[cfg(target_arch = "aarch64")]
                     // SAFETY: the weights were packed for `rows` and `cols`.
-                    Isa::Neon => unsafe { arm::dense(w, self.cols, x, &y, panels) },
-                    _ => scalar::dense(w, self.cols, x, &y, panels),
-                });
-            }
-            Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
-                #[cfg(target_arch = "x86_64")]
-                if isa.base() == Isa::Avx512Vnni {
-                    let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
-                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
-                    return split(&|panels| unsafe { x86::avx512_weight_only::weight_only(w, x, &y, panels) });
-                }
-                #[cfg(target_arch = "aarch64")]
-                if isa.base() == Isa::Neon {
-                    let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
-                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
-                    return split(&|panels| unsafe { arm::weight_only(isa, w, x, &y, panels) });
-                }
-                let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
-                let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
-                split(&|panels| match isa.base() {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: as above.
-                    Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x, &y, panels) },
-                    _ => scalar::weight_only(w, x, &y, panels),
-                });
-            }
-            Weights::Integer { panels: w, activations, row_sums } => {
-                let x = pool.part(Part::Inputs, || {
-                    if tiles {
-                        x.make_int8_tiles(pool, *activations, w.group);
-                    }
-                    x.int8(pool, *activations, w.group)
-                });
-                split(&|panels| {
-                    match isa.base() {
-                        #[cfg(target_arch = "x86_64")]
-                        // SAFETY: the processor has AMX; the inputs have the matrix's columns, in tiles.
-                        _ if tiles => unsafe { x86::amx_integer::integer(w, x, &y, panels.clone()) },
-                        #[cfg(target_arch = "x86_64")]
-                        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                        Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, &y, panels.clone()) },
-                        #[cfg(target_arch = "x86_64")]
-                        // SAFETY: as above.
-                        Isa::Avx2 => unsafe {
-                            x86::avx2_integer::integer(w, x, &y, panels.clone(), isa == Isa::AvxVnni);
-                        },
-                        #[cfg(target_arch = "aarch64")]
-                        // SAFETY: as above.
-                        Isa::Neon => unsafe { arm::integer(isa, w, x, &y, panels.clone()) },
-                        _ => scalar::integer(w, x, &y, panels.clone()),
-                    }
-                    if let Some(row_sums) = row_sums {
-                        scalar::subtract_zero_points(row_sums, x, &y, panels);
-                    }
+                    Isa::Neon => unsafe { arm::dense(w, self.cols, x, y, panels) },
+                    _ => scalar::dense(w, self.cols, x, y, panels),
                 });
             }
         }
+    }
+
+    /// Quantized weights times floating-point inputs: in 16-bit fixed point where integers are the faster way.
+    fn multiply_weight_only(&self, w: &IntegerPanels, isa: Isa, pool: &Pool, x: &mut Activations, y: &Output) {
+        match isa.base() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
+                let kernel = x86::avx512_weight_only::weight_only;
+                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+                self.split(pool, y.tokens, &|panels| unsafe { kernel(w, x, y, panels) });
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {
+                let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
+                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+                self.split(pool, y.tokens, &|panels| unsafe { arm::weight_only(isa, w, x, y, panels) });
+            }
+            base => {
+                let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
+                let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
+                self.split(pool, y.tokens, &|panels| match base {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+                    Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x, y, panels) },
+                    _ => scalar::weight_only(w, x, y, panels),
+                });
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of a quantized weight and of a call")]
+    fn multiply_integers(
+        &self,
+        w: &IntegerPanels,
+        activations: ActivationScheme,
+        row_sums: Option<&[f32]>,
+        isa: Isa,
+        pool: &Pool,
+        x: &mut Activations,
+        y: &Output,
+    ) {
+        let tiles = uses_tiles(isa, y.tokens);
+        let x = pool.part(Part::Inputs, || {
+            if tiles {
+                x.make_int8_tiles(pool, activations, w.group);
+            }
+            x.int8(pool, activations, w.group)
+        });
+        self.split(pool, y.tokens, &|panels| {
+            match isa.base() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the processor has AMX; the inputs have the matrix's columns, in tiles.
+                _ if tiles => unsafe { x86::amx_integer::integer(w, x, y, panels.clone()) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+                Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, y, panels.clone()) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, y, panels.clone(), isa == Isa::AvxVnni) },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: as above.
+                Isa::Neon => unsafe { arm::integer(isa, w, x, y, panels.clone()) },
+                _ => scalar::integer(w, x, y, panels.clone()),
+            }
+            if let Some(row_sums) = row_sums {
+                scalar::subtract_zero_points(row_sums, x, y, panels);
+            }
+        });
     }
 }
 

@@ -1,11 +1,30 @@
 //! Products of small f32 matrices that lie in the first cache level: the two products of attention.
 //!
 //! Up to 4 rows by `B` blocks of 16 columns are held in registers while the inner dimension is walked: half of the 32
-//! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 and of the 32 of NEON with `B = 1`. Every sum runs over the inner dimension in
-//! order, multiply-adds fused, so all instruction sets give the same bits.
+//! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 and of the 32 of NEON with `B = 1`. Every sum runs over the
+//! inner dimension in order, multiply-adds fused, so all instruction sets give the same bits. Processors that multiply pairs
+//! of bfloat16 do so on request.
 
 use super::isa::Isa;
+use super::matrix::has_avx512_bf16;
 use super::vector::LANES;
+
+/// What the numbers of a product are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbers {
+    /// 32-bit floats, summed in order.
+    F32,
+    /// Pairs of bfloat16 in the places of 32-bit floats, summed in 32 bits as `vdpbf16ps` does; only where
+    /// [`Numbers::bf16_pairs`] says so.
+    Bf16Pairs,
+}
+
+impl Numbers {
+    /// Whether `isa` multiplies pairs of bfloat16.
+    pub fn bf16_pairs(isa: Isa) -> bool {
+        isa.base() == Isa::Avx512Vnni && has_avx512_bf16()
+    }
+}
 
 /// Right-hand side of [`product`]: row `i` of block `j` (16 columns) starts at `i * row + j * block`.
 #[derive(Clone, Copy)]
@@ -21,6 +40,7 @@ pub(super) struct Factor<'a> {
 /// Where a register tile reads and writes.
 #[derive(Clone, Copy)]
 struct Place {
+    numbers: Numbers,
     inner: usize,
     a: *const f32,
     a_row: usize,
@@ -40,6 +60,7 @@ struct Place {
 /// When the slices are too short for the sizes, or the processor lacks `isa`.
 pub(super) fn product(
     isa: Isa,
+    numbers: Numbers,
     (rows, inner, blocks): (usize, usize, usize),
     (a, a_row): (&[f32], usize),
     b: Factor<'_>,
@@ -59,6 +80,7 @@ pub(super) fn product(
         let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
         for r in (0..rows).step_by(4) {
             let place = Place {
+                numbers,
                 inner,
                 a: a[r * a_row..].as_ptr(),
                 a_row,
@@ -98,6 +120,8 @@ unsafe fn tile<const R: usize, const B: usize>(isa: Isa, place: Place) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni if place.numbers == Numbers::Bf16Pairs => tile_avx512_bf16::<R, B>(place),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => tile_avx512::<R, B>(place),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => tile_avx2::<R, B>(place),
@@ -129,41 +153,53 @@ unsafe fn tile_scalar<const R: usize, const B: usize>(p: Place) {
     }
 }
 
-/// [`tile`] with one register for each row and block.
-///
-/// # Safety
-/// As [`tile`].
+/// Makes [`tile`] with one AVX-512 register for each row and block; `$step` adds the products of `x` and `b` to `sum`.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_avx512<const R: usize, const B: usize>(p: Place) {
-    use std::arch::x86_64::{
-        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+macro_rules! tile_avx512 {
+    ($name:ident, $features:literal, |$sum:ident, $x:ident, $b:ident| $step:expr) => {
+        /// # Safety
+        /// As [`tile`].
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize, const B: usize>(p: Place) {
+            use std::arch::x86_64::*;
+            let mut sums = [[_mm512_setzero_ps(); B]; R];
+            for i in 0..p.inner {
+                let mut b = [_mm512_setzero_ps(); B];
+                for (j, b) in b.iter_mut().enumerate() {
+                    // SAFETY: row i of block j, by the contract.
+                    *b = unsafe { _mm512_loadu_ps(p.b.add(i * p.b_row + j * p.b_block)) };
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: row r of a, by the contract.
+                    let $x = _mm512_set1_ps(unsafe { *p.a.add(r * p.a_row + i) });
+                    for (sum, &$b) in sums.iter_mut().zip(&b) {
+                        let $sum = *sum;
+                        *sum = $step;
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (j, &sum) in sums.iter().enumerate() {
+                    // SAFETY: block j of row r of c, by the contract.
+                    unsafe {
+                        let c = p.c.add(r * p.c_row + j * LANES);
+                        _mm512_storeu_ps(c, if p.accumulate { _mm512_add_ps(_mm512_loadu_ps(c), sum) } else { sum });
+                    }
+                }
+            }
+        }
     };
-    let mut sums = [[_mm512_setzero_ps(); B]; R];
-    for i in 0..p.inner {
-        let mut b = [_mm512_setzero_ps(); B];
-        for (j, b) in b.iter_mut().enumerate() {
-            // SAFETY: row i of block j, by the contract.
-            *b = unsafe { _mm512_loadu_ps(p.b.add(i * p.b_row + j * p.b_block)) };
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: row r of a, by the contract.
-            let x = _mm512_set1_ps(unsafe { *p.a.add(r * p.a_row + i) });
-            for (sum, &b) in sums.iter_mut().zip(&b) {
-                *sum = _mm512_fmadd_ps(x, b, *sum);
-            }
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (j, &sum) in sums.iter().enumerate() {
-            // SAFETY: block j of row r of c, by the contract.
-            unsafe {
-                let c = p.c.add(r * p.c_row + j * LANES);
-                _mm512_storeu_ps(c, if p.accumulate { _mm512_add_ps(_mm512_loadu_ps(c), sum) } else { sum });
-            }
-        }
-    }
 }
+#[cfg(target_arch = "x86_64")]
+tile_avx512!(tile_avx512, "avx512f", |sum, x, b| _mm512_fmadd_ps(x, b, sum));
+#[cfg(target_arch = "x86_64")]
+tile_avx512!(tile_avx512_bf16, "avx512f,avx512bf16", |sum, x, b| _mm512_dpbf16_ps(
+    sum,
+    // SAFETY: 512 bits are 512 bits.
+    unsafe { std::mem::transmute::<__m512, __m512bh>(x) },
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<__m512, __m512bh>(b) }
+));
 
 /// [`tile`] with two registers for each row and block.
 ///
@@ -257,7 +293,7 @@ mod tests {
                 for (row, block) in [(LANES, inner * LANES), (width, LANES)] {
                     let factor = Factor { numbers: &b, row, block };
                     let mut c = vec![1.0; rows * width];
-                    product(isa, (rows, inner, blocks), (&a, inner), factor, (&mut c, width), true);
+                    product(isa, Numbers::F32, (rows, inner, blocks), (&a, inner), factor, (&mut c, width), true);
                     for (at, &c) in c.iter().enumerate() {
                         let (r, column) = (at / width, at % width);
                         let y = |i: usize| b[i * row + column / LANES * block + column % LANES];

@@ -8,7 +8,7 @@ use crate::kernels::{
     vector,
 };
 use crate::network::Config;
-use crate::network::linear::{Linear, LoadOptions, load_vector};
+use crate::network::linear::{Linear, LoadOptions, kv_format, load_vector};
 use crate::network::rotary::Rotary;
 
 /// Places in a block where linear layers read their input; all layers of a site share it.
@@ -155,7 +155,7 @@ impl Block {
     ) {
         assert_eq!(hidden.len(), sequences * length * self.config.hidden_size, "hidden states of another size");
         let rotary = Rotary::new(&self.config, length);
-        let mut cache = self.cache(self.kv_format(), sequences, length);
+        let mut cache = self.cache(kv_format(self.linears().into_iter()), sequences, length);
         let pass = Pass { pool, rotary: &rotary, sequences, start: 0, length };
         self.run(&pass, hidden, &mut cache, &mut Workspace::default(), observe);
     }
@@ -163,11 +163,6 @@ impl Block {
     /// Empty keys and values of this block.
     pub(super) fn cache(&self, format: KvFormat, sequences: usize, length: usize) -> KeyValues {
         KeyValues::new(format, sequences, self.config.kv_heads, self.config.head_dim, length)
-    }
-
-    /// 32-bit keys and values where all weights are 32-bit.
-    pub(super) fn kv_format(&self) -> KvFormat {
-        if self.linears().iter().all(|linear| linear.is_f32()) { KvFormat::F32 } else { KvFormat::F16 }
     }
 
     /// All linear layers in the order of execution.

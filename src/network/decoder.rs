@@ -10,7 +10,7 @@ use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
-use crate::network::linear::{LoadOptions, kernel_uses, load_matrix, load_vector};
+use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
 
@@ -40,15 +40,15 @@ impl Decoder {
             None
         } else {
             let shape = (config.vocab_size, config.hidden_size);
-            Some(load_matrix(checkpoint, EMBEDDING, shape, options)?.0)
+            Some(load_matrix(checkpoint, EMBEDDING, shape, options)?)
         };
         let blocks = (0..config.layers)
             .into_par_iter()
             .map(|layer| Block::load(checkpoint, &config, layer, options))
             .collect::<Result<Vec<_>>>()?;
         let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
-        let exact = blocks.iter().all(|block| block.kv_format() == KvFormat::F32);
-        let kv_format = options.kv_cache.unwrap_or(if exact { KvFormat::F32 } else { KvFormat::F16 });
+        let suitable = || kv_format(blocks.iter().flat_map(Block::linears));
+        let kv_format = options.kv_cache.unwrap_or_else(suitable);
         Ok(Decoder { place, config, embedding, blocks, norm, head, kv_format })
     }
 

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, LayerNorm, Matrix, Pool, Sequences, rows};
+use crate::kernels::{Activations, KvFormat, LayerNorm, Matrix, Pool, Sequences, rows};
 use crate::network::encoder_block::{EncoderBlock, Workspace, load_layer_norm};
-use crate::network::linear::{Linear, LoadOptions, kernel_uses};
+use crate::network::linear::{Linear, LoadOptions, kernel_uses, kv_format};
 use crate::network::lookup_table::LookupTable;
 use crate::network::{EncoderConfig, Pooling};
 use crate::results::KernelUse;
@@ -130,13 +130,22 @@ impl Encoder {
         kernel_uses(self.products(tokens).map(|(matrix, rows)| ("encode", matrix, rows)))
     }
 
+    /// Attention in bfloat16 where all weights are, in 32 bits elsewhere.
+    fn kv_format(&self) -> KvFormat {
+        let pairs = (self.config.hidden_size / self.config.heads).is_multiple_of(2);
+        match kv_format(self.blocks.iter().flat_map(EncoderBlock::linears)) {
+            KvFormat::Bf16 if pairs => KvFormat::Bf16,
+            _ => KvFormat::F32,
+        }
+    }
+
     /// Memory for forward passes.
     pub fn memory(&self) -> EncoderMemory {
         EncoderMemory {
             ends: Vec::new(),
             inputs: Vec::new(),
             hidden: Activations::default(),
-            work: Workspace::new(&self.config),
+            work: Workspace::new(&self.config, self.kv_format()),
             first: Activations::default(),
             between: Activations::default(),
             out: Vec::new(),

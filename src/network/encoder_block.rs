@@ -41,7 +41,8 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub fn new(config: &EncoderConfig) -> Self {
+    /// With keys and values of attention in `format`.
+    pub fn new(config: &EncoderConfig, format: KvFormat) -> Self {
         Workspace {
             attended: Activations::default(),
             wide: Activations::default(),
@@ -49,7 +50,7 @@ impl Workspace {
             key: Vec::new(),
             value: Vec::new(),
             delta: Vec::new(),
-            cache: KeyValues::new(KvFormat::F32, 0, config.heads, config.hidden_size / config.heads, 0),
+            cache: KeyValues::new(format, 0, config.heads, config.hidden_size / config.heads, 0),
             attention: AttentionScratch::default(),
         }
     }

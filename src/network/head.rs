@@ -32,7 +32,7 @@ impl Head {
 
     pub(super) fn load_for(checkpoint: &Checkpoint, config: &Config, options: LoadOptions) -> Result<Head> {
         let name = if config.tied_head { EMBEDDING } else { "lm_head.weight" };
-        let (weight, _) = load_matrix(checkpoint, name, (config.vocab_size, config.hidden_size), options)?;
+        let weight = load_matrix(checkpoint, name, (config.vocab_size, config.hidden_size), options)?;
         Ok(Head { weight, input: Mutex::default() })
     }
 

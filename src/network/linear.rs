@@ -14,7 +14,7 @@ pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
     /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
-    /// Storage of keys and values; `None` is 32 bits where all weights are 32-bit floats, else 16.
+    /// Storage of keys and values; `None` is 32 bits or bfloat16 where all weights of the blocks are, else 16 bits.
     pub kv_cache: Option<KvFormat>,
 }
 
@@ -34,8 +34,6 @@ impl LoadOptions {
 pub(super) struct Linear {
     weight: Matrix,
     bias: Option<Vec<f32>>,
-    /// All weights are 32-bit floats.
-    is_f32: bool,
 }
 
 impl Linear {
@@ -50,19 +48,14 @@ impl Linear {
         bias: bool,
         options: LoadOptions,
     ) -> Result<Self> {
-        let (weight, is_f32) = load_matrix(checkpoint, &format!("{name}.weight"), (rows, cols), options)?;
+        let weight = load_matrix(checkpoint, &format!("{name}.weight"), (rows, cols), options)?;
         let bias = if bias { Some(load_vector(checkpoint, &format!("{name}.bias"), rows)?) } else { None };
-        Ok(Linear { weight, bias, is_f32 })
+        Ok(Linear { weight, bias })
     }
 
     /// The packed weight.
     pub fn weight(&self) -> &Matrix {
         &self.weight
-    }
-
-    /// Whether all weights are 32-bit floats.
-    pub fn is_f32(&self) -> bool {
-        self.is_f32
     }
 
     /// Replaces the weight by one of the same shape; the bias stays.
@@ -98,6 +91,19 @@ impl Linear {
     }
 }
 
+/// Storage of keys and values that suits the arithmetic of all these layers: 32 bits or bfloat16 where all have such
+/// weights, else 16 bits.
+pub(super) fn kv_format<'a>(linears: impl Iterator<Item = &'a Linear> + Clone) -> KvFormat {
+    let all = |format| linears.clone().all(|linear| linear.weight.dense_format() == Some(format));
+    if all(DenseFormat::F32) {
+        KvFormat::F32
+    } else if all(DenseFormat::Bf16) {
+        KvFormat::Bf16
+    } else {
+        KvFormat::F16
+    }
+}
+
 /// The kernels of matrices, each with a phase and the rows that it multiplies in it, by phase and name.
 pub(super) fn kernel_uses<'a>(matrices: impl Iterator<Item = (&'static str, &'a Matrix, usize)>) -> Vec<KernelUse> {
     let mut uses = BTreeMap::<(&str, String), (usize, u64)>::new();
@@ -110,7 +116,7 @@ pub(super) fn kernel_uses<'a>(matrices: impl Iterator<Item = (&'static str, &'a 
         .collect()
 }
 
-/// Loads and packs a matrix; also says whether its weights are 32-bit floats.
+/// Loads and packs a matrix.
 ///
 /// # Errors
 /// A missing or wrongly shaped tensor, or a scheme without a kernel.
@@ -119,24 +125,22 @@ pub(super) fn load_matrix(
     name: &str,
     (rows, cols): (usize, usize),
     options: LoadOptions,
-) -> Result<(Matrix, bool)> {
+) -> Result<Matrix> {
     check_shape(checkpoint, name, &[rows, cols])?;
-    let packed = if let Some(stored) = checkpoint.dense_rows(name) {
+    let matrix = if let Some(stored) = checkpoint.dense_rows(name) {
         let format = options.dense_format(stored.stored_as());
-        let matrix = Matrix::from_rows(format, rows, cols, &|row, out| stored.read(row, out));
-        (matrix, format == DenseFormat::F32)
+        Matrix::from_rows(format, rows, cols, &|row, out| stored.read(row, out))
     } else {
         let StoredTensor::Quantized(tensor, activations) = checkpoint.tensor(name)? else {
             return Err(fault(checkpoint, name, "expected a matrix"));
         };
-        let matrix = match options.dense {
+        match options.dense {
             Some(format) => Matrix::from_rows(format, rows, cols, &|row, out| tensor.row_to_f32(row, out)),
             None => Matrix::from_quantized(&tensor, activations).map_err(|problem| fault(checkpoint, name, problem))?,
-        };
-        (matrix, options.dense == Some(DenseFormat::F32))
+        }
     };
     checkpoint.release(name);
-    Ok(packed)
+    Ok(matrix)
 }
 
 /// Loads a norm's weight or a bias.

@@ -34,6 +34,7 @@ impl Variant {
             None => "",
             Some(KvFormat::F32) => ", 32-bit KV cache",
             Some(KvFormat::F16) => ", 16-bit KV cache",
+            Some(KvFormat::Bf16) => ", bfloat16 KV cache",
             Some(KvFormat::Int8) => ", 8-bit KV cache",
         };
         format!("{}{cache}", self.recipe)

@@ -241,7 +241,7 @@ pub struct Variant {
     pub name: String,
     /// How it is made.
     pub recipe: Recipe,
-    /// Storage of keys and values while it runs; `None` is 16 bits (32 where all weights are 32-bit floats).
+    /// Storage of keys and values while it runs; `None` is 16 bits, but 32 or bfloat16 where all weights are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<KvFormat>,
 }

@@ -9,7 +9,7 @@
 //! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric }`: 2 to 8 bits;
 //! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default.
 //! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
-//! Beside any of them `kv_cache` = `f32`, `f16` or `int8` says how keys and values are stored while the variant runs.
+//! Beside any of them `kv_cache` = `f32`, `f16`, `bf16` or `int8` says how keys and values are stored while the variant runs.
 //! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`.
 
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};

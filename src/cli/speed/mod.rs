@@ -50,7 +50,7 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", value_enum, default_value_t = Form::Stored, value_name = "FORM", conflicts_with = "recipe")]
     form: Form,
-    /// Storage of keys and values: f32, f16 or int8 [default: f16; f32 where all weights are 32-bit floats].
+    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f16, but f32 or bf16 where all weights are].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// Quantize it first, by a recipe as `bench quantize` takes it (a method that learns nothing); the result is cached.

@@ -1,7 +1,8 @@
 //! Numbers of a KV cache: how they are narrowed when stored and widened when read.
 
-use half::f16;
+use half::{bf16, f16};
 
+use crate::kernels::activations::round_to_bf16;
 use crate::kernels::isa::{Isa, per_isa};
 use crate::kernels::vector::{LANES, largest_magnitude};
 
@@ -19,6 +20,27 @@ pub(super) trait Number: Copy + Default + Send {
 impl Number for f32 {
     fn narrow(_: Isa, from: &[f32], _: f32, to: &mut [f32]) {
         to.copy_from_slice(from);
+    }
+}
+
+impl Number for bf16 {
+    fn narrow(isa: Isa, from: &[f32], _: f32, to: &mut [bf16]) {
+        round_to_bf16(isa, from, bytemuck::cast_slice_mut(to));
+    }
+}
+
+per_isa! {
+    /// Widens words of two numbers, `lanes` of them in a row: the lower numbers of all words of a row, then the upper.
+    pub(super) fn widen_pairs(isa, from: &[u32], lanes: usize, to: &mut [f32]) = widen_pairs_body
+}
+
+#[inline(always)]
+fn widen_pairs_body(from: &[u32], lanes: usize, to: &mut [f32]) {
+    for (from, to) in from.chunks_exact(lanes).zip(to.chunks_exact_mut(2 * lanes)) {
+        let (lower, upper) = to.split_at_mut(lanes);
+        for ((word, lower), upper) in from.iter().zip(lower).zip(upper) {
+            (*lower, *upper) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
+        }
     }
 }
 
