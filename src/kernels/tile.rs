@@ -118,15 +118,15 @@ pub(super) fn product(
 unsafe fn tile<const R: usize, const B: usize>(isa: Isa, place: Place) {
     // SAFETY: by the contract.
     unsafe {
-        match isa {
+        match (isa, place.numbers) {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni if place.numbers == Numbers::Bf16Pairs => tile_avx512_bf16::<R, B>(place),
+            (Isa::Avx512Vnni, Numbers::Bf16Pairs) => tile_avx512_bf16::<R, B>(place),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => tile_avx512::<R, B>(place),
+            (Isa::Avx512Vnni, Numbers::F32) => tile_avx512::<R, B>(place),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => tile_avx2::<R, B>(place),
+            (Isa::Avx2, _) => tile_avx2::<R, B>(place),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => tile_neon::<R, B>(place),
+            (Isa::Neon, _) => tile_neon::<R, B>(place),
             _ => tile_scalar::<R, B>(place),
         }
     }

@@ -27,7 +27,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// Name as in [`KernelUse`].
+    /// Name as in [`crate::results::KernelUse`].
     pub fn name(self) -> &'static str {
         match self {
             Phase::Prefill => "prefill",
