@@ -4,7 +4,7 @@
 //! order on every instruction set, so that all give the same bits.
 
 use super::isa::per_isa;
-use super::vector::{LANES, sum_lanes};
+use super::vector::sum_by;
 
 /// Numbers of a layer norm.
 #[derive(Debug)]
@@ -33,28 +33,12 @@ per_isa! {
     pub(super) fn add_layer_norm(isa, x: &mut [f32], delta: &[f32], bias: &[f32], norm: &LayerNorm) = add_layer_norm_body
 }
 
-/// Sum of `term` over all numbers.
-#[inline(always)]
-fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (sum, &v) in sums.iter_mut().zip(chunk) {
-            *sum += term(v);
-        }
-    }
-    for (sum, &v) in sums.iter_mut().zip(rest) {
-        *sum += term(v);
-    }
-    sum_lanes(sums)
-}
-
 #[inline(always)]
 fn layer_norm_body(x: &mut [f32], norm: &LayerNorm) {
     assert!(x.len() == norm.weight.len() && x.len() == norm.bias.len());
     let count = x.len() as f32;
-    let mean = sum(x, |v| v) / count;
-    let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
+    let mean = sum_by(x, |sum, v| sum + v) / count;
+    let variance = sum_by(x, |sum, v| sum + (v - mean) * (v - mean)) / count;
     let scale = 1.0 / (variance + norm.eps).sqrt();
     for ((x, &w), &b) in x.iter_mut().zip(&norm.weight).zip(&norm.bias) {
         *x = ((*x - mean) * scale).mul_add(w, b);

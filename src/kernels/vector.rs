@@ -145,7 +145,7 @@ fn exp_f64(x: f64) -> f64 {
 
 /// Sum of lanes, by halving: the same order everywhere.
 #[inline(always)]
-pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -156,19 +156,25 @@ pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// Folds every [`LANES`]th number into a sum by `add(sum, number)` and adds the sums: the same order everywhere.
 #[inline(always)]
-fn sum_squares(x: &[f32]) -> f32 {
+pub(super) fn sum_by(x: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (sum, &v) in sums.iter_mut().zip(chunk) {
-            *sum = v.mul_add(v, *sum);
+            *sum = add(*sum, v);
         }
     }
     for (sum, &v) in sums.iter_mut().zip(rest) {
-        *sum = v.mul_add(v, *sum);
+        *sum = add(*sum, v);
     }
     sum_lanes(sums)
+}
+
+#[inline(always)]
+fn sum_squares(x: &[f32]) -> f32 {
+    sum_by(x, |sum, v| v.mul_add(v, sum))
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
 use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
+use crate::network::lookup_table::check_tokens;
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
 
@@ -155,12 +156,22 @@ impl Decoder {
             let problem = format!("the KV cache holds {held} tokens, {new} more exceed its {room}; make it longer");
             return Err(Error::input(&self.place, problem));
         }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
-            let size = self.config.vocab_size;
-            let problem =
-                format!("token {token} is outside the vocabulary of {size}; is it another model's tokenizer?");
-            return Err(Error::input(&self.place, problem));
+        check_tokens(&self.place, tokens, self.config.vocab_size)
+    }
+
+    /// As [`Decoder::forward`], and makes the logits of every sequence's last token, `(sequences, vocab_size)` into `logits`.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn next_logits(&self, pool: &Pool, tokens: &[u32], cache: &mut KvCache, logits: &mut Vec<f32>) -> Result<()> {
+        self.forward(pool, tokens, cache)?;
+        let (width, sequences) = (self.config.hidden_size, cache.sequences);
+        let each = tokens.len() / sequences;
+        for sequence in 0..sequences {
+            let last = ((sequence + 1) * each - 1) * width;
+            cache.normalized.copy_within(last..last + width, sequence * width);
         }
+        self.logits(pool, &cache.normalized[..sequences * width], logits);
         Ok(())
     }
 

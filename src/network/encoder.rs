@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activations, KvFormat, LayerNorm, Matrix, Pool, Sequences, rows};
 use crate::network::encoder_block::{EncoderBlock, Workspace, load_layer_norm};
 use crate::network::linear::{Linear, LoadOptions, kernel_uses, kv_format};
-use crate::network::lookup_table::LookupTable;
+use crate::network::lookup_table::{LookupTable, check_tokens};
 use crate::network::{EncoderConfig, Pooling};
 use crate::results::KernelUse;
 
@@ -230,13 +230,7 @@ impl Encoder {
             let problem = format!("a sequence has {length} tokens; expected 1 to {longest}; cut longer texts");
             return Err(Error::input(&self.place, problem));
         }
-        if let Some(token) = sequence.iter().find(|&&token| token as usize >= self.config.vocab_size) {
-            let size = self.config.vocab_size;
-            let problem =
-                format!("token {token} is outside the vocabulary of {size}; is it another model's tokenizer?");
-            return Err(Error::input(&self.place, problem));
-        }
-        Ok(())
+        check_tokens(&self.place, sequence, self.config.vocab_size)
     }
 }
 

@@ -81,3 +81,18 @@ impl LookupTable {
         }
     }
 }
+
+/// Whether every token has a row in a vocabulary of `size`; `place` names the model in the error.
+///
+/// # Errors
+/// The first token that has none.
+pub(super) fn check_tokens(place: &str, tokens: &[u32], size: usize) -> Result<()> {
+    match tokens.iter().find(|&&token| token as usize >= size) {
+        None => Ok(()),
+        Some(token) => {
+            let problem =
+                format!("token {token} is outside the vocabulary of {size}; is it another model's tokenizer?");
+            Err(Error::input(place, problem))
+        }
+    }
+}

@@ -56,8 +56,7 @@ fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let prompt = work.prompt;
     let cache = decoder.cache(job.batch, prompt + job.generate - 1);
     let (weight_bytes, kv_bytes) = (decoder.weight_bytes(), cache.bytes());
-    let mut run =
-        Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, rows: Vec::new(), logits: Vec::new() };
+    let mut run = Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, logits: Vec::new() };
     let timed = measure(job, work, &mut |tokens| run.once(tokens))?;
     let phases = if job.profile { run.profile(&work.warmup[0])? } else { Vec::new() };
     Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), phases, load_s))
@@ -149,8 +148,6 @@ struct Iteration<'a> {
     cache: KvCache,
     job: &'a TimeJob,
     prompt: usize,
-    /// Final hidden states of every sequence's last token, `(batch, hidden_size)`.
-    rows: Vec<f32>,
     /// `(batch, vocab_size)`.
     logits: Vec<f32>,
 }
@@ -203,15 +200,8 @@ impl Iteration<'_> {
 
     /// Feeds `tokens` and puts the most likely next token of every sequence into `next`.
     fn step(&mut self, tokens: &[u32], next: &mut Vec<u32>) -> Result<()> {
-        let config = self.decoder.config();
-        let (width, vocabulary) = (config.hidden_size, config.vocab_size);
-        let each = tokens.len() / self.job.batch;
-        let hidden = self.decoder.forward(self.pool, tokens, &mut self.cache)?;
-        self.rows.clear();
-        for sequence in hidden.chunks_exact(each * width) {
-            self.rows.extend_from_slice(&sequence[(each - 1) * width..]);
-        }
-        self.decoder.logits(self.pool, &self.rows, &mut self.logits);
+        let vocabulary = self.decoder.config().vocab_size;
+        self.decoder.next_logits(self.pool, tokens, &mut self.cache, &mut self.logits)?;
         next.clear();
         next.extend(self.logits.chunks_exact(vocabulary).map(|logits| vector::argmax(Isa::active(), logits) as u32));
         Ok(())

@@ -22,7 +22,7 @@ pub(super) fn time(decoder: &Decoder, pool: &Pool, work: Work, repeat: u32, seed
             &mut cache,
         )?;
     }
-    let mut run = Run { decoder, pool, work, cache, rows: Vec::new(), logits: Vec::new() };
+    let mut run = Run { decoder, pool, work, cache, logits: Vec::new() };
     let vocabulary = decoder.config().vocab_size;
     let (seconds, profile) = work::repeat(pool, repeat, seed, &mut |seed| {
         let tokens = random_tokens(vocabulary, work.batch * work.tokens, seed);
@@ -56,8 +56,6 @@ struct Run<'a> {
     pool: &'a Pool,
     work: Work,
     cache: KvCache,
-    /// Final hidden states of every sequence's last token, `(batch, hidden_size)`.
-    rows: Vec<f32>,
     /// `(batch, vocab_size)`.
     logits: Vec<f32>,
 }
@@ -74,13 +72,6 @@ impl Run<'_> {
 
     /// Feeds as many tokens to each sequence and makes the logits of the last ones.
     fn pass(&mut self, tokens: &[u32]) -> Result<()> {
-        let (each, width) = (tokens.len() / self.work.batch, self.decoder.config().hidden_size);
-        let hidden = self.decoder.forward(self.pool, tokens, &mut self.cache)?;
-        self.rows.clear();
-        for sequence in hidden.chunks_exact(each * width) {
-            self.rows.extend_from_slice(&sequence[(each - 1) * width..]);
-        }
-        self.decoder.logits(self.pool, &self.rows, &mut self.logits);
-        Ok(())
+        self.decoder.next_logits(self.pool, tokens, &mut self.cache, &mut self.logits)
     }
 }

@@ -212,6 +212,10 @@ unsafe fn end_block<const M: usize, const P: usize>(
     unsafe {
         let zeros = load_zeros::<P>(w, panel, group);
         let scales = load_group::<P>(&w.scales, w.groups, panel, group);
+        let offsets = match &w.zero {
+            PackedZero::Offsets(offsets) => Some(load_group::<P>(offsets, w.groups, panel, group)),
+            _ => None,
+        };
         for m in 0..M {
             let at = (token + m) * x.blocks + index;
             let (scale, sum) = (_mm512_set1_ps(*x.scales.as_ptr().add(at)), *x.sums.as_ptr().add(at));
@@ -222,8 +226,7 @@ unsafe fn end_block<const M: usize, const P: usize>(
                 let factor = _mm512_mul_ps(scales[p], scale);
                 totals[m][p] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(dot), totals[m][p]);
             }
-            if let PackedZero::Offsets(offsets) = &w.zero {
-                let offsets = load_group::<P>(offsets, w.groups, panel, group);
+            if let Some(offsets) = offsets {
                 let sum = _mm512_mul_ps(_mm512_set1_ps(sum as f32), scale);
                 for p in 0..P {
                     totals[m][p] = _mm512_fmadd_ps(offsets[p], sum, totals[m][p]);
