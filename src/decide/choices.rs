@@ -6,7 +6,7 @@ use super::Case;
 use super::estimate::estimate;
 use super::scores::{LEAST_CLUSTERS, same_questions};
 use crate::results::{ChoiceEstimates, Direction, Estimate, GenreAccuracy, ItemScore, Score, Unit, VariantEvidence};
-use crate::stats::{PairedItem, Proportion, paired_difference, proportion};
+use crate::stats::{Interval, PairedItem, PairedTable, Proportion, paired_difference, proportion};
 
 /// Whether an item was picked rightly, by one way of picking.
 pub(super) type Right = fn(&ItemScore) -> bool;
@@ -33,13 +33,7 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
     let items = &score.items;
     let all: Vec<&ItemScore> = items.iter().collect();
     let against = reference.filter(|r| same_questions(score, r).is_ok());
-    let flips = |r: &Score| {
-        let count = |before: bool| {
-            let pairs = items.iter().zip(&r.items).map(|(a, b)| (PICKED(b), PICKED(a)));
-            pairs.filter(|pair| *pair == (before, !before)).count()
-        };
-        (count(true), count(false))
-    };
+    let table = against.map(|r| PairedTable::count(items.iter().zip(&r.items).map(|(a, b)| (PICKED(b), PICKED(a)))));
     Some(ChoiceEstimates {
         items: items.len(),
         chance: items.iter().map(|i| 1.0 / i.log_likelihoods.len() as f64).sum::<f64>() / items.len() as f64,
@@ -47,7 +41,9 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
         accuracy_norm: share(&all, PICKED_NORM, confidence)?,
         accuracy_difference: against.and_then(|r| difference(score, r, PICKED, confidence)),
         accuracy_norm_difference: against.and_then(|r| difference(score, r, PICKED_NORM, confidence)),
-        flips: against.map(flips),
+        accuracy_difference_newcombe: table.and_then(|table| newcombe(&table, confidence)),
+        flips: table.map(|table| (table.lost, table.won)),
+        mcnemar_p: table.map(|table| table.mcnemar_mid_p()),
         genres: genres(score, confidence),
     })
 }
@@ -63,6 +59,13 @@ pub(super) fn difference(a: &Score, b: &Score, right: Right, confidence: f64) ->
     let pairs: Vec<PairedItem> = a.items.iter().zip(&b.items).map(pair).collect();
     let how = "wider of cluster-robust student-t and tango score interval";
     finish(paired_difference(&pairs, confidence)?, 100.0, Unit::Points, confidence, how)
+}
+
+fn newcombe(table: &PairedTable, confidence: f64) -> Option<Estimate> {
+    let value = (table.won as f64 - table.lost as f64) / table.n() as f64;
+    let interval = Interval { value, bounds: table.newcombe(confidence), n: table.n() };
+    let points = interval.map(|share| 100.0 * share);
+    estimate(points, confidence, Unit::Points, Direction::Higher, "newcombe 10 over items as if independent")
 }
 
 fn finish(found: Proportion, scale: f64, unit: Unit, confidence: f64, how: &str) -> Option<Estimate> {

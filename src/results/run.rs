@@ -133,8 +133,14 @@ pub struct ChoiceEstimates {
     pub accuracy_difference: Option<Estimate>,
     /// Difference of `accuracy_norm` from the reference, points.
     pub accuracy_norm_difference: Option<Estimate>,
+    /// `accuracy_difference` by Newcombe's method 10, which takes items as independent; a check, not judged.
+    #[serde(default)]
+    pub accuracy_difference_newcombe: Option<Estimate>,
     /// Items lost and won against the reference.
     pub flips: Option<(usize, usize)>,
+    /// McNemar's mid-p value that as many were lost as won, items taken as independent.
+    #[serde(default)]
+    pub mcnemar_p: Option<f64>,
     /// By genre, where the data names any.
     pub genres: Vec<GenreAccuracy>,
 }

@@ -8,18 +8,24 @@
 mod mean;
 mod order;
 mod paired;
+mod paired_table;
 mod rank;
 mod ratio;
+mod sequential;
 mod signed_rank;
 mod student;
+mod symmetry;
 
 pub use mean::{mean, mean_interval};
-pub use order::{median, median_interval, quantile};
+pub use order::{median, median_interval, quantile, quantile_interval};
 pub use paired::{PairedItem, Proportion, paired_difference, proportion};
+pub use paired_table::PairedTable;
 pub use rank::rank_correlation;
 pub use ratio::{Cluster, Ratio, ratio_interval};
-pub use signed_rank::hodges_lehmann;
-pub use student::t_quantile;
+pub use sequential::{Claim, sequential_claim};
+pub use signed_rank::{hodges_lehmann, signed_rank_p};
+pub use student::{normal_quantile, t_quantile};
+pub use symmetry::{Side, symmetry_evidence};
 
 /// A point with a two-sided interval around it.
 #[derive(Debug, Clone, Copy, PartialEq)]

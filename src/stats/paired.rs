@@ -75,7 +75,8 @@ fn larger_effect(ratios: &[Ratio]) -> f64 {
     ratios.iter().filter_map(|ratio| ratio.design_effect).fold(1.0, f64::max)
 }
 
-fn wilson(share: f64, n: f64, critical: f64) -> (f64, f64) {
+/// Wilson's interval of a share of `n`.
+pub(super) fn wilson(share: f64, n: f64, critical: f64) -> (f64, f64) {
     let z2 = critical * critical;
     let centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = critical / (1.0 + z2 / n) * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();

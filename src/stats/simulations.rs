@@ -5,7 +5,10 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Cluster, PairedItem, hodges_lehmann, mean_interval, paired_difference, quantile, ratio_interval};
+use super::{
+    Cluster, PairedItem, PairedTable, Side, hodges_lehmann, mean_interval, paired_difference, quantile, ratio_interval,
+    sequential_claim, t_quantile,
+};
 
 const REPETITIONS: usize = 4000;
 
@@ -113,6 +116,107 @@ fn peeking_after_every_block_finds_effects_that_are_not_there() {
     let share = false_accepts.count() as f64 / 2000.0;
     assert!(share > 0.12, "one look at the end errs in 5 %, peeking only in {share}?");
 }
+
+/// Share of 2000 repetitions in which the claim that `shift` is above 0 is proven within `planned` values with error
+/// rate 5 %, and the mean number of values.
+fn proven(seed: u64, planned: usize, shift: f64, noise: fn(&mut StdRng) -> f64) -> (f64, f64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut proofs, mut values_used) = (0, 0);
+    for _ in 0..2000 {
+        let values: Vec<f64> = sample(&mut rng, planned, noise).iter().map(|x| 0.02 * (x + shift)).collect();
+        let claim = sequential_claim(&values, 0.0, Side::Above, 0.05, planned).unwrap();
+        proofs += usize::from(claim.proven_after.is_some());
+        values_used += claim.proven_after.unwrap_or(planned);
+    }
+    (proofs as f64 / 2000.0, values_used as f64 / 2000.0)
+}
+
+/// Student's t with three degrees of freedom.
+fn heavy(rng: &mut StdRng) -> f64 {
+    let chi: f64 = (0..3).map(|_| normal(rng).powi(2)).sum();
+    normal(rng) / (chi / 3.0).sqrt()
+}
+
+#[test]
+fn looking_after_every_value_errs_no_more_often_than_allowed() {
+    for (name, noise) in [("normal", normal as fn(&mut StdRng) -> f64), ("heavy", heavy), ("spiky", spiky)] {
+        for planned in [8, 30, 60] {
+            let (share, _) = proven(10, planned, 0.0, noise);
+            assert!(share <= 0.05 + 3.0 * (0.05f64 * 0.95 / 2000.0).sqrt(), "{name}, {planned}: {share}");
+        }
+    }
+}
+
+#[test]
+fn large_effects_are_proven_in_few_values_and_small_ones_at_the_end() {
+    for (shift, planned, least, most_values) in [(3.0, 30, 0.999, 9.0), (1.2, 30, 0.99, 14.0), (0.3, 60, 0.55, 60.0)] {
+        let (share, mean_values) = proven(11, planned, shift, normal);
+        assert!(share >= least && mean_values <= most_values, "{shift}: {share} after {mean_values}");
+    }
+}
+
+/// Logarithms of the times of `slots` slots in a row of one and the same variant: a state of the machine that drifts
+/// slowly (AR(1) with 0.95 and a standard deviation of 3 %) and jitter of 1 %.
+fn drifting(rng: &mut StdRng, slots: usize) -> Vec<f64> {
+    let mut state = 0.03 * normal(rng);
+    let slot = |_| {
+        state = 0.95 * state + 0.03 * (1.0f64 - 0.95 * 0.95).sqrt() * normal(rng);
+        state + 0.01 * normal(rng)
+    };
+    (0..slots).map(slot).collect()
+}
+
+#[test]
+fn random_order_within_blocks_keeps_the_error_rate_under_drift() {
+    let mut rng = StdRng::seed_from_u64(12);
+    let repetitions = 2000;
+    let different = |_: &usize| {
+        let times = drifting(&mut rng, 40);
+        let ratio = |pair: &[f64]| if rng.random::<bool>() { pair[0] - pair[1] } else { pair[1] - pair[0] };
+        let ratios: Vec<f64> = times.chunks(2).map(ratio).collect();
+        let proven = |side| sequential_claim(&ratios, 0.0, side, 0.025, ratios.len()).unwrap().proven_after.is_some();
+        proven(Side::Above) || proven(Side::Below)
+    };
+    let share = (0..repetitions).filter(different).count() as f64 / repetitions as f64;
+    assert!(share <= 0.05 + 3.0 * (0.05f64 * 0.95 / repetitions as f64).sqrt(), "{share}");
+}
+
+/// Negative control: one variant after the other and Welch's test, the usual way to compare two programs, under the same
+/// drift finds a difference between a variant and itself most of the time.
+#[test]
+fn consecutive_slots_with_welchs_test_find_differences_that_are_not_there() {
+    let mut rng = StdRng::seed_from_u64(12);
+    let different = |_: &usize| {
+        let times = drifting(&mut rng, 40);
+        let (first, second) = times.split_at(20);
+        let moments = |x: &[f64]| {
+            let mean = x.iter().sum::<f64>() / 20.0;
+            (mean, x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 19.0 / 20.0)
+        };
+        let ((a, va), (b, vb)) = (moments(first), moments(second));
+        let freedom = (va + vb).powi(2) / ((va * va + vb * vb) / 19.0);
+        (a - b).abs() > t_quantile(0.975, freedom as usize).unwrap() * (va + vb).sqrt()
+    };
+    let share = (0..1000).filter(different).count() as f64 / 1000.0;
+    assert!(share > 0.3, "{share}");
+}
+
+/// Both score intervals of independent items, where only a share of 2 % changes sides.
+#[test]
+fn newcombes_interval_covers_and_resembles_the_one_that_judges() {
+    let (mut widths, mut judged_widths) = (0.0, 0.0);
+    let got = coverage(13, |rng| {
+        let items = paired(rng, 400, 1, (0.015, 0.005), 0.0);
+        let (low, high) = PairedTable::count(items.iter().map(|i| (i.before, i.after))).newcombe(0.95).unwrap();
+        let judged = paired_difference(&items, 0.95).unwrap().interval.bounds.unwrap();
+        widths += high - low;
+        judged_widths += judged.1 - judged.0;
+        (low + 0.01, high + 0.01)
+    });
+    assert!((0.935..0.99).contains(&got), "{got}");
+    assert!((0.8..1.15).contains(&(widths / judged_widths)), "{}", widths / judged_widths);
+}
+
 /// Items of `documents` documents, of which each is lost with probability `lost` and won with `won` on average; both
 /// differ between documents by a factor that is lognormal with `spread`.
 fn paired(rng: &mut StdRng, documents: usize, of_each: usize, (lost, won): (f64, f64), spread: f64) -> Vec<PairedItem> {

@@ -312,7 +312,7 @@ fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
 
 /// `8` or `[6, 30]`. An interval needs two blocks; a verdict at 95 % rarely comes before six.
 fn read_blocks(table: &Fields<'_>) -> Option<(usize, usize)> {
-    const BLOCKS: std::ops::RangeInclusive<u64> = 2..=10_000;
+    const BLOCKS: std::ops::RangeInclusive<u64> = 2..=500;
     if !table.is_array("blocks") {
         return table.count("blocks", BLOCKS).map(|n| (n, n));
     }
