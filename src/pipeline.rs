@@ -62,16 +62,45 @@ fn measure(session: &mut Session<'_>, fetch_s: f64, budget: Option<Duration>) ->
 /// # Errors
 /// No run folder, a damaged journal, a folder that cannot be written.
 pub fn report(folder: &Path) -> Result<Run> {
-    let folder = RunFolder::open(folder)?;
-    let evidence = Evidence::from_events(read_journal(folder.path())?.events)?;
-    let run = decide::judge(&evidence, &evidence.suite.accept);
-    let json = serde_json::to_vec_pretty(&run)
-        .map_err(|e| Error::Measurement(format!("cannot write the judged run as JSON: {e}")))?;
+    let (folder, evidence) = open_run(folder)?;
     write_whole(&folder.samples_csv(), &samples_csv(&evidence)?)?;
     write_whole(&folder.scores_csv(), &scores_csv(&evidence)?)?;
-    write_whole(&folder.run_json(), &json)?;
-    report::write(folder.path(), &run, &evidence)?;
+    let run = decide::judge(&evidence, &evidence.suite.accept);
+    write_report(folder.path(), &run, &evidence)?;
     Ok(run)
+}
+
+/// Judges a run folder under other thresholds, `(key, value)` each, into its folder `rejudged`; returns that folder too.
+///
+/// # Errors
+/// As [`report`], and a threshold that the run cannot answer.
+pub fn rejudge(folder: &Path, changes: &[(String, String)]) -> Result<(PathBuf, Run)> {
+    let (folder, mut evidence) = open_run(folder)?;
+    let accept = changes
+        .iter()
+        .try_fold(evidence.suite.accept.clone(), |accept, (key, value)| suite::changed(&accept, key, value))?;
+    let list = changes.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ");
+    evidence.warnings.push(format!(
+        "judged under thresholds that were chosen after the run ({list}): answers are less sure than the confidence says"
+    ));
+    let run = decide::judge(&evidence, &accept);
+    let folder = folder.path().join("rejudged");
+    write_report(&folder, &run, &evidence)?;
+    Ok((folder, run))
+}
+
+fn open_run(folder: &Path) -> Result<(RunFolder, Evidence)> {
+    let folder = RunFolder::open(folder)?;
+    let evidence = Evidence::from_events(read_journal(folder.path())?.events)?;
+    Ok((folder, evidence))
+}
+
+/// Writes `run.json` and `report/` into a folder.
+fn write_report(folder: &Path, run: &Run, evidence: &Evidence) -> Result<()> {
+    let json = serde_json::to_vec_pretty(run)
+        .map_err(|e| Error::Measurement(format!("cannot write the judged run as JSON: {e}")))?;
+    report::write(folder, run, evidence)?;
+    write_whole(&folder.join("run.json"), &json)
 }
 
 /// The suite with the variants that were asked for; the reference always stays.

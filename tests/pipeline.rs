@@ -99,6 +99,29 @@ fn a_run_is_judged_again_from_its_journal_alone() {
     let run = quantbench::pipeline::report(&place.path("run")).unwrap();
     assert_eq!(run, serde_json::from_slice(&before).unwrap());
     assert_eq!(fs::read(place.path("run/run.json")).unwrap(), before);
+
+    // Under another threshold: the question is answered anew beside the run, whose own answer stays.
+    let strict = place.run(&["report", "run", "--accept", "max_increase_percent=0.25", "--accept", "min_speedup=3"]);
+    assert!(matches!(strict.status.code(), Some(0 | 1 | 3)), "{}", said(&strict));
+    let other: quantbench::results::Run =
+        serde_json::from_slice(&fs::read(place.path("run/rejudged/run.json")).unwrap()).unwrap();
+    let reason = &other.variants[1].verdict.as_ref().unwrap().reason;
+    assert!(reason.contains("<= 0.25 %"), "{reason}");
+    assert_eq!(other.suite.accept.speed.as_ref().unwrap().min_speedup, 3.0);
+    assert!(
+        other.warnings.iter().any(|w| w.contains("max_increase_percent=0.25, min_speedup=3")),
+        "{:?}",
+        other.warnings
+    );
+    assert!(place.path("run/rejudged/report/index.html").is_file());
+    assert_eq!(fs::read(place.path("run/run.json")).unwrap(), before);
+    let unknown = place.run(&["report", "run", "--accept", "max_memory=2MiB"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        said(&unknown).contains("it has max_increase_percent, min_speedup, confidence, rule"),
+        "{}",
+        said(&unknown)
+    );
 }
 
 #[test]

@@ -10,8 +10,10 @@ use std::process::Command;
 
 use quantbench::decide::judge;
 use quantbench::report;
-use quantbench::results::{Evidence, Run};
-use synthetic::{SETTING, accept, evidence, truths};
+use quantbench::results::{Answer, Answers, Evidence, Outcome, Run, TurningPoint, TurningPoints};
+use quantbench::suite::{Accept, AccuracyMetric};
+use serde_json::{Value, json};
+use synthetic::{MIB, SETTING, accept, evidence, truths};
 
 const FILES: [&str; 5] = ["index.html", "frontier.svg", "memory.svg", "latency.svg", "summary.md"];
 
@@ -58,12 +60,15 @@ fn every_file_is_there_and_the_page_loads_nothing() {
         assert!(read(folder.path(), file).len() > 500, "{file}");
     }
     let html = read(folder.path(), "index.html");
-    for loader in ["src=", "url(", "@import", "<link rel=\"stylesheet", "<script", "<iframe", "<object", "<embed"] {
+    for loader in
+        ["src=", "url(", "@import", "<link rel=\"stylesheet", "<iframe", "<object", "<embed", "fetch(", "import("]
+    {
         assert!(!html.contains(loader), "{loader}");
     }
+    assert_eq!(html.matches("<script").count(), 2, "the data and the page's own script");
     let outside: Vec<&str> = html.split("http").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(outside.iter().all(|o| *o == "-equiv=" || *o == "://www.w3.org/2000/svg"), "{outside:?}");
-    let sections = ["answer", "charts", "variants", "machine", "warnings", "stages", "reproduce"];
+    let sections = ["answer", "whatif", "charts", "variants", "layers", "machine", "warnings", "stages", "reproduce"];
     let places: Vec<usize> = sections.iter().map(|s| html.find(&format!("<section id=\"{s}\"")).unwrap()).collect();
     assert!(places.is_sorted(), "{places:?}");
 }
@@ -129,7 +134,9 @@ fn hostile_names_are_inert_everywhere() {
     let run = written(folder.path(), &hostile());
     for file in FILES {
         let text = read(folder.path(), file);
-        assert!(!text.contains("<script") && !text.contains("<img") && !text.contains("onerror=alert(2)>"), "{file}");
+        let scripts = if file == "index.html" { 2 } else { 0 };
+        assert_eq!(text.matches("<script").count(), scripts, "{file}");
+        assert!(!text.contains("<img") && !text.contains("onerror=alert(2)>"), "{file}");
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{file}");
         assert!(!text.contains(" 49 "), "{file}: a template inside a name was evaluated");
     }
@@ -175,6 +182,54 @@ fn a_run_without_any_numbers_still_has_a_report() {
     assert!(read(folder.path(), "frontier.svg").contains("nothing was measured"));
 }
 
+/// Turning points say what the rule answers at any threshold, on and beside them most of all.
+#[test]
+fn turning_points_answer_as_the_rule_does() {
+    let e = evidence(&truths(), SETTING);
+    let run = judge(&e, &accept());
+    for thresholds in grid(&run) {
+        let other = judge(&e, &with_thresholds(&accept(), thresholds));
+        let [accuracy, speed, memory] = thresholds;
+        for (v, expected) in run.variants.iter().zip(&other.variants).filter(|(v, _)| !v.reference) {
+            let turning = v.turning_points;
+            let loose = |turn: Option<TurningPoint>, t: f64| match turn {
+                Some(turn) if t >= turn.yes => Answer::Yes,
+                Some(turn) if t < turn.no => Answer::No,
+                _ => Answer::Unknown,
+            };
+            let strict = turning.speed.map(|turn| TurningPoint { yes: -turn.yes, no: -turn.no });
+            let answers = Answers {
+                accuracy: loose(turning.accuracy, accuracy),
+                speed: Some(loose(strict, -speed)),
+                memory: Some(loose(turning.memory, memory)),
+            };
+            assert_eq!(expected.verdict.as_ref().unwrap().answers, Some(answers), "{} at {thresholds:?}", v.name);
+        }
+    }
+}
+
+/// dAcc_max in percent, S_min, M_max in bytes: some of every size, and every turning point with its neighbours.
+fn grid(run: &Run) -> Vec<[f64; 3]> {
+    let turning = |of: fn(&TurningPoints) -> Option<TurningPoint>| {
+        let points = run.variants.iter().filter_map(move |v| of(&v.turning_points));
+        points.flat_map(|t| [t.yes, t.no]).flat_map(|t| [t.next_down(), t, t.next_up()])
+    };
+    let accuracy: Vec<f64> = turning(|t| t.accuracy).filter(|t| *t > 0.0).chain([0.1, 1.0, 5.0, 40.0]).collect();
+    let speed: Vec<f64> = turning(|t| t.speed).chain([0.5, 1.5, 9.0]).collect();
+    let memory: Vec<f64> = turning(|t| t.memory).map(f64::round).chain([1.0, 100.0 * MIB as f64, 1e9]).collect();
+    let longest = accuracy.len().max(speed.len()).max(memory.len());
+    let at = |list: &[f64], i: usize| list[i % list.len()];
+    (0..5 * longest).map(|i| [at(&accuracy, i), at(&speed, i * 7 + i / 11), at(&memory, i * 5 + i / 13)]).collect()
+}
+
+fn with_thresholds(accept: &Accept, [accuracy, speed, memory]: [f64; 3]) -> Accept {
+    let mut other = accept.clone();
+    other.accuracy.metric = AccuracyMetric::Perplexity { max_increase_percent: accuracy };
+    other.speed.as_mut().unwrap().min_speedup = speed;
+    other.memory.as_mut().unwrap().max_bytes = memory as u64;
+    other
+}
+
 /// `REPORT_TEST_FOLDER` keeps the made-up reports, to be looked at.
 #[test]
 #[ignore = "needs chromium; .ci/run runs it"]
@@ -184,26 +239,146 @@ fn a_browser_shows_the_page_without_errors_requests_or_sideways_scrolling() {
     for (name, e) in [("sound", evidence(&truths(), SETTING)), ("hostile", hostile())] {
         let folder = root.join(name);
         fs::create_dir_all(&folder).unwrap();
-        written(&folder, &e);
-        let page = folder.join("report/index.html");
-        let probe = folder.join("report/probe.html");
-        // The page itself allows no script: a probe around it measures how wide it wants to be at 400 pixels.
-        fs::write(&probe, PROBE).unwrap();
-        let dom = chromium(&folder, &probe);
-        assert!(dom.contains("width=400 of 400 images=0 scripts=0 figures=3"), "{name}: {dom}");
-        let shown = chromium(&folder, &page);
+        let run = written(&folder, &e);
+        let found = probed(
+            &folder,
+            "({ width: d.documentElement.scrollWidth, of: d.documentElement.clientWidth, images: d.images.length, \
+              scripts: d.scripts.length, marks: d.querySelectorAll('#chart .mark').length, \
+              requests: w.performance.getEntriesByType('resource').length, \
+              names: [...d.querySelectorAll('#chart .mark')].map(m => m.getAttribute('aria-label').split('; ')[0]) })",
+        );
+        assert_eq!(found["width"], 400, "{name}: {found}");
+        let counts = ["of", "images", "scripts", "marks", "requests"].map(|key| found[key].as_u64().unwrap());
+        let marks = if name == "sound" { run.variants.len() as u64 } else { counts[3] };
+        assert_eq!(counts, [400, 0, 2, marks, 0], "{name}: {found}");
+        let shown = chromium(&folder, &folder.join("report/index.html"));
         assert!(shown.contains("How to reproduce"), "{name}");
     }
 }
 
-const PROBE: &str = r#"<!doctype html><title>probe</title><iframe id="f" src="index.html" style="width:400px;height:900px;border:0"></iframe>
-<p id="out"></p><script>
-document.getElementById("f").onload = e => {
-  const d = e.target.contentDocument;
-  document.getElementById("out").textContent = `width=${d.documentElement.scrollWidth} of ${d.documentElement.clientWidth}`
-    + ` images=${d.images.length} scripts=${d.scripts.length} figures=${d.querySelectorAll("figure svg").length}`;
-};
-</script>"#;
+#[test]
+#[ignore = "needs chromium; .ci/run runs it"]
+fn the_pages_rule_and_recommendation_are_those_of_the_program() {
+    let e = evidence(&truths(), SETTING);
+    for rule in [
+        "accuracy",
+        "accuracy and speed",
+        "accuracy and memory",
+        "accuracy and (speed or memory)",
+        "accuracy and speed and memory",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let accept = Accept { rule: rule.into(), ..accept() };
+        let run = judge(&e, &accept);
+        report::write(folder.path(), &run, &e).unwrap();
+        let (mut thresholds, mut expected) = (Vec::new(), Vec::new());
+        for [accuracy, speed, memory] in grid(&run) {
+            let other = judge(&e, &with_thresholds(&accept, [accuracy, speed, memory]));
+            let outcomes = other.variants.iter().map(|v| {
+                v.verdict.as_ref().map(|v| match v.outcome {
+                    Outcome::Accept => 1,
+                    Outcome::Inconclusive => 0,
+                    Outcome::Reject => -1,
+                })
+            });
+            let ship = other.recommendation.variant;
+            let ship = other.variants.iter().position(|v| Some(&v.name) == ship.as_ref()).map_or(-1, |at| at as i64);
+            expected.push(json!({ "outcomes": outcomes.collect::<Vec<_>>(), "ship": ship }));
+            thresholds.push(json!({ "accuracy": accuracy, "speed": speed, "memory": memory }));
+        }
+        let found = probed(folder.path(), &format!("({}).map(t => w.judge(t))", json!(thresholds)));
+        let different: Vec<_> = (0..expected.len())
+            .filter(|i| found[i] != expected[*i])
+            .map(|i| (&thresholds[i], &found[i], &expected[i]))
+            .collect();
+        assert!(different.is_empty(), "{rule}: {:?}", &different[..different.len().min(3)]);
+        let ships: std::collections::BTreeSet<i64> = expected.iter().map(|e| e["ship"].as_i64().unwrap()).collect();
+        assert!(ships.len() > 2, "{rule}: the thresholds try too little, {ships:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs chromium; .ci/run runs it"]
+fn sliders_axes_sorting_and_filters_do_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = written(folder.path(), &evidence(&truths(), SETTING));
+    let found = probed(
+        folder.path(),
+        r##"(() => {
+        const input = (field, value) => { field.value = value; field.dispatchEvent(new w.Event("input")); };
+        const text = id => d.getElementById(id).textContent;
+        const names = () => [...d.querySelectorAll(".verdicts tbody")].filter(b => !b.hidden).map(b => b.dataset.variant);
+        const badges = () => [...d.querySelectorAll("[data-whatif]")].filter(b => !b.hidden).length;
+        const out = { ship: text("whatif-ship"), quiet: badges() };
+        input(d.querySelector("[data-question=accuracy]"), 1.0);
+        Object.assign(out, { strictShip: text("whatif-ship"), changes: text("whatif-changes"), badges: badges(),
+          command: text("whatif-command") });
+        d.getElementById("whatif-reset").click();
+        Object.assign(out, { resetShip: text("whatif-ship"), resetBadges: badges() });
+        const axis = d.getElementById("axis-x"), before = d.querySelector("#chart .title").textContent;
+        axis.selectedIndex = [...axis.options].findIndex(o => o.text === "weights");
+        axis.dispatchEvent(new w.Event("change"));
+        Object.assign(out, { before, after: d.querySelector("#chart .title").textContent });
+        const heading = [...d.querySelectorAll(".verdicts th button")].find(b => b.textContent.startsWith("speedup"));
+        heading.click();
+        out.rising = names();
+        heading.click();
+        out.falling = names();
+        input(d.querySelector(".verdicts .filter"), "rtn, 4 bits");
+        out.filtered = names();
+        const mark = d.querySelector("#chart .mark.accept");
+        mark.dispatchEvent(new w.Event("focus"));
+        out.tip = d.getElementById("tip").hidden ? "" : text("tip");
+        return out; })()"##,
+    );
+    assert_eq!(found["ship"], "Ship int4-gptq");
+    assert_eq!((&found["quiet"], &found["resetBadges"]), (&json!(0), &json!(0)));
+    let strict = judge(&evidence(&truths(), SETTING), &with_thresholds(&accept(), [1.0, 1.5, 100.0 * MIB as f64]));
+    let ship = strict.recommendation.variant.unwrap();
+    assert_ne!(ship, "int4-gptq");
+    assert_eq!(found["strictShip"], format!("Ship {ship}"));
+    assert!(found["changes"].as_str().unwrap().contains("int4-gptq: accept → reject"), "{found}");
+    assert!(found["badges"].as_u64().unwrap() >= 1 && found["resetShip"] == "Ship int4-gptq", "{found}");
+    assert_eq!(
+        found["command"],
+        "bench report RUN --accept max_increase_percent=1 --accept min_speedup=1.5 --accept max_memory=100MiB"
+    );
+    assert!(found["before"].as_str().unwrap().starts_with("decode speedup"), "{found}");
+    assert!(found["after"].as_str().unwrap().starts_with("weights, MiB"), "{found}");
+    let mut order: Vec<(f64, &str)> = run
+        .variants
+        .iter()
+        .map(|v| (v.points[1].speedup.get("decode").map_or(1.0, |e| e.value), v.name.as_str()))
+        .collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let rising: Vec<&str> = order.iter().map(|(_, name)| *name).collect();
+    assert_eq!(found["rising"], json!(rising));
+    assert_eq!(found["falling"], json!(rising.iter().rev().collect::<Vec<_>>()));
+    assert_eq!(found["filtered"], json!(["int4-rtn"]));
+    assert!(
+        found["tip"].as_str().unwrap().contains("decode speedup") || found["tip"].as_str().unwrap().contains("weights"),
+        "{found}"
+    );
+}
+
+/// The value of a script's expression over the window `w` and document `d` of a report, 400 pixels wide, as JSON.
+fn probed(folder: &Path, expression: &str) -> Value {
+    let probe = folder.join("report/probe.html");
+    let script = format!(
+        r#"<!doctype html><meta charset="utf-8"><title>probe</title>
+<iframe id="f" src="index.html" style="width:400px;height:900px;border:0"></iframe><p id="out"></p><script>
+document.getElementById("f").onload = e => {{
+  const w = e.target.contentWindow, d = w.document;
+  document.getElementById("out").textContent = JSON.stringify({expression});
+}};
+</script>"#
+    );
+    fs::write(&probe, script).unwrap();
+    let dom = chromium(folder, &probe);
+    let out = dom.split("<p id=\"out\">").nth(1).unwrap().split("</p>").next().unwrap();
+    let out = out.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", "\u{a0}").replace("&amp;", "&");
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out:?}"))
+}
 
 /// The page's document after loading, as Chromium sees it; fails on anything the console reports.
 fn chromium(folder: &Path, page: &Path) -> String {

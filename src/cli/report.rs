@@ -8,20 +8,34 @@ use crate::{pipeline, report};
 
 /// Judge a run again from its raw data and rewrite its report.
 ///
-/// Reads only the run folder: no model, no kernels, no measurement. The exit code is that of the run.
+/// Reads only the run folder: no model, no kernels, no measurement. With --accept the run is judged under other
+/// thresholds, into its folder `rejudged`; the run's own answer stays. The exit code is that of the judgement.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  bench report results/runs/quick/20260131T101500Z-host")]
+  bench report results/runs/quick/20260131T101500Z-host
+  bench report RUN --accept max_increase_percent=2 --accept min_speedup=1.5 --accept max_memory=6MiB")]
 pub struct Args {
     /// The run's folder.
     #[arg(value_name = "RUN")]
     folder: PathBuf,
+    /// Another threshold: max_increase_percent, max_drop_points or max_drop (as the suite has it), min_speedup,
+    /// max_memory, confidence or rule.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    accept: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> std::result::Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as min_speedup=1.5")?;
+    Ok((key.trim().into(), value.trim().into()))
 }
 
 /// Judges and reports.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let run = pipeline::report(&args.folder)?;
+    let (folder, run) = match args.accept.is_empty() {
+        true => (args.folder.clone(), pipeline::report(&args.folder)?),
+        false => pipeline::rejudge(&args.folder, &args.accept)?,
+    };
     super::print(&report::terminal(&run, super::width()))?;
-    super::print(&format!("report: {}", args.folder.join("report/index.html").display()))?;
+    super::print(&format!("report: {}", folder.join("report/index.html").display()))?;
     Ok(ExitCode::from(run.exit_code()))
 }

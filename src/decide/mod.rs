@@ -14,12 +14,13 @@ mod rule;
 mod scores;
 mod similarities;
 mod timings;
+mod turning;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::results::{
-    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, VariantEvidence,
-    VariantResult,
+    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, TurningPoints,
+    VariantEvidence, VariantResult,
 };
 use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
@@ -38,7 +39,9 @@ pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
     let timing_fault = noise::timing_fault(&case, &control);
     for variant in variants.iter_mut().filter(|v| !v.reference) {
         variant.verdict = Some(answers::verdict(&case, variant, timing_fault.as_deref()));
+        variant.turning_points = turning::turning_points(&case, variant, timing_fault.as_deref());
     }
+    recommend::compare_times(&case, &mut variants);
     let places = frontier::places(&case, &variants);
     for (variant, place) in variants.iter_mut().zip(places) {
         variant.frontier = place;
@@ -153,6 +156,8 @@ impl<'a> Case<'a> {
             memory: memory(evidence),
             kernels: kernels(evidence),
             verdict: None,
+            turning_points: TurningPoints::default(),
+            not_proven_slower: Vec::new(),
             frontier: Frontier::Unknown,
             failures: evidence.failures.iter().map(|(stage, reason)| format!("{stage}: {reason}")).collect(),
         }

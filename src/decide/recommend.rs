@@ -11,14 +11,34 @@ use crate::units;
 pub(super) fn recommend(case: &Case<'_>, variants: &[VariantResult]) -> Recommendation {
     let is_accepted = |v: &&VariantResult| v.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Accept);
     let accepted: Vec<&VariantResult> = variants.iter().filter(is_accepted).collect();
-    let fastest = accepted.iter().copied().reduce(|best, v| if speed(case, v) > speed(case, best) { v } else { best });
-    let Some(fastest) = fastest else {
+    let Some((best, tied)) = best(case, &accepted) else {
         return Recommendation { variant: None, reason: obstacles(case, variants) };
     };
-    let tied: Vec<&VariantResult> = accepted.iter().copied().filter(|v| equally_fast(case, v, fastest)).collect();
-    let best = tied.iter().copied().reduce(|best, v| if smaller_then_better(case, v, best) { v } else { best });
-    let best = best.unwrap_or(fastest);
     Recommendation { variant: Some(best.name.clone()), reason: praise(case, best, &accepted, &tied) }
+}
+
+/// The best of the accepted variants, and those that are as fast within noise as the fastest.
+fn best<'v>(case: &Case<'_>, accepted: &[&'v VariantResult]) -> Option<(&'v VariantResult, Vec<&'v VariantResult>)> {
+    let fastest =
+        accepted.iter().copied().reduce(|best, v| if speed(case, v) > speed(case, best) { v } else { best })?;
+    let as_fast = |v: &&VariantResult| fastest.not_proven_slower.contains(&v.name);
+    let tied: Vec<&VariantResult> = accepted.iter().copied().filter(as_fast).collect();
+    let best = tied.iter().copied().reduce(|best, v| if smaller_then_better(case, v, best) { v } else { best })?;
+    Some((best, tied))
+}
+
+/// Fills in which candidates are not proven slower than each.
+pub(super) fn compare_times(case: &Case<'_>, variants: &mut [VariantResult]) {
+    let found: Vec<Vec<String>> = variants
+        .iter()
+        .map(|fast| {
+            let not_slower = |v: &&VariantResult| !fast.reference && !v.reference && equally_fast(case, v, fast);
+            variants.iter().filter(not_slower).map(|v| v.name.clone()).collect()
+        })
+        .collect();
+    for (variant, found) in variants.iter_mut().zip(found) {
+        variant.not_proven_slower = found;
+    }
 }
 
 /// The speedup that is compared, where it is known.

@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
-use super::text::{name, one_line};
-use crate::results::{LayerProof, Run};
+use super::text::one_line;
+use crate::results::LayerProof;
 
 /// An imported variant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Import {
-    pub name: String,
     /// Linear layers that are quantized, and those in floating point.
     pub quantized: usize,
     pub floating: usize,
@@ -28,20 +27,14 @@ pub(super) struct Layer {
     pub kernel: String,
 }
 
-/// Imported variants in the suite's order.
-pub(super) fn imports(run: &Run) -> Vec<Import> {
-    let proven = run.variants.iter().filter_map(|v| Some((v, &v.artefact.as_ref()?.proof)));
-    proven.filter(|(_, proof)| !proof.is_empty()).map(|(v, proof)| import(&v.name, proof)).collect()
-}
-
-fn import(variant: &str, proof: &[LayerProof]) -> Import {
+/// What the proof of an imported variant says.
+pub(super) fn import(proof: &[LayerProof]) -> Import {
     let products = || proof.iter().filter_map(|layer| layer.products.as_ref()).flatten();
     let largest = |of: &dyn Fn(&crate::results::ProductProof) -> f64| {
         products().map(of).reduce(f64::max).map(|mismatch| format!("{mismatch:.1e}"))
     };
     let quantized = proof.iter().filter(|layer| layer.products.is_some()).count();
     Import {
-        name: name(variant),
         quantized,
         floating: proof.len() - quantized,
         integers: largest(&|p| p.integers),

@@ -4,9 +4,13 @@
 //! are made harmless in one place each ([`text`] for every output, then the escaping of the format).
 
 mod charts;
+mod data;
+mod details;
+mod heat;
 mod html;
 mod imports;
 mod markdown;
+mod samples;
 mod terminal;
 mod text;
 mod view;

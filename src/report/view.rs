@@ -148,7 +148,8 @@ fn shifted_interval(difference: Option<&Estimate>) -> String {
     bounds.map_or(String::new(), |(low, high)| format!("[{:.5}, {:.5}]", 1.0 + low, 1.0 + high))
 }
 
-fn frontier(place: &Frontier) -> String {
+/// Place on the frontier in words.
+pub(super) fn frontier(place: &Frontier) -> String {
     let list = |by: &[String]| by.iter().map(|n| text::name(n)).collect::<Vec<_>>().join(", ");
     match place {
         Frontier::On => "on the Pareto frontier".into(),

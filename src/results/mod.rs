@@ -22,8 +22,8 @@ pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use run::{
     Answer, Answers, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity, Outcome,
-    PointEstimates, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, Unit, VariantResult,
-    Verdict,
+    PointEstimates, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, TurningPoint,
+    TurningPoints, Unit, VariantResult, Verdict,
 };
 pub use tables::{samples_csv, scores_csv};
 pub use whole::{create_folder, write_whole};

@@ -222,6 +222,27 @@ pub enum Outcome {
     Inconclusive,
 }
 
+/// For which thresholds a question is answered yes or no; in between it is unknown. For dAcc_max and M_max: yes from
+/// `yes` on, no below `no`. For S_min: yes up to `yes`, no above `no`. In the threshold's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TurningPoint {
+    /// The strictest threshold that is met.
+    pub yes: f64,
+    /// Stricter than this the answer is no.
+    pub no: f64,
+}
+
+/// Turning points of the rule's questions; `None` where a question is unknown at every threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct TurningPoints {
+    /// Of dAcc_max.
+    pub accuracy: Option<TurningPoint>,
+    /// Of S_min.
+    pub speed: Option<TurningPoint>,
+    /// Of M_max, bytes.
+    pub memory: Option<TurningPoint>,
+}
+
 /// Outcome with its reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -280,6 +301,12 @@ pub struct VariantResult {
     pub kernels: Vec<KernelUse>,
     /// Verdict; `None` for the reference.
     pub verdict: Option<Verdict>,
+    /// What other thresholds would have answered.
+    #[serde(default)]
+    pub turning_points: TurningPoints,
+    /// Candidates that are not proven slower than this one in the judged time, itself among them.
+    #[serde(default)]
+    pub not_proven_slower: Vec<String>,
     /// Place on the Pareto frontier.
     pub frontier: Frontier,
     /// Failures as `stage: reason`.

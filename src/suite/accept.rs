@@ -16,6 +16,7 @@
 use super::fields::{At, Fields, list_names, suggestion};
 use super::schema::{Accept, AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric};
 use super::schema::{SpeedLimit, SpeedMetric, Task, Workload};
+use crate::error::{Error, Result};
 use crate::units;
 
 /// The rules there are, each with whether it asks for speed and for memory.
@@ -46,6 +47,75 @@ pub(super) fn read(top: &Fields<'_>, workload: Option<&Workload>, tasks: &[At<Ta
     let rule = read_rule(&table);
     table.finish();
     Some(Accept { rule: rule?, accuracy: accuracy?, speed, memory, confidence })
+}
+
+/// `accept` with one key given another value: a margin by its name in the suite, `min_speedup`, `max_memory`,
+/// `confidence` or `rule`.
+///
+/// # Errors
+/// An unknown key, a value of the wrong form, a threshold or rule that the suite cannot answer.
+pub fn changed(accept: &Accept, key: &str, value: &str) -> Result<Accept> {
+    let fault = |expected: &str| Error::Usage(format!("--accept {key}={value}: expected {expected}"));
+    let number = |most: f64| {
+        let number = value.parse::<f64>().ok().filter(|n| *n > 0.0 && *n <= most);
+        number.ok_or_else(|| fault(&format!("a number above 0, at most {most}")))
+    };
+    let mut accept = accept.clone();
+    match (key, &mut accept.accuracy.metric, &mut accept.speed, &mut accept.memory) {
+        ("max_increase_percent", AccuracyMetric::Perplexity { max_increase_percent: max }, ..) => {
+            *max = number(1000.0)?
+        }
+        (
+            "max_drop_points",
+            AccuracyMetric::TokenAccuracy { max_drop_points: max }
+            | AccuracyMetric::Accuracy { max_drop_points: max }
+            | AccuracyMetric::AccuracyNorm { max_drop_points: max },
+            ..,
+        ) => *max = number(100.0)?,
+        (
+            "max_drop",
+            AccuracyMetric::LogLikelihood { max_drop: max } | AccuracyMetric::Similarity { max_drop: max },
+            ..,
+        ) => {
+            *max = number(10.0)?;
+        }
+        ("min_speedup", _, Some(speed), _) => speed.min_speedup = number(1000.0)?,
+        ("max_memory", _, _, Some(memory)) => {
+            let bytes = units::parse_bytes(value).filter(|bytes| *bytes > 0);
+            memory.max_bytes = bytes.ok_or_else(|| fault("a size above 0 with its unit, such as 80MiB"))?;
+        }
+        ("confidence", ..) => {
+            let confidence = value.parse().ok().filter(|c| *c > 0.5 && *c < 1.0);
+            accept.confidence = confidence.ok_or_else(|| fault("a number between 0.5 and 1, such as 0.95"))?;
+        }
+        ("rule", ..) => {
+            let rule = value.split_whitespace().collect::<Vec<_>>().join(" ");
+            let (speed, memory) = (accept.speed.is_some(), accept.memory.is_some());
+            let known = RULES.iter().find(|(text, s, m)| *text == rule && (speed || !s) && (memory || !m));
+            let (text, ..) = known.ok_or_else(|| fault("a rule over the thresholds that the suite sets"))?;
+            accept.rule = (*text).into();
+        }
+        _ => {
+            let margin = margin_key(accept.accuracy.metric);
+            let speed = if accept.speed.is_some() { ", min_speedup" } else { "" };
+            let memory = if accept.memory.is_some() { ", max_memory" } else { "" };
+            return Err(Error::Usage(format!(
+                "--accept {key}={value}: this run's rule has no `{key}`; it has {margin}{speed}{memory}, confidence, rule"
+            )));
+        }
+    }
+    Ok(accept)
+}
+
+/// Name of a metric's margin in suite files.
+pub fn margin_key(metric: AccuracyMetric) -> &'static str {
+    match metric {
+        AccuracyMetric::Perplexity { .. } => "max_increase_percent",
+        AccuracyMetric::TokenAccuracy { .. }
+        | AccuracyMetric::Accuracy { .. }
+        | AccuracyMetric::AccuracyNorm { .. } => "max_drop_points",
+        AccuracyMetric::LogLikelihood { .. } | AccuracyMetric::Similarity { .. } => "max_drop",
+    }
 }
 
 /// The rule as written, whose thresholds must all be given; without one, the rule over the given thresholds.

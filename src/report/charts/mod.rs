@@ -42,6 +42,8 @@ pub(super) struct Chart {
     pub title: String,
     /// What it shows and how to read it.
     pub caption: String,
+    /// The page's own chart shows the same where scripts run.
+    pub interactive: bool,
     /// The drawing.
     pub svg: String,
 }
@@ -160,6 +162,7 @@ fn frontier(run: &Run) -> Result<Chart> {
             100.0 * accept.confidence,
             missing(run, &scatter)
         ),
+        interactive: true,
         svg: paper(file, scatter::SIZE, |canvas| scatter.draw(canvas))?,
     })
 }
@@ -191,6 +194,7 @@ fn memory(run: &Run) -> Result<Chart> {
             "Better is up and to the left. Memory is exact; bars are intervals of accuracy.{}",
             missing(run, &scatter)
         ),
+        interactive: true,
         svg: paper(file, scatter::SIZE, |canvas| scatter.draw(canvas))?,
     })
 }
@@ -208,6 +212,7 @@ fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
              median over processes. Further left is faster.",
             point.batch, point.threads
         ),
+        interactive: false,
         svg: paper(file, slots::size(&rows, panels), |canvas| slots::draw(canvas, &rows, panels))?,
     })
 }
