@@ -78,12 +78,16 @@ fn sixteen_bit_weights_come_close_and_take_less_memory() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let golden = golden("bert");
     let encoder = load(&golden, DenseFormat::F32);
-    let run = |threads| {
-        let mut memory = encoder.memory();
-        encoder.forward(&Pool::new(threads), &golden.sequences, &mut memory).unwrap().to_vec()
-    };
-    assert_eq!(run(1), run(2));
-    assert_eq!(run(1), run(3));
+    // One pass whose products the threads share, and so many that each takes passes of its own.
+    for repeats in [1, 100] {
+        let sequences = golden.sequences.repeat(repeats);
+        let run = |threads| encoder.forward(&Pool::new(threads), &sequences, &mut encoder.memory()).unwrap().to_vec();
+        let alone = run(1);
+        assert_eq!(alone, run(2));
+        assert_eq!(alone, run(3));
+        let first: Vec<f32> = alone[..alone.len() / repeats].to_vec();
+        assert_eq!(alone, first.repeat(repeats), "vectors depend on what else is in the pass");
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", alias = "variant", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
     form: Form,
-    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f16, but f32 or bf16 where all weights are].
+    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 where all weights
+    /// are, bf16 where all are that or have 8-bit inputs, else f16].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.

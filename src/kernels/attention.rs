@@ -11,7 +11,6 @@
 
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::activations::{Rows, round_to_bf16_body};
 use super::isa::{Isa, per_isa};
@@ -126,28 +125,17 @@ impl Attention<'_> {
             // The longest tiles come first, so that threads finish together.
             let tile = self.tile(tiles - 1 - index);
             let mut scratch = threads[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            attend(isa, isa, self, &tile, queries, &mut scratch);
+            attend(isa, isa, self, &tile, queries, &mut scratch, &outputs);
             if parts > 1 {
                 // SAFETY: `index` is given to one thread only, and every index has its own row.
                 let part = unsafe { partial.row(tiles - 1 - index) };
                 part[..scratch.result.len()].copy_from_slice(&scratch.result);
-            } else {
-                self.store(&tile, &scratch.result, &outputs);
             }
         };
         if pool.threads() == 1 || tiles == 1 || rows * self.heads * self.keys() < SMALL {
             (0..tiles).for_each(|index| work(0, index));
         } else {
-            let next = AtomicUsize::new(0);
-            pool.run(&|thread| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= tiles {
-                        break;
-                    }
-                    work(thread, index);
-                }
-            });
+            pool.each(tiles, &work);
         }
         if parts > 1 {
             self.merge(&mut scratch.partial, result, parts, &outputs);
@@ -218,6 +206,7 @@ impl Attention<'_> {
     }
 
     /// Writes finished rows to their place in `out`.
+    #[inline(always)]
     fn store(&self, tile: &Tile, result: &[f32], outputs: &Rows<f32>) {
         let (group, dim, width) = (self.group(), self.cache.head_dim(), self.result_width());
         let first = self.new.rows(tile.head.sequence).start + tile.token;
@@ -268,12 +257,22 @@ fn rescale(old: f32, new: f32) -> f32 {
 }
 
 per_isa! {
-    /// Runs one tile; its rows are left in `scratch.result`. `own` is the instruction set again, for the body.
-    fn attend(isa, own: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32], scratch: &mut Scratch) = attend_body
+    /// Runs one tile; its rows are stored, or left in `scratch.result` where they are a part. `own` is the instruction set
+    /// again, for the body.
+    fn attend(
+        isa, own: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32], scratch: &mut Scratch, outputs: &Rows<f32>
+    ) = attend_body
 }
 
 #[inline(always)]
-fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32], scratch: &mut Scratch) {
+fn attend_body(
+    isa: Isa,
+    attention: &Attention<'_>,
+    tile: &Tile,
+    queries: &[f32],
+    scratch: &mut Scratch,
+    outputs: &Rows<f32>,
+) {
     let cache = attention.cache;
     let (group, dim, padded) = (attention.group(), cache.head_dim(), cache.padded_dim());
     let (rows, width) = (tile.tokens * group, attention.result_width());
@@ -342,6 +341,9 @@ fn attend_body(isa: Isa, attention: &Attention<'_>, tile: &Tile, queries: &[f32]
             );
         }
     }
+    if tile.parts == 1 {
+        attention.store(tile, result, outputs);
+    }
 }
 
 /// Rounds numbers to bfloat16 (half to even), by way of `bits`: in place, or packed in pairs at their start.
@@ -360,11 +362,11 @@ fn round(numbers: &mut [f32], bits: &mut [u16], in_pairs: bool) {
 fn gather(attention: &Attention<'_>, tile: &Tile, queries: &[f32], scaled: &mut Vec<f32>) {
     let (group, dim) = (attention.group(), attention.cache.head_dim());
     let scale = 1.0 / (dim as f32).sqrt();
-    scaled.clear();
+    scaled.resize(tile.tokens * group * dim, 0.0);
     let first = attention.new.rows(tile.head.sequence).start + tile.token;
-    for token in 0..tile.tokens {
+    for (token, scaled) in scaled.chunks_exact_mut(group * dim).enumerate() {
         let at = ((first + token) * attention.heads + tile.head.kv_head * group) * dim;
-        scaled.extend(queries[at..at + group * dim].iter().map(|&q| q * scale));
+        scaled.iter_mut().zip(&queries[at..]).for_each(|(scaled, &q)| *scaled = q * scale);
     }
 }
 

@@ -30,8 +30,8 @@ use number::{Number, widen_keys, widen_pairs, widen_values, widened};
 
 /// Numbers below which storing them is not worth waking other threads.
 const SMALL: usize = 16 * 1024;
-/// Dimensions narrowed at a time.
-const PIECE: usize = 64;
+/// Numbers of a token narrowed at a time; even, for pairs.
+const PIECE: usize = 512;
 
 /// Storage of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,10 +283,9 @@ impl Shape {
         to: &mut [T],
         scales: &mut [f32],
     ) {
-        let dim = self.head_dim;
-        self.append(pool, start, from, (to, self.capacity * dim), scales, |token, first, piece, head| {
-            let at = token / LANES * LANES * dim + first * LANES + token % LANES;
-            head[at..].iter_mut().step_by(LANES).zip(piece).for_each(|(to, &number)| *to = number);
+        self.append(pool, start, from, (to, self.head_dim), scales, |lane, first, piece, block| {
+            let places = block[first * LANES + lane..].iter_mut().step_by(LANES);
+            places.zip(piece).for_each(|(to, &number)| *to = number);
         });
     }
 
@@ -299,66 +298,82 @@ impl Shape {
         scales: &mut [f32],
     ) {
         let padded = self.padded_dim();
-        self.append(pool, start, from, (to, self.capacity * padded), scales, |token, first, piece, head| {
-            head[token * padded + first..][..piece.len()].copy_from_slice(piece);
+        self.append(pool, start, from, (to, padded), scales, |lane, first, piece, block| {
+            block[lane * padded + first..][..piece.len()].copy_from_slice(piece);
         });
     }
 
     fn append_key_pairs(&self, pool: &Pool, start: usize, from: (Sequences<'_>, &[f32]), to: &mut [bf16]) {
-        let dim = self.head_dim;
-        self.append(pool, start, from, (to, self.capacity * dim), &mut [], |token, first, piece, head| {
-            let at = token / LANES * LANES * dim + first * LANES + token % LANES * 2;
-            for (pair, to) in piece.chunks_exact(2).zip(head[at..].chunks_mut(2 * LANES)) {
-                to[..2].copy_from_slice(pair);
-            }
+        self.append(pool, start, from, (to, self.head_dim), &mut [], |lane, first, piece, block| {
+            let places = block[first * LANES + lane * 2..].chunks_mut(2 * LANES);
+            places.zip(piece.as_chunks::<2>().0).for_each(|(to, pair)| to[..2].copy_from_slice(pair));
         });
     }
 
     fn append_value_pairs(&self, pool: &Pool, start: usize, from: (Sequences<'_>, &[f32]), to: &mut [bf16]) {
         let padded = self.padded_dim();
-        self.append(pool, start, from, (to, self.capacity * padded), &mut [], |token, first, piece, head| {
-            let at = token / 2 * 2 * padded + first * 2 + token % 2;
-            head[at..].iter_mut().step_by(2).zip(piece).for_each(|(to, &number)| *to = number);
+        self.append(pool, start, from, (to, padded), &mut [], |lane, first, piece, block| {
+            let places = block[lane / 2 * 2 * padded + first * 2 + lane % 2..].iter_mut().step_by(2);
+            places.zip(piece).for_each(|(to, &number)| *to = number);
         });
     }
 
-    /// Narrows `from` in pieces and calls `put(token, first dimension, piece, numbers of the head)` for each; `to` comes
-    /// with the size of a head. `scales` is empty where numbers have none.
+    /// Narrows `from` and calls `put(token % 16, first dimension, piece, block)` for each piece, which lies in one head of
+    /// one token; a block is what a head has of 16 tokens, `width` numbers for each in `to`. `scales` is empty where numbers
+    /// have none. Threads share out the blocks of tokens.
     fn append<T: Number>(
         &self,
         pool: &Pool,
         start: usize,
         (new, from): (Sequences<'_>, &[f32]),
-        (to, stride): (&mut [T], usize),
+        (to, width): (&mut [T], usize),
         scales: &mut [f32],
         put: impl Fn(usize, usize, &[T], &mut [T]) + Sync,
     ) {
-        let isa = Isa::active();
-        let heads = Rows::new(to, stride);
-        let has_scales = !scales.is_empty();
-        let scales = Rows::new(scales, self.capacity);
-        pool.split(self.sequences * self.kv_heads, 1, from.len() >= SMALL, &|share| {
-            let mut piece = [T::default(); PIECE];
+        let (isa, dim, has_scales) = (Isa::active(), self.head_dim, !scales.is_empty());
+        let of_token = self.kv_heads * dim;
+        // A head with a scale of its own is narrowed alone.
+        let at_once = if has_scales { dim } else { of_token };
+        let (blocks, scales) = (Rows::new(to, LANES * width), Rows::new(scales, LANES));
+        let (first_block, end_block) = (start / LANES, (start + new.longest()).div_ceil(LANES));
+        let touched = end_block - first_block;
+        pool.split(self.sequences * touched, 1, from.len() >= SMALL, &|share| {
+            let mut narrowed = [T::default(); PIECE];
             for index in share {
-                let (sequence, kv_head) = (index / self.kv_heads, index % self.kv_heads);
-                // SAFETY: the shares of the threads do not overlap, and each head has a row of its own.
-                let head = unsafe { heads.row(index) };
-                for (token, row) in new.rows(sequence).enumerate() {
-                    let from = &from[(row * self.kv_heads + kv_head) * self.head_dim..][..self.head_dim];
-                    let scale = T::scale(isa, from);
-                    if has_scales {
-                        // SAFETY: as above.
-                        let scales = unsafe { scales.row(index) };
-                        scales[start + token] = scale;
-                    }
-                    for (i, from) in from.chunks(PIECE).enumerate() {
-                        T::narrow(isa, from, scale, &mut piece[..from.len()]);
-                        put(start + token, i * PIECE, &piece[..from.len()], head);
+                let (sequence, block) = (index / touched, first_block + index % touched);
+                let place = |head: usize| (sequence * self.kv_heads + head) * (self.capacity / LANES) + block;
+                let rows = new.rows(sequence);
+                for token in (block * LANES).max(start)..((block + 1) * LANES).min(start + rows.len()) {
+                    let row = &from[(rows.start + token - start) * of_token..][..of_token];
+                    for (head, part) in row.chunks(at_once).enumerate() {
+                        let scale = T::scale(isa, part);
+                        if has_scales {
+                            // SAFETY: the shares of the threads do not overlap; every block of a head has its own row.
+                            let scales = unsafe { scales.row(place(head)) };
+                            scales[token % LANES] = scale;
+                        }
+                        for (i, part) in part.chunks(PIECE).enumerate() {
+                            let narrowed = &mut narrowed[..part.len()];
+                            T::narrow(isa, part, scale, narrowed);
+                            for (head, first, piece) in heads(narrowed, head * at_once + i * PIECE, dim) {
+                                // SAFETY: as above.
+                                put(token % LANES, first, piece, unsafe { blocks.row(place(head)) });
+                            }
+                        }
                     }
                 }
             }
         });
     }
+}
+
+/// Cuts numbers of a token, from number `first` on, into heads of `dim`: head, first dimension, numbers.
+fn heads<T>(numbers: &[T], first: usize, dim: usize) -> impl Iterator<Item = (usize, usize, &[T])> {
+    let last = first + numbers.len();
+    (first / dim..last.div_ceil(dim)).map(move |head| {
+        let (from, to) = ((head * dim).max(first), ((head + 1) * dim).min(last));
+        (head, from - head * dim, &numbers[from - first..to - first])
+    })
 }
 
 impl Store {

@@ -110,6 +110,11 @@ impl Matrix {
         }
     }
 
+    /// Whether inputs are rounded to 8 bits for it.
+    pub fn has_8_bit_inputs(&self) -> bool {
+        matches!(&self.weights, Weights::Integer { activations, .. } if *activations != ActivationScheme::None)
+    }
+
     /// Packed bytes, scales, padding and order of inputs included.
     pub fn bytes(&self) -> usize {
         let order = self.input_order.as_deref().map_or(0, size_of_val);

@@ -157,6 +157,21 @@ impl Pool {
         }
     }
 
+    /// Runs `task(thread, item)` for every item of `0..items`, in order, each on the next thread that is free: for items
+    /// that take unequal times.
+    pub fn each(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        self.run(&|thread| {
+            loop {
+                let item = next.fetch_add(1, Ordering::Relaxed);
+                if item >= items {
+                    break;
+                }
+                task(thread, item);
+            }
+        });
+    }
+
     /// The share of `0..items` of thread `thread`: contiguous, differing by at most one `unit`; starts are multiples
     /// of `unit`.
     pub fn share(&self, thread: usize, items: usize, unit: usize) -> Range<usize> {

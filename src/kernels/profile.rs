@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,8 @@ pub(super) struct Account {
 /// What is booked so far, and the part that runs now.
 #[derive(Debug)]
 struct Entries {
+    /// The thread whose time is booked.
+    thread: ThreadId,
     profile: Profile,
     part: Part,
     since: Instant,
@@ -90,7 +93,9 @@ impl Account {
     /// Books the time since the last call and goes on with `part`; returns the part that ran.
     fn switch(&self, part: Part) -> Part {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entries) = entries.as_mut() else { return part };
+        let Some(entries) = entries.as_mut().filter(|entries| entries.thread == thread::current().id()) else {
+            return part;
+        };
         let now = Instant::now();
         *entries.profile.of(entries.part) += (now - entries.since).as_secs_f64();
         entries.since = now;
@@ -110,10 +115,12 @@ impl Pool {
         result
     }
 
-    /// Does `work` and says what it spent its time on. Only one thread may use the pool meanwhile, or their times mix.
+    /// Does `work` and says what the calling thread spent its time on. Where threads work apart from each other, waiting
+    /// for the others at the end is [`Part::Rest`].
     pub fn profile<R>(&self, work: impl FnOnce() -> R) -> (R, Profile) {
         let entries = || self.account.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        *entries() = Some(Entries { profile: Profile::default(), part: Part::Rest, since: Instant::now() });
+        let thread = thread::current().id();
+        *entries() = Some(Entries { thread, profile: Profile::default(), part: Part::Rest, since: Instant::now() });
         self.account.open.store(true, Ordering::Relaxed);
         let result = work();
         self.account.open.store(false, Ordering::Relaxed);

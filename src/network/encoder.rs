@@ -7,6 +7,9 @@
 //!
 //! The sequences of a pass run together, each attending to itself only; nothing is calculated for padding.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
@@ -18,8 +21,11 @@ use crate::network::lookup_table::{LookupTable, check_tokens};
 use crate::network::{EncoderConfig, Pooling};
 use crate::results::KernelUse;
 
-/// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in the caches.
-const PASS_TOKENS: usize = 512;
+/// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in a core's cache.
+const PASS_TOKENS: usize = 256;
+/// Passes for each thread from which on threads take passes of their own instead of sharing every product: they then wait
+/// for each other once, and the last passes to finish are a small part of all.
+const PASSES_APART: usize = 4;
 
 /// Last part of the name of the word embeddings; what comes before it comes before all names.
 const WORDS: &str = "embeddings.word_embeddings.weight";
@@ -50,9 +56,22 @@ enum End {
     },
 }
 
-/// Memory of forward passes: once it has grown to the largest pass, passes allocate nothing.
-#[derive(Debug)]
+/// Memory of forward passes: once it has grown to the largest batch, passes allocate nothing.
+#[derive(Debug, Default)]
 pub struct EncoderMemory {
+    /// Sequences of every pass.
+    passes: Vec<Range<usize>>,
+    /// For each thread that runs passes.
+    threads: Vec<Mutex<PassMemory>>,
+    /// Vectors of every pass, `(sequences, width)`.
+    vectors: Vec<Mutex<Vec<f32>>>,
+    /// Vectors of all sequences, `(sequences, width)`.
+    out: Vec<f32>,
+}
+
+/// Memory of one pass at a time.
+#[derive(Debug)]
+struct PassMemory {
     /// Row after the last of every sequence.
     ends: Vec<usize>,
     /// Token and position of every row.
@@ -63,8 +82,6 @@ pub struct EncoderMemory {
     /// States of the first tokens, for a classifier.
     first: Activations,
     between: Activations,
-    /// `(sequences, width)`.
-    out: Vec<f32>,
 }
 
 impl Encoder {
@@ -130,7 +147,7 @@ impl Encoder {
         kernel_uses(self.products(tokens).map(|(matrix, rows)| ("encode", matrix, rows)))
     }
 
-    /// Attention in bfloat16 where all weights are, in 32 bits elsewhere.
+    /// Attention in bfloat16 where all weights are or have 8-bit inputs, in 32 bits elsewhere.
     fn kv_format(&self) -> KvFormat {
         let pairs = (self.config.hidden_size / self.config.heads).is_multiple_of(2);
         match kv_format(self.blocks.iter().flat_map(EncoderBlock::linears)) {
@@ -141,42 +158,60 @@ impl Encoder {
 
     /// Memory for forward passes.
     pub fn memory(&self) -> EncoderMemory {
-        EncoderMemory {
+        EncoderMemory::default()
+    }
+
+    /// Memory for one pass at a time.
+    fn pass_memory(&self) -> PassMemory {
+        PassMemory {
             ends: Vec::new(),
             inputs: Vec::new(),
             hidden: Activations::default(),
             work: Workspace::new(&self.config, self.kv_format()),
             first: Activations::default(),
             between: Activations::default(),
-            out: Vec::new(),
         }
     }
 
     /// The vector of every sequence, `(sequences.len(), width)` row-major: pooled embeddings, or a classifier's logits.
     /// A sequence is its token ids, special tokens included, as [`crate::network::Tokenizer::encode_whole`] gives them.
+    /// `memory` is of [`Encoder::memory`].
     ///
     /// # Errors
     /// An empty or too long sequence, or a token outside the vocabulary.
     pub fn forward<'m>(
         &self,
         pool: &Pool,
-        sequences: &[impl AsRef<[u32]>],
+        sequences: &[impl AsRef<[u32]> + Sync],
         memory: &'m mut EncoderMemory,
     ) -> Result<&'m [f32]> {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
-        memory.out.clear();
-        let mut left = sequences;
-        while !left.is_empty() {
-            let (now, later) = left.split_at(together(left));
-            self.pass(pool, now, memory);
-            left = later;
+        let EncoderMemory { passes, threads, vectors, out } = memory;
+        cut(sequences, passes);
+        let apart = passes.len() >= PASSES_APART * pool.threads();
+        let used = if apart { pool.threads() } else { 1 };
+        threads.resize_with(threads.len().max(used), || Mutex::new(self.pass_memory()));
+        vectors.resize_with(vectors.len().max(passes.len()), Mutex::default);
+        let run = |thread: usize, index: usize| {
+            let mut memory = threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut vectors = vectors[index].lock().unwrap_or_else(PoisonError::into_inner);
+            self.pass(pool, &sequences[passes[index].clone()], &mut memory, &mut vectors);
+        };
+        if apart {
+            pool.each(passes.len(), &run);
+        } else {
+            (0..passes.len()).for_each(|index| run(0, index));
         }
-        Ok(&memory.out)
+        out.clear();
+        for vectors in &mut vectors[..passes.len()] {
+            out.extend_from_slice(vectors.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(out)
     }
 
-    /// Runs some sequences and appends their vectors.
-    fn pass(&self, pool: &Pool, sequences: &[impl AsRef<[u32]>], memory: &mut EncoderMemory) {
-        let EncoderMemory { ends, inputs, hidden, work, first, between, out } = memory;
+    /// Runs some sequences together and leaves their vectors in `out`.
+    fn pass(&self, pool: &Pool, sequences: &[impl AsRef<[u32]>], memory: &mut PassMemory, out: &mut Vec<f32>) {
+        let PassMemory { ends, inputs, hidden, work, first, between } = memory;
         ends.clear();
         inputs.clear();
         for sequence in sequences {
@@ -191,9 +226,7 @@ impl Encoder {
         for block in &self.blocks {
             block.run(pool, packed, hidden, work);
         }
-        let before = out.len();
-        out.resize(before + sequences.len() * self.width(), 0.0);
-        let out = &mut out[before..];
+        out.resize(sequences.len() * self.width(), 0.0);
         let states_of = |index: usize| {
             let rows = packed.rows(index);
             &hidden.values()[rows.start * width..rows.end * width]
@@ -252,13 +285,21 @@ impl End {
     }
 }
 
-/// How many of the first sequences run in one pass: at least one, at most [`PASS_TOKENS`] tokens.
-fn together(sequences: &[impl AsRef<[u32]>]) -> usize {
-    let tokens = sequences.iter().scan(0, |tokens, sequence| {
-        *tokens += sequence.as_ref().len();
-        Some(*tokens)
-    });
-    tokens.take_while(|tokens| *tokens <= PASS_TOKENS).count().max(1)
+/// Cuts sequences into passes of at most [`PASS_TOKENS`] tokens, at least one sequence each. The cut depends on nothing
+/// else, so that results do not depend on threads.
+fn cut(sequences: &[impl AsRef<[u32]>], passes: &mut Vec<Range<usize>>) {
+    passes.clear();
+    let mut tokens = 0;
+    for (index, sequence) in sequences.iter().enumerate() {
+        tokens += sequence.as_ref().len();
+        match passes.last_mut() {
+            Some(pass) if tokens <= PASS_TOKENS => pass.end = index + 1,
+            _ => {
+                passes.push(index..index + 1);
+                tokens = sequence.as_ref().len();
+            }
+        }
+    }
 }
 
 /// What comes before the names of all tensors of the network: nothing, `bert.`, `roberta.`.

@@ -14,7 +14,8 @@ pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
     /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
-    /// Storage of keys and values; `None` is 32 bits or bfloat16 where all weights of the blocks are, else 16 bits.
+    /// Storage of keys and values; `None` is what suits the weights of the blocks: 32 bits where all have
+    /// them, bfloat16 where all are that or have 8-bit inputs, else 16 bits.
     pub kv_cache: Option<KvFormat>,
 }
 
@@ -91,13 +92,13 @@ impl Linear {
     }
 }
 
-/// Storage of keys and values that suits the arithmetic of all these layers: 32 bits or bfloat16 where all have such
-/// weights, else 16 bits.
+/// Storage of keys and values that suits the arithmetic of all these layers: 32 bits where all weights have them,
+/// bfloat16 where all weights are that or have 8-bit inputs (which round more than it does), else 16 bits.
 pub(super) fn kv_format<'a>(linears: impl Iterator<Item = &'a Linear> + Clone) -> KvFormat {
-    let all = |format| linears.clone().all(|linear| linear.weight.dense_format() == Some(format));
-    if all(DenseFormat::F32) {
+    let all = |test: fn(&Matrix) -> bool| linears.clone().all(|linear| test(&linear.weight));
+    if all(|weight| weight.dense_format() == Some(DenseFormat::F32)) {
         KvFormat::F32
-    } else if all(DenseFormat::Bf16) {
+    } else if all(|weight| weight.dense_format() == Some(DenseFormat::Bf16) || weight.has_8_bit_inputs()) {
         KvFormat::Bf16
     } else {
         KvFormat::F16

@@ -241,7 +241,8 @@ pub struct Variant {
     pub name: String,
     /// How it is made.
     pub recipe: Recipe,
-    /// Storage of keys and values while it runs; `None` is 16 bits, but 32 or bfloat16 where all weights are.
+    /// Storage of keys and values while it runs; `None` is 16 bits, but 32 where all weights have them, and bfloat16
+    /// where all are that or have 8-bit inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<KvFormat>,
 }
