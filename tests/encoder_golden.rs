@@ -80,7 +80,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let encoder = load(&golden, DenseFormat::F32);
     // One pass whose products the threads share, and so many that each takes passes of its own.
     for repeats in [1, 100] {
-        let sequences = golden.sequences.repeat(repeats);
+        let sequences = vec![golden.sequences.as_slice(); repeats].concat();
         let run = |threads| encoder.forward(&Pool::new(threads), &sequences, &mut encoder.memory()).unwrap().to_vec();
         let alone = run(1);
         assert_eq!(alone, run(2));

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;
-use quantbench::kernels::{KvFormat, Pool};
+use quantbench::kernels::{Isa, KvFormat, Pool, vector};
 use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, Site, score};
 use quantbench::tensor::DenseFormat;
 
@@ -134,7 +134,10 @@ fn blocks_alone_make_the_decoder_and_show_their_inputs() {
         }
         let norm = golden.checkpoint.tensor_f32("model.norm.weight").unwrap().1;
         let mut normalized = vec![0.0; hidden.len()];
-        quantbench::kernels::rows::rms_norm(&pool, &hidden, &norm, config.rms_norm_eps, &mut normalized);
+        let eps = config.rms_norm_eps;
+        for (hidden, out) in hidden.chunks_exact(norm.len()).zip(normalized.chunks_exact_mut(norm.len())) {
+            vector::rms_norm(Isa::active(), hidden, &norm, eps, out);
+        }
         let mut got = Vec::new();
         Head::load(&golden.checkpoint, EXACT).unwrap().logits(&pool, &normalized, &mut got);
         assert_close(family, &got, &golden.logits, 5e-5);

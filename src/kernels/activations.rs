@@ -4,13 +4,17 @@
 //! `code = round_half_even(x * (127 / max|x|))`, so codes lie in `-127..=127` on every instruction set; a token whose
 //! largest magnitude is zero (or so small that its reciprocal overflows) has scale 0 and codes 0. In every scheme a token
 //! with a NaN or an infinity has scale NaN and codes 0, so that its outputs are NaN.
+//!
+//! A form is made a token at a time. Who writes the inputs by way of [`InputRows`] has it made while the token's values are
+//! in the nearest cache; otherwise the first product that reads them makes it.
 
 use super::isa::{Isa, per_isa};
+use super::matrix::Matrix;
 use super::pool::Pool;
-use super::vector::largest_magnitude_body;
-use crate::tensor::{ActivationScheme, StaticActivations};
+use crate::tensor::ActivationScheme;
 
 mod fixed_point;
+mod int8;
 #[cfg(test)]
 mod tests;
 pub(super) mod tiles;
@@ -24,28 +28,63 @@ const PAD: usize = 64;
 /// Row strides that are a multiple of this many bytes put the rows of a tile into the same cache sets.
 const ALIASING_BYTES: usize = 2048;
 /// Values below which making a form is not worth waking other threads.
-const SPLIT_VALUES: usize = 32 * 1024;
+const SPLIT_VALUES: usize = 16 * 1024;
 
-/// `(tokens, features)` row-major inputs. Integer and bfloat16 forms are made on first use after
-/// [`Activations::write`] and shared by all matrices that read the same input (q, k, v; gate, up) in the same scheme.
+/// `(tokens, features)` row-major inputs. Derived forms are made on first use after [`Activations::write`] and shared by
+/// all matrices that read the same input (q, k, v; gate, up) in the same form.
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
     features: usize,
     values: Vec<f32>,
+    /// The forms that hold these values; at most one of each kind.
+    made: Vec<InputForm>,
     padded: Form<f32>,
+    float_sums: Vec<f32>,
     bf16: Form<u16>,
     bf16_widened: Form<f32>,
     int8: Form<i8>,
-    int8_scheme: Option<ActivationScheme>,
     scales: Vec<f32>,
     zero_points: Vec<i32>,
-    float_sums: Sums<f32>,
-    int8_sums: Sums<i32>,
+    int8_sums: Vec<i32>,
     fixed_point: FixedPoint,
     int8_tiles: Tiles,
     bf16_tiles: Tiles,
     gathered: Option<Box<Gathered>>,
+}
+
+/// A form of the inputs that a kernel takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum InputForm {
+    /// As they are: `padded` for rows that are zero up to a multiple of 64 columns, with sums over groups of `sums_of`
+    /// columns.
+    Float {
+        /// Zero up to whole blocks.
+        padded: bool,
+        /// Columns of a group.
+        sums_of: Option<usize>,
+    },
+    /// Rounded to bfloat16 (half to even).
+    Bf16 {
+        /// In tiles, too.
+        tiles: bool,
+    },
+    /// Rounded to bfloat16 and widened to f32 again, for processors without bfloat16 arithmetic.
+    Bf16Widened,
+    /// 16-bit fixed point in blocks of so many columns (the last may be shorter).
+    FixedPoint {
+        /// Columns of a block.
+        block: usize,
+    },
+    /// 8-bit codes.
+    Int8 {
+        /// How values become codes.
+        scheme: ActivationScheme,
+        /// Columns whose codes are summed (the last group may be shorter).
+        group: usize,
+        /// In tiles, too.
+        tiles: bool,
+    },
 }
 
 /// The inputs with their columns in another order, which has derived forms of its own.
@@ -59,15 +98,7 @@ struct Gathered {
 /// A derived form: rows of `stride` values, zero from `features` on.
 #[derive(Debug, Default)]
 struct Form<T> {
-    made: bool,
     stride: usize,
-    data: Vec<T>,
-}
-
-/// Sums over groups of columns, for one group size at a time.
-#[derive(Debug, Default)]
-struct Sums<T> {
-    made_for: Option<usize>,
     data: Vec<T>,
 }
 
@@ -88,7 +119,7 @@ pub(super) struct Bf16Input<'a> {
     pub values: &'a [u16],
     pub stride: usize,
     pub tokens: usize,
-    /// The values in tiles, when [`Activations::make_bf16_tiles`] made them.
+    /// The values in tiles, where asked for.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // For AMX.
     pub tiles: &'a [u8],
 }
@@ -106,23 +137,13 @@ pub(super) struct IntegerInput<'a> {
     pub has_lowest_code: bool,
     /// `(tokens, groups)` sums of the codes of a group.
     pub sums: &'a [i32],
-    /// The codes in tiles, when [`Activations::make_int8_tiles`] made them.
+    /// The codes in tiles, where asked for.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // For AMX.
     pub tiles: &'a [u8],
 }
 
-impl<T: Copy + Default> Form<T> {
-    /// Sets the size, keeping the memory. Values of earlier contents may remain.
-    fn resize(&mut self, tokens: usize, features: usize) {
-        let stride = features.next_multiple_of(PAD);
-        let aliases = (stride * size_of::<T>()).is_multiple_of(ALIASING_BYTES);
-        self.stride = if aliases { stride + PAD } else { stride };
-        let len = tokens * self.stride;
-        if self.data.len() < len {
-            self.data.resize(len, T::default());
-        }
-    }
-}
+/// Writes or changes the values of one token.
+type Fill<'f> = &'f (dyn Fn(usize, &mut [f32]) + Sync);
 
 impl Activations {
     /// Room for `max_tokens * max_features` values, so that later calls do not allocate.
@@ -133,30 +154,37 @@ impl Activations {
     /// Resizes to `(tokens, features)`, drops the derived forms and lends the values to be written. What they held
     /// before is unspecified.
     pub fn write(&mut self, tokens: usize, features: usize) -> &mut [f32] {
-        self.tokens = tokens;
-        self.features = features;
-        let len = tokens * features;
-        if self.values.len() < len {
-            self.values.resize(len, 0.0);
-        }
+        self.resize(tokens, features);
         self.change()
     }
 
     /// Drops the derived forms and lends the values to be changed in place.
     pub fn change(&mut self) -> &mut [f32] {
-        self.padded.made = false;
-        self.bf16.made = false;
-        self.bf16_widened.made = false;
-        self.int8_scheme = None;
-        self.fixed_point.made_for = None;
-        self.float_sums.made_for = None;
-        self.int8_sums.made_for = None;
-        self.int8_tiles.forget();
-        self.bf16_tiles.forget();
+        self.made.clear();
         if let Some(gathered) = &mut self.gathered {
             gathered.made = false;
         }
         &mut self.values[..self.tokens * self.features]
+    }
+
+    /// As [`Activations::write`], a row at a time, for products with `reader`.
+    pub fn write_for(&mut self, tokens: usize, reader: &Matrix) -> InputRows<'_> {
+        self.resize(tokens, reader.cols());
+        self.change_for(Some(reader))
+    }
+
+    /// As [`Activations::change`], a row at a time, for products with `reader`, if there are any.
+    pub fn change_for(&mut self, reader: Option<&Matrix>) -> InputRows<'_> {
+        let form = reader.and_then(|reader| reader.own_input_form(Isa::active(), self.tokens));
+        InputRows { inputs: self, form }
+    }
+
+    fn resize(&mut self, tokens: usize, features: usize) {
+        (self.tokens, self.features) = (tokens, features);
+        let len = tokens * features;
+        if self.values.len() < len {
+            self.values.resize(len, 0.0);
+        }
     }
 
     /// Rows.
@@ -180,16 +208,11 @@ impl Activations {
         assert_eq!(order.len(), self.features);
         let gathered = self.gathered.get_or_insert_default();
         if !gathered.made || gathered.order != order {
-            let features = self.features;
-            let rows = Rows::new(gathered.inputs.write(self.tokens, features), features);
-            let values = &self.values;
-            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
-                for t in tokens {
-                    let from = &values[t * features..(t + 1) * features];
-                    // SAFETY: each token is written by one thread only.
-                    let row = unsafe { rows.row(t) };
-                    row.iter_mut().zip(order).for_each(|(value, &input)| *value = from[input as usize]);
-                }
+            let (values, features) = (&self.values, self.features);
+            gathered.inputs.write(self.tokens, features);
+            each_token(pool, &mut gathered.inputs.values, (self.tokens, features), &|t, row| {
+                let from = &values[t * features..(t + 1) * features];
+                row.iter_mut().zip(order).for_each(|(value, &input)| *value = from[input as usize]);
             });
             gathered.order.clear();
             gathered.order.extend_from_slice(order);
@@ -198,135 +221,221 @@ impl Activations {
         &mut gathered.inputs
     }
 
-    /// The values as f32; `padded` asks for rows that are zero up to a multiple of 64 columns, `sums_of` for sums over
-    /// groups of that many columns.
-    pub(super) fn float(&mut self, pool: &Pool, padded: bool, sums_of: Option<usize>) -> FloatInput<'_> {
-        if let Some(group) = sums_of {
-            self.make_float_sums(group);
-        }
-        let row_bytes = self.features * size_of::<f32>();
-        let aliases = self.tokens > 1 && row_bytes.is_multiple_of(ALIASING_BYTES);
-        let copy = aliases || (padded && !self.features.is_multiple_of(PAD));
-        if copy && !self.padded.made {
-            self.padded.resize(self.tokens, self.features);
-            let (features, stride) = (self.features, self.padded.stride);
-            let rows = Rows::new(&mut self.padded.data, stride);
-            let values = &self.values;
-            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
-                for t in tokens {
-                    // SAFETY: each token is written by one thread only.
-                    let row = unsafe { rows.row(t) };
-                    row[..features].copy_from_slice(&values[t * features..(t + 1) * features]);
-                    row[features..].fill(0.0);
-                }
-            });
-            self.padded.made = true;
-        }
-        let sums = if sums_of.is_some() { &self.float_sums.data[..] } else { &[] };
-        if copy {
-            FloatInput { values: &self.padded.data, stride: self.padded.stride, tokens: self.tokens, sums }
-        } else {
-            FloatInput { values: &self.values, stride: self.features, tokens: self.tokens, sums }
+    /// Makes a form where it is not there yet.
+    pub(super) fn make(&mut self, isa: Isa, pool: &Pool, form: InputForm) {
+        if !self.made.contains(&form) {
+            self.make_while(isa, pool, form, &|_, _| {});
         }
     }
 
-    /// The values rounded to bfloat16 (half to even).
-    pub(super) fn bf16(&mut self, pool: &Pool) -> Bf16Input<'_> {
-        if !self.bf16.made {
-            self.bf16.resize(self.tokens, self.features);
-            let (features, stride) = (self.features, self.bf16.stride);
-            let rows = Rows::new(&mut self.bf16.data, stride);
-            let values = &self.values;
-            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
-                for t in tokens {
-                    // SAFETY: each token is written by one thread only.
-                    let row = unsafe { rows.row(t) };
-                    round_to_bf16(Isa::active(), &values[t * features..(t + 1) * features], &mut row[..features]);
-                    row[features..].fill(0);
-                }
-            });
-            self.bf16.made = true;
+    /// Makes a form of what `fill` leaves in the rows.
+    fn make_while(&mut self, isa: Isa, pool: &Pool, form: InputForm, fill: Fill<'_>) {
+        // Forms of a kind share their memory.
+        self.made.retain(|made| std::mem::discriminant(made) != std::mem::discriminant(&form));
+        match form {
+            InputForm::Float { padded, sums_of } => self.make_float(pool, (padded, sums_of), fill),
+            InputForm::Bf16 { tiles } => self.make_bf16(isa, pool, tiles, fill),
+            InputForm::Bf16Widened => self.make_bf16_widened(pool, fill),
+            InputForm::FixedPoint { block } => self.make_fixed_point(isa, pool, block, fill),
+            InputForm::Int8 { scheme, group, tiles } => self.make_int8(isa, pool, (scheme, group), tiles, fill),
         }
-        Bf16Input {
-            values: &self.bf16.data,
-            stride: self.bf16.stride,
-            tokens: self.tokens,
-            tiles: self.bf16_tiles.bytes(),
-        }
+        self.made.push(form);
     }
 
-    /// The values rounded to bfloat16 and widened to f32 again, for processors without bfloat16 arithmetic.
-    pub(super) fn bf16_widened(&mut self, pool: &Pool) -> FloatInput<'_> {
-        self.bf16(pool);
-        if !self.bf16_widened.made {
-            self.bf16_widened.resize(self.tokens, self.features);
-            let (from, stride) = (self.bf16.stride, self.bf16_widened.stride);
-            for t in 0..self.tokens {
-                let (padded, row) = (self.features.next_multiple_of(PAD), &mut self.bf16_widened.data[t * stride..]);
-                for (wide, &bits) in row[..padded].iter_mut().zip(&self.bf16.data[t * from..]) {
-                    *wide = f32::from_bits(u32::from(bits) << 16);
-                }
+    /// Whether rows of f32 are copied: the kernel wants padding that they lack, or they would lie in the same cache sets.
+    fn copies_floats(&self, padded: bool) -> bool {
+        let aliases = self.tokens > 1 && (self.features * size_of::<f32>()).is_multiple_of(ALIASING_BYTES);
+        aliases || (padded && !self.features.is_multiple_of(PAD))
+    }
+
+    fn make_float(&mut self, pool: &Pool, (padded, sums_of): (bool, Option<usize>), fill: Fill<'_>) {
+        let (shape, copies) = ((self.tokens, self.features), self.copies_floats(padded));
+        self.padded.resize(if copies { self.tokens } else { 0 }, self.features);
+        let groups = sums_of.map_or(0, |group| self.features.div_ceil(group));
+        self.float_sums.resize(self.tokens * groups, 0.0);
+        let (rows, sums) = (self.padded.rows(), Rows::new(&mut self.float_sums, groups));
+        each_token(pool, &mut self.values, shape, &|t, values| {
+            fill(t, values);
+            if copies {
+                // SAFETY: each token is worked on by one thread only.
+                let row = unsafe { rows.row(t) };
+                row[..values.len()].copy_from_slice(values);
+                row[values.len()..].fill(0.0);
             }
-            self.bf16_widened.made = true;
-        }
-        let Form { data, stride, .. } = &self.bf16_widened;
-        FloatInput { values: data, stride: *stride, tokens: self.tokens, sums: &[] }
+            if let Some(group) = sums_of {
+                // SAFETY: as above.
+                let sums = unsafe { sums.row(t) };
+                sums.iter_mut().zip(values.chunks(group)).for_each(|(sum, group)| *sum = group.iter().sum());
+            }
+        });
     }
 
-    /// The values in 8 bits, with sums of codes over groups of `group` columns (the last group may be shorter).
-    pub(super) fn int8(&mut self, pool: &Pool, scheme: ActivationScheme, group: usize) -> IntegerInput<'_> {
-        if self.int8_scheme != Some(scheme) {
-            self.int8.resize(self.tokens, self.features);
-            self.scales.resize(self.tokens, 0.0);
-            self.zero_points.resize(self.tokens, 0);
-            let (features, stride) = (self.features, self.int8.stride);
-            let rows = Rows::new(&mut self.int8.data, stride);
-            let scales = Rows::new(&mut self.scales, 1);
-            let zero_points = Rows::new(&mut self.zero_points, 1);
-            let values = &self.values;
-            pool.split(self.tokens, 1, self.tokens * features >= SPLIT_VALUES, &|tokens| {
-                for t in tokens {
-                    // SAFETY: each token is written by one thread only.
-                    let (row, scale, zero_point) = unsafe { (rows.row(t), scales.row(t), zero_points.row(t)) };
-                    let values = &values[t * features..(t + 1) * features];
-                    (scale[0], zero_point[0]) = quantize(Isa::active(), scheme, values, &mut row[..features]);
-                    row[features..].fill(0);
-                }
-            });
-            self.int8_scheme = Some(scheme);
-            self.int8_sums.made_for = None;
-            self.int8_tiles.forget();
+    fn make_bf16(&mut self, isa: Isa, pool: &Pool, tiles: bool, fill: Fill<'_>) {
+        self.bf16.resize(self.tokens, self.features);
+        let rows = self.bf16.rows();
+        each_token(pool, &mut self.values, (self.tokens, self.features), &|t, values| {
+            fill(t, values);
+            // SAFETY: each token is worked on by one thread only.
+            let row = unsafe { rows.row(t) };
+            round_to_bf16(isa, values, &mut row[..values.len()]);
+            row[values.len()..].fill(0);
+        });
+        if tiles {
+            self.make_bf16_tiles(pool);
         }
-        if self.int8_sums.made_for != Some(group) {
-            let sums = &mut self.int8_sums.data;
-            sums.clear();
-            for row in self.int8.data.chunks_exact(self.int8.stride).take(self.tokens) {
-                sum_groups_int8(Isa::active(), &row[..self.features], group, sums);
-            }
-            self.int8_sums.made_for = Some(group);
+    }
+
+    fn make_bf16_widened(&mut self, pool: &Pool, fill: Fill<'_>) {
+        self.bf16_widened.resize(self.tokens, self.features);
+        let rows = self.bf16_widened.rows();
+        each_token(pool, &mut self.values, (self.tokens, self.features), &|t, values| {
+            fill(t, values);
+            // SAFETY: each token is worked on by one thread only.
+            let row = unsafe { rows.row(t) };
+            let widened = values.iter().map(|&value| f32::from_bits(u32::from(bf16_bits(value)) << 16));
+            row.iter_mut().zip(widened).for_each(|(row, widened)| *row = widened);
+            row[values.len()..].fill(0.0);
+        });
+    }
+
+    fn make_int8(
+        &mut self,
+        isa: Isa,
+        pool: &Pool,
+        (scheme, group): (ActivationScheme, usize),
+        tiles: bool,
+        fill: Fill<'_>,
+    ) {
+        let groups = self.features.div_ceil(group);
+        self.int8.resize(self.tokens, self.features);
+        self.scales.resize(self.tokens, 0.0);
+        self.zero_points.resize(self.tokens, 0);
+        self.int8_sums.resize(self.tokens * groups, 0);
+        let (rows, sums) = (self.int8.rows(), Rows::new(&mut self.int8_sums, groups));
+        let (scales, zero_points) = (Rows::new(&mut self.scales, 1), Rows::new(&mut self.zero_points, 1));
+        each_token(pool, &mut self.values, (self.tokens, self.features), &|t, values| {
+            fill(t, values);
+            // SAFETY: each token is worked on by one thread only.
+            let (row, scale, zero_point) = unsafe { (rows.row(t), scales.row(t), zero_points.row(t)) };
+            let (codes, padding) = row.split_at_mut(values.len());
+            (scale[0], zero_point[0]) = int8::quantize(isa, scheme, values, codes);
+            padding.fill(0);
+            // SAFETY: as above.
+            int8::sum_groups(isa, codes, group, unsafe { sums.row(t) });
+        });
+        if tiles {
+            self.make_int8_tiles(pool, group);
         }
+    }
+
+    /// A form that was made.
+    fn check_made(&self, form: InputForm) {
+        assert!(self.made.contains(&form), "the inputs were not made into {form:?}");
+    }
+
+    /// [`InputForm::Float`] or [`InputForm::Bf16Widened`].
+    ///
+    /// # Panics
+    /// When it was not made.
+    pub(super) fn float(&self, form: InputForm) -> FloatInput<'_> {
+        self.check_made(form);
+        let copied = match form {
+            InputForm::Bf16Widened => Some(&self.bf16_widened),
+            InputForm::Float { padded, .. } if self.copies_floats(padded) => Some(&self.padded),
+            _ => None,
+        };
+        let (values, stride) = copied.map_or((&self.values, self.features), |form| (&form.data, form.stride));
+        let sums = if matches!(form, InputForm::Float { sums_of: Some(_), .. }) { &self.float_sums[..] } else { &[] };
+        FloatInput { values, stride, tokens: self.tokens, sums }
+    }
+
+    /// [`InputForm::Bf16`].
+    ///
+    /// # Panics
+    /// When it was not made.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+    pub(super) fn bf16(&self, form: InputForm) -> Bf16Input<'_> {
+        self.check_made(form);
+        let tiles = if form == (InputForm::Bf16 { tiles: true }) { self.bf16_tiles.bytes() } else { &[] };
+        Bf16Input { values: &self.bf16.data, stride: self.bf16.stride, tokens: self.tokens, tiles }
+    }
+
+    /// [`InputForm::Int8`].
+    ///
+    /// # Panics
+    /// When it was not made.
+    pub(super) fn int8(&self, form: InputForm) -> IntegerInput<'_> {
+        self.check_made(form);
+        let (has_lowest_code, tiles) = match form {
+            InputForm::Int8 { scheme, tiles, .. } => (scheme.has_lowest_code(), tiles),
+            _ => unreachable!("{form:?} has no codes"),
+        };
         IntegerInput {
             codes: &self.int8.data,
             stride: self.int8.stride,
             tokens: self.tokens,
             scales: &self.scales,
             zero_points: &self.zero_points,
-            has_lowest_code: scheme.has_lowest_code(),
-            sums: &self.int8_sums.data,
-            tiles: self.int8_tiles.bytes(),
+            has_lowest_code,
+            sums: &self.int8_sums,
+            tiles: if tiles { self.int8_tiles.bytes() } else { &[] },
+        }
+    }
+}
+
+/// Rows of inputs that are about to be written for a product; see [`Activations::write_for`].
+#[derive(Debug)]
+pub struct InputRows<'a> {
+    inputs: &'a mut Activations,
+    /// `None` where there is no product, or it reads the columns in another order.
+    form: Option<InputForm>,
+}
+
+impl InputRows<'_> {
+    /// Columns.
+    pub fn features(&self) -> usize {
+        self.inputs.features
+    }
+
+    /// Has `fill(token, row)` write or change every row, on the pool's threads, and makes the form that the product reads.
+    pub fn fill(self, pool: &Pool, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        let InputRows { inputs, form } = self;
+        inputs.change();
+        match form {
+            Some(form) => inputs.make_while(Isa::active(), pool, form, fill),
+            None => each_token(pool, &mut inputs.values, (inputs.tokens, inputs.features), fill),
+        }
+    }
+}
+
+/// Gives each of `tokens` rows of `features` values to `task(token, row)`, rows shared out over the threads.
+fn each_token(
+    pool: &Pool,
+    values: &mut [f32],
+    (tokens, features): (usize, usize),
+    task: &(impl Fn(usize, &mut [f32]) + Sync + ?Sized),
+) {
+    let rows = Rows::new(&mut values[..tokens * features], features);
+    pool.split(tokens, 1, tokens > 1 && tokens * features >= SPLIT_VALUES, &|share| {
+        // SAFETY: the shares of the threads do not overlap.
+        share.for_each(|t| task(t, unsafe { rows.row(t) }));
+    });
+}
+
+impl<T: Copy + Default> Form<T> {
+    /// Sets the size, keeping the memory. Values of earlier contents may remain.
+    fn resize(&mut self, tokens: usize, features: usize) {
+        let stride = features.next_multiple_of(PAD);
+        let aliases = (stride * size_of::<T>()).is_multiple_of(ALIASING_BYTES);
+        self.stride = if aliases { stride + PAD } else { stride };
+        let len = tokens * self.stride;
+        if self.data.len() < len {
+            self.data.resize(len, T::default());
         }
     }
 
-    fn make_float_sums(&mut self, group: usize) {
-        if self.float_sums.made_for == Some(group) {
-            return;
-        }
-        let sums = &mut self.float_sums.data;
-        sums.clear();
-        for row in self.values[..self.tokens * self.features].chunks_exact(self.features) {
-            sums.extend(row.chunks(group).map(|group| group.iter().sum::<f32>()));
-        }
-        self.float_sums.made_for = Some(group);
+    fn rows(&mut self) -> Rows<T> {
+        Rows::new(&mut self.data, self.stride)
     }
 }
 
@@ -355,80 +464,6 @@ impl<T> Rows<T> {
     }
 }
 
-/// Quantizes one token; returns its scale and zero point.
-fn quantize(isa: Isa, scheme: ActivationScheme, values: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    let numbers = match scheme {
-        ActivationScheme::None => unreachable!("floating-point inputs have no codes"),
-        ActivationScheme::DynamicToken => return (quantize_token(isa, values, codes), 0),
-        ActivationScheme::DynamicTokenAsymmetric { min_scale } => asymmetric(isa, values, min_scale),
-        ActivationScheme::Static(numbers) => numbers,
-    };
-    (quantize_affine(isa, values, numbers, codes), i32::from(numbers.zero_point))
-}
-
-per_isa! {
-    /// Scale and zero point of one token in the asymmetric scheme.
-    fn asymmetric(isa, values: &[f32], min_scale: f32) -> StaticActivations = asymmetric_body
-}
-
-#[inline(always)]
-fn asymmetric_body(values: &[f32], min_scale: f32) -> StaticActivations {
-    let (low, high) = values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)));
-    let scale = ((high - low) / 255.0).max(min_scale);
-    let zero_point = (-128.0 - (low / scale).round_ties_even()).clamp(-128.0, 127.0);
-    StaticActivations { scale, zero_point: zero_point as i8, low: i8::MIN, high: i8::MAX }
-}
-
-per_isa! {
-    /// Quantizes one token with the given numbers and returns its scale: theirs, or NaN where a value is not finite.
-    fn quantize_affine(isa, values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 = quantize_affine_body
-}
-
-#[inline(always)]
-fn quantize_affine_body(values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 {
-    if !largest_magnitude_body(values).is_finite() || !numbers.scale.is_finite() {
-        codes.fill(0);
-        return f32::NAN;
-    }
-    let inverse = 1.0 / numbers.scale;
-    let zero_point = i32::from(numbers.zero_point);
-    // The bounds are whole numbers, so that values may be clamped before they are rounded.
-    let low = (i32::from(numbers.low) - zero_point) as f32;
-    let high = (i32::from(numbers.high) - zero_point) as f32;
-    for (code, value) in codes.iter_mut().zip(values) {
-        // As in `quantize_token`.
-        let rounded = (value * inverse).max(low).min(high) + 12_582_912.0;
-        *code = (rounded.to_bits() as i32 - 0x4b40_0000 + zero_point) as i8;
-    }
-    numbers.scale
-}
-
-per_isa! {
-    /// Quantizes one token in the symmetric scheme and returns its scale; see the module's page.
-    fn quantize_token(isa, values: &[f32], codes: &mut [i8]) -> f32 = quantize_token_body
-}
-
-#[inline(always)]
-fn quantize_token_body(values: &[f32], codes: &mut [i8]) -> f32 {
-    let largest = largest_magnitude_body(values);
-    let inverse = 127.0 / largest;
-    if !largest.is_finite() {
-        codes.fill(0);
-        return f32::NAN;
-    }
-    if !inverse.is_finite() {
-        codes.fill(0);
-        return 0.0;
-    }
-    for (code, value) in codes.iter_mut().zip(values) {
-        // |value * inverse| exceeds 127 by rounding errors only, so the rounded value fits; adding 1.5 * 2^23 rounds
-        // to an integer, half to even, and leaves it in the low bits.
-        let rounded = value * inverse + 12_582_912.0;
-        *code = (rounded.to_bits() as i32 - 0x4b40_0000) as i8;
-    }
-    largest / 127.0
-}
-
 per_isa! {
     /// Rounds to bfloat16, half to even, as bits; NaN stays NaN.
     pub(super) fn round_to_bf16(isa, values: &[f32], out: &mut [u16]) = round_to_bf16_body
@@ -448,19 +483,4 @@ pub(super) fn bf16_bits(value: f32) -> u16 {
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
     let quiet_nan = (bits >> 16) | 0x40;
     (if value.is_nan() { quiet_nan } else { rounded }) as u16
-}
-
-per_isa! {
-    fn sum_groups_int8(isa, codes: &[i8], group: usize, sums: &mut Vec<i32>) = sum_groups_int8_body
-}
-
-#[inline(always)]
-fn sum_groups_int8_body(codes: &[i8], group: usize, sums: &mut Vec<i32>) {
-    for group in codes.chunks(group) {
-        let mut sum = 0i32;
-        for &code in group {
-            sum += i32::from(code);
-        }
-        sums.push(sum);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::activations::Activations;
+use super::activations::{Activations, InputForm, IntegerInput};
 #[cfg(target_arch = "aarch64")]
 use super::arm;
 use super::isa::Isa;
@@ -150,12 +150,12 @@ impl Matrix {
         let features = match (isa.base(), &self.weights) {
             _ if uses_tiles(isa, tokens) && (int8 || bf16) => "amx",
             _ if isa == Isa::AvxVnni && int8 => "avxvnni",
-            (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_avx512_bf16() => "avx512bf16",
+            (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) if has_bf16(isa) => "avx512bf16",
             (Isa::Avx512Vnni, Weights::Dense(DensePanels::Bf16(_))) => "avx2",
             (Isa::Avx512Vnni, Weights::Dense(_)) => "avx512",
             (Isa::Avx512Vnni, Weights::Integer { .. }) => "avx512vnni",
             (Isa::Avx2, _) => "avx2",
-            (Isa::Neon, Weights::Dense(DensePanels::Bf16(_))) if has_neon_bf16(isa) => "neon-bf16",
+            (Isa::Neon, Weights::Dense(DensePanels::Bf16(_))) if has_bf16(isa) => "neon-bf16",
             (Isa::Neon, Weights::Dense(_)) => "neon",
             (Isa::Neon, Weights::Integer { .. }) => isa.name(),
             _ => return format!("scalar-{numbers}"),
@@ -194,143 +194,192 @@ impl Matrix {
     /// # Panics
     /// When the processor lacks `isa`, or the sizes do not fit.
     pub fn multiply_on(&self, isa: Isa, pool: &Pool, x: &mut Activations, y: &mut [f32]) {
-        assert!(isa.runs(), "this processor lacks {isa}");
-        assert_eq!(x.features(), self.cols, "inputs must have the matrix's {} columns", self.cols);
-        assert_eq!(y.len(), x.tokens() * self.rows, "outputs must be (tokens, rows)");
-        let y = Output { start: y.as_mut_ptr(), tokens: x.tokens(), rows: self.rows };
-        if y.tokens == 0 {
-            return;
-        }
-        let x = match &self.input_order {
-            None => x,
-            Some(order) => pool.part(Part::Inputs, || x.gathered(pool, order)),
-        };
+        multiply_all_on(isa, pool, x, [(self, y)]);
+    }
+
+    /// Panels of 16 output features.
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// The form of the inputs that the kernel for so many tokens takes; `None` where it reads the columns in another
+    /// order.
+    pub(super) fn own_input_form(&self, isa: Isa, tokens: usize) -> Option<InputForm> {
+        self.input_order.is_none().then(|| self.input_form(isa, tokens))
+    }
+
+    fn input_form(&self, isa: Isa, tokens: usize) -> InputForm {
+        let tiles = uses_tiles(isa, tokens);
         match &self.weights {
-            Weights::Dense(w) => self.multiply_dense(w, isa, pool, x, &y),
-            Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
-                self.multiply_weight_only(w, isa, pool, x, &y);
-            }
-            Weights::Integer { panels: w, activations, row_sums } => {
-                self.multiply_integers(w, *activations, row_sums.as_deref(), isa, pool, x, &y);
+            Weights::Dense(DensePanels::Bf16(_)) if has_bf16(isa) => InputForm::Bf16 { tiles },
+            Weights::Dense(DensePanels::Bf16(_)) => InputForm::Bf16Widened,
+            Weights::Dense(_) => InputForm::Float { padded: false, sums_of: None },
+            Weights::Integer { panels, activations: ActivationScheme::None, .. } => match isa.base() {
+                Isa::Avx512Vnni | Isa::Neon => InputForm::FixedPoint { block: panels.input_block() },
+                _ => {
+                    let sums_of = matches!(panels.zero, PackedZero::Offsets(_)).then_some(panels.group);
+                    InputForm::Float { padded: true, sums_of }
+                }
+            },
+            Weights::Integer { panels, activations, .. } => {
+                InputForm::Int8 { scheme: *activations, group: panels.group, tiles }
             }
         }
     }
 
-    /// Gives each thread a share of the panels.
-    fn split(&self, pool: &Pool, tokens: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
-        let worthwhile = tokens * self.rows * self.cols >= SPLIT_PRODUCTS;
-        pool.split(self.rows.div_ceil(LANES), 1, worthwhile, task);
+    /// Multiplies some panels by inputs that were made into `form`, which is [`Matrix::input_form`].
+    fn multiply_panels(&self, isa: Isa, form: InputForm, x: &Activations, y: &Output, panels: Range<usize>) {
+        match &self.weights {
+            Weights::Dense(w) => self.multiply_dense(w, isa, form, x, y, panels),
+            Weights::Integer { panels: w, activations: ActivationScheme::None, .. } => {
+                multiply_weight_only(w, isa, form, x, y, panels);
+            }
+            Weights::Integer { panels: w, row_sums, .. } => {
+                let x = x.int8(form);
+                multiply_integers(w, isa, x, y, panels.clone());
+                if let Some(row_sums) = row_sums {
+                    scalar::subtract_zero_points(row_sums, x, y, panels);
+                }
+            }
+        }
     }
 
-    fn multiply_dense(&self, w: &DensePanels, isa: Isa, pool: &Pool, x: &mut Activations, y: &Output) {
+    fn multiply_dense(
+        &self,
+        w: &DensePanels,
+        isa: Isa,
+        form: InputForm,
+        x: &Activations,
+        y: &Output,
+        panels: Range<usize>,
+    ) {
         match w {
             #[cfg(target_arch = "x86_64")]
             DensePanels::Bf16(w) if uses_tiles(isa, y.tokens) => {
-                let x = pool.part(Part::Inputs, || {
-                    x.make_bf16_tiles(pool);
-                    x.bf16(pool)
-                });
                 // SAFETY: the processor has AMX; the weights were packed for `rows` and `cols`, which `x` has, in tiles.
-                self.split(pool, y.tokens, &|panels| unsafe { x86::amx::dense_bf16(w, self.cols, x, y, panels) });
+                unsafe { x86::amx::dense_bf16(w, self.cols, x.bf16(form), y, panels) }
             }
             #[cfg(target_arch = "x86_64")]
-            DensePanels::Bf16(w) if isa.base() == Isa::Avx512Vnni && has_avx512_bf16() => {
-                let x = pool.part(Part::Inputs, || x.bf16(pool));
+            DensePanels::Bf16(w) if has_bf16(isa) => {
                 // SAFETY: the features are present; the weights were packed for `rows` and `cols`.
-                self.split(pool, y.tokens, &|panels| unsafe { x86::avx512::dense_bf16(w, self.cols, x, y, panels) });
+                unsafe { x86::avx512::dense_bf16(w, self.cols, x.bf16(form), y, panels) }
             }
             #[cfg(target_arch = "aarch64")]
-            DensePanels::Bf16(w) if has_neon_bf16(isa) => {
-                let x = pool.part(Part::Inputs, || x.bf16(pool));
+            DensePanels::Bf16(w) if has_bf16(isa) => {
                 // SAFETY: the instruction is present; the weights were packed for `rows` and `cols`.
-                self.split(pool, y.tokens, &|panels| unsafe { arm::dense_bf16(w, self.cols, x, y, panels) });
+                unsafe { arm::dense_bf16(w, self.cols, x.bf16(form), y, panels) }
             }
-            w => {
-                let x = pool.part(Part::Inputs, || match w {
-                    DensePanels::Bf16(_) => x.bf16_widened(pool),
-                    _ => x.float(pool, false, None),
-                });
-                self.split(pool, y.tokens, &|panels| match isa.base() {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
-                    base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe { x86::dense(base, w, self.cols, x, y, panels) },
-                    #[cfg(target_arch = "aarch64")]
-                    // SAFETY: the weights were packed for `rows` and `cols`.
-                    Isa::Neon => unsafe { arm::dense(w, self.cols, x, y, panels) },
-                    _ => scalar::dense(w, self.cols, x, y, panels),
-                });
-            }
-        }
-    }
-
-    /// Quantized weights times floating-point inputs: in 16-bit fixed point where integers are the faster way.
-    fn multiply_weight_only(&self, w: &IntegerPanels, isa: Isa, pool: &Pool, x: &mut Activations, y: &Output) {
-        match isa.base() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => {
-                let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
-                let kernel = x86::avx512_weight_only::weight_only;
-                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
-                self.split(pool, y.tokens, &|panels| unsafe { kernel(w, x, y, panels) });
-            }
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => {
-                let x = pool.part(Part::Inputs, || x.fixed_point(isa, pool, w.input_block()));
-                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
-                self.split(pool, y.tokens, &|panels| unsafe { arm::weight_only(isa, w, x, y, panels) });
-            }
-            base => {
-                let sums_of = matches!(w.zero, PackedZero::Offsets(_)).then_some(w.group);
-                let x = pool.part(Part::Inputs, || x.float(pool, true, sums_of));
-                self.split(pool, y.tokens, &|panels| match base {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                    Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x, y, panels) },
-                    _ => scalar::weight_only(w, x, y, panels),
-                });
-            }
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the parts of a quantized weight and of a call")]
-    fn multiply_integers(
-        &self,
-        w: &IntegerPanels,
-        activations: ActivationScheme,
-        row_sums: Option<&[f32]>,
-        isa: Isa,
-        pool: &Pool,
-        x: &mut Activations,
-        y: &Output,
-    ) {
-        let tiles = uses_tiles(isa, y.tokens);
-        let x = pool.part(Part::Inputs, || {
-            if tiles {
-                x.make_int8_tiles(pool, activations, w.group);
-            }
-            x.int8(pool, activations, w.group)
-        });
-        self.split(pool, y.tokens, &|panels| {
-            match isa.base() {
+            w => match isa.base() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the processor has AMX; the inputs have the matrix's columns, in tiles.
-                _ if tiles => unsafe { x86::amx_integer::integer(w, x, y, panels.clone()) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
-                Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, y, panels.clone()) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, y, panels.clone(), isa == Isa::AvxVnni) },
+                // SAFETY: `isa` is available; the weights were packed for `rows` and `cols`.
+                base @ (Isa::Avx2 | Isa::Avx512Vnni) => unsafe {
+                    x86::dense(base, w, self.cols, x.float(form), y, panels);
+                },
                 #[cfg(target_arch = "aarch64")]
-                // SAFETY: as above.
-                Isa::Neon => unsafe { arm::integer(isa, w, x, y, panels.clone()) },
-                _ => scalar::integer(w, x, y, panels.clone()),
-            }
-            if let Some(row_sums) = row_sums {
-                scalar::subtract_zero_points(row_sums, x, y, panels);
-            }
-        });
+                // SAFETY: the weights were packed for `rows` and `cols`.
+                Isa::Neon => unsafe { arm::dense(w, self.cols, x.float(form), y, panels) },
+                _ => scalar::dense(w, self.cols, x.float(form), y, panels),
+            },
+        }
     }
+}
+
+/// Quantized weights times floating-point inputs: in 16-bit fixed point where integers are the faster way.
+fn multiply_weight_only(
+    w: &IntegerPanels,
+    isa: Isa,
+    form: InputForm,
+    x: &Activations,
+    y: &Output,
+    panels: Range<usize>,
+) {
+    match isa.base() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+        Isa::Avx512Vnni => unsafe {
+            x86::avx512_weight_only::weight_only(w, x.fixed_point(w.input_block()), y, panels);
+        },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded, in its blocks.
+        Isa::Neon => unsafe { arm::weight_only(isa, w, x.fixed_point(w.input_block()), y, panels) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+        Isa::Avx2 => unsafe { x86::avx2::weight_only(w, x.float(form), y, panels) },
+        _ => scalar::weight_only(w, x.float(form), y, panels),
+    }
+}
+
+/// Quantized weights times 8-bit inputs, without the part of their zero points.
+fn multiply_integers(w: &IntegerPanels, isa: Isa, x: IntegerInput<'_>, y: &Output, panels: Range<usize>) {
+    match isa.base() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AMX; the inputs have the matrix's columns, in tiles.
+        _ if uses_tiles(isa, y.tokens) => unsafe { x86::amx_integer::integer(w, x, y, panels) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is available; the inputs have the matrix's columns, padded.
+        Isa::Avx512Vnni => unsafe { x86::avx512_integer::integer(w, x, y, panels) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { x86::avx2_integer::integer(w, x, y, panels, isa == Isa::AvxVnni) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::Neon => unsafe { arm::integer(isa, w, x, y, panels) },
+        _ => scalar::integer(w, x, y, panels),
+    }
+}
+
+/// Multiplies the same inputs by several matrices, each with its result as for [`Matrix::multiply`]. Those that take the
+/// inputs in the same form are shared out over the threads together, so that threads wait for each other once.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn multiply_all<const N: usize>(pool: &Pool, x: &mut Activations, products: [(&Matrix, &mut [f32]); N]) {
+    multiply_all_on(Isa::active(), pool, x, products);
+}
+
+fn multiply_all_on<const N: usize>(isa: Isa, pool: &Pool, x: &mut Activations, products: [(&Matrix, &mut [f32]); N]) {
+    assert!(isa.runs(), "this processor lacks {isa}");
+    let tokens = x.tokens();
+    let products = products.map(|(matrix, y)| {
+        assert_eq!(x.features(), matrix.cols, "inputs must have the matrix's {} columns", matrix.cols);
+        assert_eq!(y.len(), tokens * matrix.rows, "outputs must be (tokens, rows)");
+        (matrix, Output { start: y.as_mut_ptr(), tokens, rows: matrix.rows })
+    });
+    if tokens == 0 {
+        return;
+    }
+    let form = |matrix: &Matrix| matrix.own_input_form(isa, tokens);
+    let same = products.iter().all(|(matrix, _)| form(matrix).is_some() && form(matrix) == form(products[0].0));
+    for together in products.chunks(if same { N } else { 1 }) {
+        multiply_together(isa, pool, x, together);
+    }
+}
+
+/// Products with matrices that take the inputs in the same form and order.
+fn multiply_together(isa: Isa, pool: &Pool, x: &mut Activations, products: &[(&Matrix, Output)]) {
+    let (first, tokens) = (products[0].0, x.tokens());
+    let form = first.input_form(isa, tokens);
+    let x = &*pool.part(Part::Inputs, || {
+        let x = match &first.input_order {
+            None => x,
+            Some(order) => x.gathered(pool, order),
+        };
+        x.make(isa, pool, form);
+        x
+    });
+    let weights: usize = products.iter().map(|(matrix, _)| matrix.rows * matrix.cols).sum();
+    let panels = products.iter().map(|(matrix, _)| matrix.panels()).sum();
+    pool.split(panels, 1, tokens * weights >= SPLIT_PRODUCTS, &|share| {
+        let mut start = 0;
+        for (matrix, y) in products {
+            let end = start + matrix.panels();
+            let own = share.start.clamp(start, end) - start..share.end.clamp(start, end) - start;
+            if !own.is_empty() {
+                matrix.multiply_panels(isa, form, x, y, own);
+            }
+            start = end;
+        }
+    });
 }
 
 /// Whether products of this many tokens use the tiles of AMX, where it has such numbers.
@@ -338,19 +387,13 @@ fn uses_tiles(isa: Isa, tokens: usize) -> bool {
     isa == Isa::Amx && tokens > GEMV_TOKENS
 }
 
-/// Whether AVX-512 kernels may use `vdpbf16ps`.
-pub(super) fn has_avx512_bf16() -> bool {
+/// Whether kernels of `isa` multiply pairs of bfloat16: `vdpbf16ps`, `bfdot`.
+pub(super) fn has_bf16(isa: Isa) -> bool {
     #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Whether kernels of `isa` may use `bfdot`.
-pub(super) fn has_neon_bf16(isa: Isa) -> bool {
+    return isa.base() == Isa::Avx512Vnni && is_x86_feature_detected!("avx512bf16");
     #[cfg(target_arch = "aarch64")]
     return isa == Isa::NeonI8mm && std::arch::is_aarch64_feature_detected!("bf16");
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         _ = isa;
         false

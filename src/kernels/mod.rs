@@ -30,14 +30,14 @@ pub mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use activations::Activations;
+pub use activations::{Activations, InputRows};
 pub use attention::{Attention, AttentionScratch, Mask};
 pub use buffer::AlignedBuffer;
 pub use gelu::Gelu;
 pub use isa::Isa;
 pub use key_values::{KeyValues, KvFormat};
 pub use layer_norm::LayerNorm;
-pub use matrix::Matrix;
+pub use matrix::{Matrix, multiply_all};
 pub use pool::Pool;
 pub use profile::{Part, Profile};
 pub use sequences::Sequences;

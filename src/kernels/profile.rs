@@ -18,7 +18,8 @@ use super::pool::Pool;
 pub enum Part {
     /// Products with the weights of linear layers.
     Linear,
-    /// Forms of the inputs that kernels take: 8-bit codes with their sums, bfloat16, padded rows.
+    /// Forms of the inputs that kernels take (8-bit codes with their sums, bfloat16, padded rows), where they are not made
+    /// together with the values.
     Inputs,
     /// Attention with what belongs to it: rotation, storing keys and values.
     Attention,

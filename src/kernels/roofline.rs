@@ -10,11 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::buffer::AlignedBuffer;
 use super::isa::{Isa, per_isa};
-use super::matrix::Matrix;
-#[cfg(target_arch = "x86_64")]
-use super::matrix::has_avx512_bf16;
-#[cfg(target_arch = "aarch64")]
-use super::matrix::has_neon_bf16;
+use super::matrix::{Matrix, has_bf16};
 use super::pool::Pool;
 use super::vector::LANES;
 
@@ -182,7 +178,7 @@ fn multiply_adds(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<usiz
                 (_, Arithmetic::Bf16) if isa == Isa::Amx => Some(peak::bf16_amx(rounds)),
                 (_, Arithmetic::Int8) if isa == Isa::AvxVnni => Some(peak::int8_avxvnni(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::F32) => Some(peak::f32_avx512(rounds)),
-                (Isa::Avx512Vnni, Arithmetic::Bf16) if has_avx512_bf16() => Some(peak::bf16_avx512(rounds)),
+                (Isa::Avx512Vnni, Arithmetic::Bf16) if has_bf16(Isa::Avx512Vnni) => Some(peak::bf16_avx512(rounds)),
                 (Isa::Avx512Vnni, Arithmetic::Int8) => Some(peak::int8_avx512(rounds)),
                 (Isa::Avx2, Arithmetic::F32) => Some(peak::f32_avx2(rounds)),
                 (Isa::Avx2, Arithmetic::Int8) => Some(peak::int8_avx2(rounds)),
@@ -202,7 +198,7 @@ fn multiply_adds(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<usiz
                 (Isa::NeonI8mm, Arithmetic::Int8) => Some(peak::int8_i8mm(rounds)),
                 (Isa::NeonDotprod, Arithmetic::Int8) => Some(peak::int8_dotprod(rounds)),
                 (Isa::Neon, Arithmetic::Int8) => Some(peak::int8(rounds)),
-                (isa, Arithmetic::Bf16) if has_neon_bf16(isa) => Some(peak::bf16(rounds)),
+                (isa, Arithmetic::Bf16) if has_bf16(isa) => Some(peak::bf16(rounds)),
                 (isa, Arithmetic::F32) if isa.base() == Isa::Neon => Some(peak::f32(rounds)),
                 _ => None,
             }

@@ -3,7 +3,7 @@
 //! A row is worked on by one thread with the operations of [`super::vector`], so results do not depend on the number
 //! of threads.
 
-use super::activations::Rows;
+use super::activations::{InputRows, Rows};
 use super::gelu::{self, Gelu};
 use super::isa::Isa;
 use super::layer_norm::{self, LayerNorm};
@@ -44,11 +44,9 @@ pub fn for_rows<const N: usize>(
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub fn rms_norm(pool: &Pool, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn rms_norm(pool: &Pool, x: &[f32], weight: &[f32], eps: f32, out: InputRows<'_>) {
     let (isa, width) = (Isa::active(), weight.len());
-    for_rows(pool, x.len() / width, [out], |row, [out]| {
-        vector::rms_norm(isa, &x[row * width..][..width], weight, eps, out);
-    });
+    out.fill(pool, &|row, out| vector::rms_norm(isa, &x[row * width..][..width], weight, eps, out));
 }
 
 /// RMSNorm of every row of `x` in place: the heads of queries or keys.
@@ -64,9 +62,12 @@ pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], weight: &[f32], eps: f32) {
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub fn add_rms_norm(pool: &Pool, x: &mut [f32], delta: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn add_rms_norm(pool: &Pool, x: &mut [f32], delta: &[f32], weight: &[f32], eps: f32, out: InputRows<'_>) {
     let (isa, width) = (Isa::active(), weight.len());
-    for_rows(pool, delta.len() / width, [x, out], |row, [x, out]| {
+    let rows = Rows::new(x, width);
+    out.fill(pool, &|row, out| {
+        // SAFETY: `fill` calls this once for every row, and `x` stays borrowed until it returns.
+        let x = unsafe { rows.row(row) };
         vector::add(isa, x, &delta[row * width..][..width]);
         vector::rms_norm(isa, x, weight, eps, out);
     });
@@ -75,30 +76,28 @@ pub fn add_rms_norm(pool: &Pool, x: &mut [f32], delta: &[f32], weight: &[f32], e
 /// Layer norm of every row of `x` in place.
 ///
 /// # Panics
-/// When `x` is not whole rows.
-pub fn layer_norm(pool: &Pool, x: &mut [f32], norm: &LayerNorm) {
-    let (isa, rows) = (Isa::active(), x.len() / norm.weight.len());
-    for_rows(pool, rows, [x], |_, [x]| layer_norm::layer_norm(isa, x, norm));
+/// When the sizes do not fit.
+pub fn layer_norm(pool: &Pool, x: InputRows<'_>, norm: &LayerNorm) {
+    let isa = Isa::active();
+    x.fill(pool, &|_, x| layer_norm::layer_norm(isa, x, norm));
 }
 
 /// `x += delta + bias`, then the layer norm of every row of `x` in place.
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub fn add_layer_norm(pool: &Pool, x: &mut [f32], delta: &[f32], bias: &[f32], norm: &LayerNorm) {
+pub fn add_layer_norm(pool: &Pool, x: InputRows<'_>, delta: &[f32], bias: &[f32], norm: &LayerNorm) {
     let (isa, width) = (Isa::active(), bias.len());
-    for_rows(pool, delta.len() / width, [x], |row, [x]| {
-        layer_norm::add_layer_norm(isa, x, &delta[row * width..][..width], bias, norm);
-    });
+    x.fill(pool, &|row, x| layer_norm::add_layer_norm(isa, x, &delta[row * width..][..width], bias, norm));
 }
 
 /// `x = gelu(x + bias)` for every row of `x`.
 ///
 /// # Panics
-/// When `x` is not whole rows of `bias.len()`.
-pub fn bias_gelu(pool: &Pool, x: &mut [f32], bias: &[f32], gelu: Gelu) {
-    let (isa, rows) = (Isa::active(), x.len() / bias.len());
-    for_rows(pool, rows, [x], |_, [x]| gelu::bias_gelu(isa, x, bias, gelu));
+/// When the sizes do not fit.
+pub fn bias_gelu(pool: &Pool, x: InputRows<'_>, bias: &[f32], gelu: Gelu) {
+    let isa = Isa::active();
+    x.fill(pool, &|_, x| gelu::bias_gelu(isa, x, bias, gelu));
 }
 
 /// `x += delta`.
@@ -119,13 +118,13 @@ pub fn add_bias(pool: &Pool, x: &mut [f32], bias: &[f32]) {
     for_rows(pool, rows, [x], |_, [x]| vector::add(isa, x, bias));
 }
 
-/// `out = silu(gate) * up`, rows of `width`.
+/// `out = silu(gate) * up`.
 ///
 /// # Panics
-/// When the sizes differ.
-pub fn silu_multiply(pool: &Pool, gate: &[f32], up: &[f32], width: usize, out: &mut [f32]) {
-    let isa = Isa::active();
-    for_rows(pool, gate.len() / width, [out], |row, [out]| {
+/// When the sizes do not fit.
+pub fn silu_multiply(pool: &Pool, gate: &[f32], up: &[f32], out: InputRows<'_>) {
+    let (isa, width) = (Isa::active(), out.features());
+    out.fill(pool, &|row, out| {
         let at = row * width;
         vector::silu_multiply(isa, &gate[at..at + width], &up[at..at + width], out);
     });

@@ -6,7 +6,7 @@
 //! of bfloat16 do so on request.
 
 use super::isa::Isa;
-use super::matrix::has_avx512_bf16;
+use super::matrix::has_bf16;
 use super::vector::LANES;
 
 /// What the numbers of a product are.
@@ -22,7 +22,7 @@ pub(super) enum Numbers {
 impl Numbers {
     /// Whether `isa` multiplies pairs of bfloat16.
     pub fn bf16_pairs(isa: Isa) -> bool {
-        isa.base() == Isa::Avx512Vnni && has_avx512_bf16()
+        isa.base() == Isa::Avx512Vnni && has_bf16(isa)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::kernels::{
     vector,
 };
 use crate::network::Config;
-use crate::network::linear::{Linear, LoadOptions, kv_format, load_vector};
+use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector};
 use crate::network::rotary::Rotary;
 
 /// Places in a block where linear layers read their input; all layers of a site share it.
@@ -189,21 +189,21 @@ impl Block {
         let (pool, eps, width) = (pass.pool, self.config.rms_norm_eps, self.config.hidden_size);
         let tokens = pass.sequences * pass.length;
 
-        rows::rms_norm(pool, hidden, &self.input_norm, eps, work.x.write(tokens, width));
+        let x = work.x.write_for(tokens, self.query.weight());
+        rows::rms_norm(pool, hidden, &self.input_norm, eps, x);
         observe(Site::AttentionInput, work.x.values());
-        self.query.apply(pool, &mut work.x, &mut work.query);
-        self.key.apply(pool, &mut work.x, &mut work.key);
-        self.value.apply(pool, &mut work.x, &mut work.value);
+        let Workspace { x, query, key, value, .. } = work;
+        apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
         pool.part(Part::Attention, || self.attend(pass, cache, work));
         observe(Site::AttentionOutput, work.x.values());
         self.output.apply(pool, &mut work.x, &mut work.delta);
 
-        rows::add_rms_norm(pool, hidden, &work.delta, &self.mlp_norm, eps, work.x.write(tokens, width));
+        let x = work.x.write_for(tokens, self.gate.weight());
+        rows::add_rms_norm(pool, hidden, &work.delta, &self.mlp_norm, eps, x);
         observe(Site::MlpInput, work.x.values());
-        self.gate.apply(pool, &mut work.x, &mut work.gate);
-        self.up.apply(pool, &mut work.x, &mut work.up);
-        let ffn = self.config.intermediate_size;
-        rows::silu_multiply(pool, &work.gate, &work.up, ffn, work.x.write(tokens, ffn));
+        let Workspace { x, gate, up, .. } = work;
+        apply_all(pool, x, [(&self.gate, gate), (&self.up, up)]);
+        rows::silu_multiply(pool, gate, up, x.write_for(tokens, self.down.weight()));
         observe(Site::MlpDown, work.x.values());
         self.down.apply(pool, &mut work.x, &mut work.delta);
         rows::add(pool, hidden, &work.delta, width);

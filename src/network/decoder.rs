@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
-use crate::kernels::{KvFormat, Matrix, Pool, rows};
+use crate::kernels::{Isa, KvFormat, Matrix, Pool, rows, vector};
 use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
@@ -140,7 +140,10 @@ impl Decoder {
         for (block, layer) in self.blocks.iter().zip(layers) {
             block.run(&pass, hidden, layer, work, &mut |_, _| {});
         }
-        rows::rms_norm(pool, hidden, &self.norm, self.config.rms_norm_eps, normalized);
+        let (isa, width, eps) = (Isa::active(), self.norm.len(), self.config.rms_norm_eps);
+        rows::for_rows(pool, tokens.len(), [normalized], |row, [out]| {
+            vector::rms_norm(isa, &hidden[row * width..][..width], &self.norm, eps, out);
+        });
         cache.length += length;
         Ok(&cache.normalized)
     }

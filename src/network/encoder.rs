@@ -222,9 +222,9 @@ impl Encoder {
         let width = self.config.hidden_size;
         let states = hidden.write(inputs.len(), width);
         rows::for_rows(pool, inputs.len(), [states], |row, [out]| self.embed(inputs[row], out));
-        rows::layer_norm(pool, hidden.change(), &self.norm);
-        for block in &self.blocks {
-            block.run(pool, packed, hidden, work);
+        rows::layer_norm(pool, hidden.change_for(self.blocks.first().map(EncoderBlock::first_weight)), &self.norm);
+        for (index, block) in self.blocks.iter().enumerate() {
+            block.run(pool, packed, hidden, work, self.blocks.get(index + 1));
         }
         out.resize(sequences.len() * self.width(), 0.0);
         let states_of = |index: usize| {

@@ -4,10 +4,11 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{
-    Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, LayerNorm, Mask, Part, Pool, Sequences, rows,
+    Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, LayerNorm, Mask, Matrix, Part, Pool, Sequences,
+    rows,
 };
 use crate::network::EncoderConfig;
-use crate::network::linear::{Linear, LoadOptions, load_vector};
+use crate::network::linear::{Linear, LoadOptions, apply_all, load_vector};
 
 /// One block.
 #[derive(Debug)]
@@ -106,21 +107,34 @@ impl EncoderBlock {
         self.linears().iter().map(|linear| linear.bytes()).sum::<usize>() + norms
     }
 
-    /// Runs the block in place over `hidden`, `(sequences.tokens(), hidden_size)`.
-    pub fn run(&self, pool: &Pool, sequences: Sequences<'_>, hidden: &mut Activations, work: &mut Workspace) {
+    /// The first weight that multiplies the block's inputs.
+    pub fn first_weight(&self) -> &Matrix {
+        self.query.weight()
+    }
+
+    /// Runs the block in place over `hidden`, `(sequences.tokens(), hidden_size)`, which goes on to block `next`.
+    pub fn run(
+        &self,
+        pool: &Pool,
+        sequences: Sequences<'_>,
+        hidden: &mut Activations,
+        work: &mut Workspace,
+        next: Option<&EncoderBlock>,
+    ) {
         let (tokens, width) = (sequences.tokens(), self.config.hidden_size);
-        self.query.apply(pool, hidden, &mut work.query);
-        self.key.apply(pool, hidden, &mut work.key);
-        self.value.apply(pool, hidden, &mut work.value);
+        let Workspace { query, key, value, .. } = work;
+        apply_all(pool, hidden, [(&self.query, query), (&self.key, key), (&self.value, value)]);
         pool.part(Part::Attention, || self.attend(pool, sequences, work));
 
         work.delta.resize(tokens * width, 0.0);
         self.output.multiply(pool, &mut work.attended, &mut work.delta);
-        rows::add_layer_norm(pool, hidden.change(), &work.delta, self.output.bias(), &self.attention_norm);
+        let x = hidden.change_for(Some(self.up.weight()));
+        rows::add_layer_norm(pool, x, &work.delta, self.output.bias(), &self.attention_norm);
         self.up.multiply(pool, hidden, work.wide.write(tokens, self.config.intermediate_size));
-        rows::bias_gelu(pool, work.wide.change(), self.up.bias(), self.config.gelu);
+        rows::bias_gelu(pool, work.wide.change_for(Some(self.down.weight())), self.up.bias(), self.config.gelu);
         self.down.multiply(pool, &mut work.wide, &mut work.delta);
-        rows::add_layer_norm(pool, hidden.change(), &work.delta, self.down.bias(), &self.norm);
+        let x = hidden.change_for(next.map(EncoderBlock::first_weight));
+        rows::add_layer_norm(pool, x, &work.delta, self.down.bias(), &self.norm);
     }
 
     /// Leaves attention's result in `work.attended`.

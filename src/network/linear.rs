@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, Isa, KvFormat, Matrix, Part, Pool, rows};
+use crate::kernels::{Activations, Isa, KvFormat, Matrix, Part, Pool, multiply_all, rows};
 use crate::results::KernelUse;
 use crate::tensor::DenseFormat;
 
@@ -84,9 +84,19 @@ impl Linear {
 
     /// `y = x w + bias`, resized to `(x.tokens(), rows)`.
     pub fn apply(&self, pool: &Pool, x: &mut Activations, y: &mut Vec<f32>) {
-        y.resize(x.tokens() * self.weight.rows(), 0.0);
-        self.multiply(pool, x, y);
-        if let Some(bias) = &self.bias {
+        apply_all(pool, x, [(self, y)]);
+    }
+}
+
+/// [`Linear::apply`] of several layers to the same inputs.
+pub(super) fn apply_all<const N: usize>(pool: &Pool, x: &mut Activations, mut layers: [(&Linear, &mut Vec<f32>); N]) {
+    let products = layers.each_mut().map(|(layer, y)| {
+        y.resize(x.tokens() * layer.weight.rows(), 0.0);
+        (&layer.weight, y.as_mut_slice())
+    });
+    pool.part(Part::Linear, || multiply_all(pool, x, products));
+    for (layer, y) in layers {
+        if let Some(bias) = &layer.bias {
             rows::add_bias(pool, y, bias);
         }
     }

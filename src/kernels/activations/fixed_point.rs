@@ -6,7 +6,7 @@
 //! largest: less than rounding that one to IEEE half precision does. A block of zeros (or of numbers so small that the
 //! reciprocal of the scale overflows) has scale 0; one with a NaN or an infinity has scale NaN, so that outputs are NaN.
 
-use super::{Activations, Form, Rows, SPLIT_VALUES};
+use super::{Activations, Fill, Form, InputForm, Rows, each_token};
 use crate::kernels::isa::{Isa, per_isa};
 use crate::kernels::pool::Pool;
 use crate::kernels::vector::largest_magnitude_body;
@@ -17,7 +17,6 @@ const LARGEST: f32 = 32_639.0;
 /// The form of all tokens, for one length of blocks at a time.
 #[derive(Debug, Default)]
 pub(super) struct FixedPoint {
-    pub(super) made_for: Option<usize>,
     /// Two rows for each token: high bytes, low bytes.
     bytes: Form<i8>,
     scales: Vec<f32>,
@@ -40,34 +39,35 @@ pub(in crate::kernels) struct FixedInput<'a> {
 }
 
 impl Activations {
-    /// The values in fixed point, in blocks of `block` columns (the last may be shorter), shared by all matrices with such
-    /// blocks.
-    pub(in crate::kernels) fn fixed_point(&mut self, isa: Isa, pool: &Pool, block: usize) -> FixedInput<'_> {
-        let (features, tokens) = (self.features, self.tokens);
+    /// Makes the form in blocks of `block` columns (the last may be shorter).
+    pub(super) fn make_fixed_point(&mut self, isa: Isa, pool: &Pool, block: usize, fill: Fill<'_>) {
+        let (tokens, features, form) = (self.tokens, self.features, &mut self.fixed_point);
         let blocks = features.div_ceil(block);
-        let form = &mut self.fixed_point;
-        if form.made_for != Some(block) {
-            form.bytes.resize(2 * tokens, features);
-            form.scales.resize(tokens * blocks, 0.0);
-            form.sums.resize(tokens * blocks, 0);
-            let bytes = Rows::new(&mut form.bytes.data, 2 * form.bytes.stride);
-            let (scales, sums) = (Rows::new(&mut form.scales, blocks), Rows::new(&mut form.sums, blocks));
-            let values = &self.values;
-            pool.split(tokens, 1, tokens * features >= SPLIT_VALUES, &|share| {
-                for t in share {
-                    let values = &values[t * features..(t + 1) * features];
-                    // SAFETY: each token is written by one thread only.
-                    let (bytes, scales, sums) = unsafe { (bytes.row(t), scales.row(t), sums.row(t)) };
-                    let (high, low) = bytes.split_at_mut(bytes.len() / 2);
-                    quantize(isa, values, block, (&mut *high, &mut *low), scales, sums);
-                    high[features..].fill(0);
-                    low[features..].fill(0);
-                }
-            });
-            form.made_for = Some(block);
-        }
-        let FixedPoint { bytes, scales, sums, .. } = &self.fixed_point;
-        FixedInput { bytes: &bytes.data, stride: bytes.stride, tokens, blocks, scales, sums }
+        form.bytes.resize(2 * tokens, features);
+        form.scales.resize(tokens * blocks, 0.0);
+        form.sums.resize(tokens * blocks, 0);
+        let bytes = Rows::new(&mut form.bytes.data, 2 * form.bytes.stride);
+        let (scales, sums) = (Rows::new(&mut form.scales, blocks), Rows::new(&mut form.sums, blocks));
+        each_token(pool, &mut self.values, (tokens, features), &|t, values| {
+            fill(t, values);
+            // SAFETY: each token is worked on by one thread only.
+            let (bytes, scales, sums) = unsafe { (bytes.row(t), scales.row(t), sums.row(t)) };
+            let (high, low) = bytes.split_at_mut(bytes.len() / 2);
+            quantize(isa, values, block, (&mut *high, &mut *low), scales, sums);
+            high[features..].fill(0);
+            low[features..].fill(0);
+        });
+    }
+
+    /// [`InputForm::FixedPoint`], in blocks of `block` columns.
+    ///
+    /// # Panics
+    /// When it was not made.
+    pub(in crate::kernels) fn fixed_point(&self, block: usize) -> FixedInput<'_> {
+        self.check_made(InputForm::FixedPoint { block });
+        let FixedPoint { bytes, scales, sums } = &self.fixed_point;
+        let blocks = self.features.div_ceil(block);
+        FixedInput { bytes: &bytes.data, stride: bytes.stride, tokens: self.tokens, blocks, scales, sums }
     }
 }
 
@@ -117,7 +117,8 @@ mod tests {
     fn quantized(isa: Isa, values: &[f32], block: usize) -> (Vec<i32>, Vec<f32>, Vec<i32>) {
         let mut x = Activations::default();
         x.write(1, values.len()).copy_from_slice(values);
-        let form = x.fixed_point(isa, &Pool::new(1), block);
+        x.make(isa, &Pool::new(1), InputForm::FixedPoint { block });
+        let form = x.fixed_point(block);
         let (high, low) = form.bytes.split_at(form.stride);
         assert!(high[values.len()..].iter().chain(&low[values.len()..form.stride]).all(|&byte| byte == 0));
         let whole = high.iter().zip(low).take(values.len()).map(|(&h, &l)| 256 * i32::from(h) + i32::from(l));

@@ -2,7 +2,16 @@
 
 use proptest::prelude::*;
 
+use super::int8::{quantize, quantize_token};
 use super::*;
+use crate::tensor::StaticActivations;
+
+/// The inputs in 8 bits.
+fn int8<'x>(x: &'x mut Activations, pool: &Pool, scheme: ActivationScheme, group: usize) -> IntegerInput<'x> {
+    let form = InputForm::Int8 { scheme, group, tiles: false };
+    x.make(Isa::active(), pool, form);
+    x.int8(form)
+}
 
 const SYMMETRIC: ActivationScheme = ActivationScheme::DynamicToken;
 
@@ -67,10 +76,10 @@ fn codes_are_made_anew_for_another_scheme() {
     let mut x = Activations::default();
     x.write(1, 4).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
     let scheme = |scale| ActivationScheme::Static(StaticActivations { scale, zero_point: 1, low: -128, high: 127 });
-    assert_eq!(x.int8(&pool, scheme(1.0), 4).sums, [14]);
-    let other = x.int8(&pool, scheme(0.5), 4);
+    assert_eq!(int8(&mut x, &pool, scheme(1.0), 4).sums, [14]);
+    let other = int8(&mut x, &pool, scheme(0.5), 4);
     assert_eq!((&other.codes[..4], other.sums, other.scales), (&[3, 5, 7, 9][..], &[24][..], &[0.5][..]));
-    assert_eq!(x.int8(&pool, SYMMETRIC, 4).zero_points, [0]);
+    assert_eq!(int8(&mut x, &pool, SYMMETRIC, 4).zero_points, [0]);
 }
 
 #[test]
@@ -86,13 +95,59 @@ fn write_drops_derived_forms() {
     let pool = Pool::new(2);
     let mut x = Activations::with_capacity(2, 100);
     x.write(2, 100).fill(1.0);
-    assert!(x.int8(&pool, SYMMETRIC, 100).sums.iter().all(|&s| s == 12700));
+    assert!(int8(&mut x, &pool, SYMMETRIC, 100).sums.iter().all(|&s| s == 12700));
     x.write(2, 100).fill(-2.0);
-    let int8 = x.int8(&pool, SYMMETRIC, 50);
+    let int8 = int8(&mut x, &pool, SYMMETRIC, 50);
     assert_eq!(int8.sums, [-6350; 4]);
     assert_eq!((int8.tokens, int8.stride), (2, 128));
     assert!(int8.codes[100..128].iter().all(|&c| c == 0));
-    assert_eq!(x.float(&pool, true, Some(50)).sums, [-100.0; 4]);
+    let form = InputForm::Float { padded: true, sums_of: Some(50) };
+    x.make(Isa::active(), &pool, form);
+    assert_eq!(x.float(form).sums, [-100.0; 4]);
+}
+
+#[test]
+#[should_panic(expected = "were not made")]
+fn a_form_that_was_not_made_is_not_lent() {
+    let mut x = Activations::default();
+    x.write(1, 64).fill(1.0);
+    let form = InputForm::FixedPoint { block: 32 };
+    x.make(Isa::active(), &Pool::new(1), form);
+    x.change().fill(2.0);
+    _ = x.fixed_point(32);
+}
+
+#[test]
+fn rows_that_are_filled_for_a_product_have_its_form() {
+    use crate::kernels::Matrix;
+    use crate::kernels::synthetic;
+    use crate::tensor::DenseFormat;
+    let schemes = [ActivationScheme::None, SYMMETRIC, ActivationScheme::DynamicTokenAsymmetric { min_scale: 1e-6 }];
+    let quantized = schemes.map(|scheme| synthetic::quantized((32, 128), 4, 32, scheme).unwrap());
+    let dense = [DenseFormat::F32, DenseFormat::F16, DenseFormat::Bf16]
+        .map(|format| Matrix::from_rows(format, 32, 128, &|row, out| out.fill(row as f32 / 7.0)));
+    for matrix in quantized.iter().chain(&dense) {
+        for tokens in [1, 3, 200] {
+            let value = |t: usize, i: usize| ((t * 31 + i * 17) % 101) as f32 / 10.0 - 5.0;
+            let row = |t: usize, row: &mut [f32]| row.iter_mut().enumerate().for_each(|(i, v)| *v = value(t, i));
+            let pool = Pool::new(2);
+            let (mut filled, mut written) = (Activations::default(), Activations::default());
+            filled.write_for(tokens, matrix).fill(&pool, &row);
+            written.write(tokens, 128).chunks_exact_mut(128).enumerate().for_each(|(t, v)| row(t, v));
+            assert_eq!(filled.made.len(), 1);
+            let product = |x: &mut Activations| {
+                let mut y = vec![f32::NAN; tokens * 32];
+                matrix.multiply(&pool, x, &mut y);
+                y
+            };
+            let first = product(&mut filled);
+            assert_eq!(first, product(&mut written));
+            assert_eq!(filled.made.len(), 1, "the product made another form");
+            // What is changed is made anew.
+            filled.change_for(Some(matrix)).fill(&pool, &|_, row| row.iter_mut().for_each(|v| *v = -*v));
+            assert!(product(&mut filled).iter().zip(&first).any(|(a, b)| a != b));
+        }
+    }
 }
 
 proptest! {
@@ -128,8 +183,10 @@ proptest! {
             let mut x = Activations::default();
             let n = tokens * 5000;
             x.write(tokens, 5000).iter_mut().enumerate().for_each(|(i, v)| *v = ((i * 7919) % n) as f32 - 1000.0);
-            let bf16 = x.bf16(&pool).values.to_vec();
-            let int8 = x.int8(&pool, SYMMETRIC, 5000);
+            let form = InputForm::Bf16 { tiles: false };
+            x.make(Isa::active(), &pool, form);
+            let bf16 = x.bf16(form).values.to_vec();
+            let int8 = int8(&mut x, &pool, SYMMETRIC, 5000);
             forms.push((bf16, int8.codes.to_vec(), int8.scales.to_vec()));
         }
         prop_assert_eq!(&forms[0], &forms[1]);

@@ -6,7 +6,6 @@
 use super::{Activations, Rows, SPLIT_VALUES};
 use crate::kernels::buffer::AlignedBuffer;
 use crate::kernels::pool::Pool;
-use crate::tensor::ActivationScheme;
 
 /// Tokens of a tile.
 pub(in crate::kernels) const TILE_TOKENS: usize = 16;
@@ -16,32 +15,23 @@ const TILE_BYTES: usize = 64;
 /// Tiles, for one length of groups at a time.
 #[derive(Debug)]
 pub(super) struct Tiles {
-    made_for: Option<usize>,
     data: AlignedBuffer<u8>,
 }
 
 impl Default for Tiles {
     fn default() -> Self {
-        Tiles { made_for: None, data: AlignedBuffer::zeroed(0) }
+        Tiles { data: AlignedBuffer::zeroed(0) }
     }
 }
 
 impl Tiles {
-    /// The inputs have changed.
-    pub fn forget(&mut self) {
-        self.made_for = None;
-    }
-
-    /// The tiles; none where they were not made.
+    /// The tiles that were made last.
     pub fn bytes(&self) -> &[u8] {
-        if self.made_for.is_some() { &self.data } else { &[] }
+        &self.data
     }
 
     /// Copies `tokens` rows, `stride` bytes apart, of `groups` groups of `group` bytes, each padded to whole tiles.
     fn make(&mut self, pool: &Pool, (rows, stride): (&[u8], usize), tokens: usize, (groups, group): (usize, usize)) {
-        if self.made_for == Some(group) {
-            return;
-        }
         let per_group = group.div_ceil(TILE_BYTES);
         let block_bytes = groups * per_group * TILE_TOKENS * TILE_BYTES;
         let blocks = tokens.div_ceil(TILE_TOKENS);
@@ -66,22 +56,18 @@ impl Tiles {
                 }
             }
         });
-        self.made_for = Some(group);
     }
 }
 
 impl Activations {
-    /// Makes the tiles of [`Activations::int8`], with groups of `group` columns (all columns, padded to 64, for one).
-    pub(in crate::kernels) fn make_int8_tiles(&mut self, pool: &Pool, scheme: ActivationScheme, group: usize) {
-        self.int8(pool, scheme, group);
+    /// Makes the tiles of the 8-bit codes, with groups of `group` columns (all columns, padded to 64, for one).
+    pub(super) fn make_int8_tiles(&mut self, pool: &Pool, group: usize) {
         let rows = (bytemuck::cast_slice(&self.int8.data), self.int8.stride);
         self.int8_tiles.make(pool, rows, self.tokens, (self.features.div_ceil(group), group));
     }
 
-    /// Makes the tiles of [`Activations::bf16`].
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // For AMX.
-    pub(in crate::kernels) fn make_bf16_tiles(&mut self, pool: &Pool) {
-        self.bf16(pool);
+    /// Makes the tiles of the values in bfloat16.
+    pub(super) fn make_bf16_tiles(&mut self, pool: &Pool) {
         let rows = (bytemuck::cast_slice(&self.bf16.data), 2 * self.bf16.stride);
         let group = (2 * self.features).next_multiple_of(TILE_BYTES);
         self.bf16_tiles.make(pool, rows, self.tokens, (1, group));
