@@ -22,7 +22,7 @@ use crate::network::{EncoderConfig, Pooling};
 use crate::results::KernelUse;
 
 /// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in a core's cache.
-const PASS_TOKENS: usize = 256;
+const PASS_TOKENS: usize = 128;
 /// Passes for each thread from which on threads take passes of their own instead of sharing every product: they then wait
 /// for each other once, and the last passes to finish are a small part of all.
 const PASSES_APART: usize = 4;

@@ -42,8 +42,9 @@ def install(folder, packages, **environment):
     if not complete.exists():
         print(f"installing {', '.join(packages)} into {folder}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
+        # No cache: it would hand out llama.cpp as it was built for other instruction sets.
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--no-binary", "llama-cpp-python", *packages],
+            [python, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-binary", "llama-cpp-python", *packages],
             check=True,
             env={**os.environ, **environment},
         )
