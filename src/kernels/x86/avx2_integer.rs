@@ -3,7 +3,8 @@
 //! `vpmaddubsw` multiplies unsigned by signed bytes and adds pairs with saturation at 16 bits. With the magnitude of the
 //! weight as the unsigned factor and the input under the weight's sign as the other, a pair is at most
 //! `2 * 128 * 127 = 32512`, which fits. Inputs of -128, which some schemes have, would not: such inputs are multiplied in
-//! 16 bits instead. AVX-VNNI's `vpdpbusd` takes unsigned weights as they are stored and adds fours of products in 32 bits;
+//! 16 bits instead. Weights of 4 bits stay unsigned as they are stored, and pairs are added in 16 bits over 32 columns before
+//! they are widened. AVX-VNNI's `vpdpbusd` takes unsigned weights as they are stored and adds fours of products in 32 bits;
 //! what the base adds to the sums comes off with the zero points.
 
 use std::arch::x86_64::*;
@@ -43,9 +44,11 @@ pub(in crate::kernels) unsafe fn integer(
     vnni: bool,
 ) {
     // What turns stored codes into those that are multiplied.
-    let base = if vnni { 0 } else { w.base() };
+    let nibbles = w.width == Width::Int4;
+    let base = if vnni || nibbles { 0 } else { w.base() };
     assert!(x.stride >= w.k && x.codes.len() >= x.tokens * x.stride && x.sums.len() >= x.tokens * w.groups);
     assert!(w.codes.len() >= panels.end * w.panel_bytes());
+    assert!(!nibbles || w.group.is_multiple_of(32), "groups of nibbles are whole thirty-twos");
     with_scratch(w.k * LANES, |scratch| {
         for panel in panels {
             // SAFETY: the panel exists, and the scratch holds one in the int8 layout.
@@ -64,6 +67,7 @@ pub(in crate::kernels) unsafe fn integer(
                     let tokens = TOKENS.min(x.tokens - token);
                     match x.has_lowest_code {
                         _ if vnni => call!(tokens, tile_vnni(place, x, y)),
+                        _ if nibbles => call!(tokens, tile_of_nibbles(place, x, y)),
                         true => call!(tokens, tile_in_16_bits(place, x, y)),
                         false => call!(tokens, tile_in_8_bits(place, x, y)),
                     }
@@ -129,38 +133,96 @@ struct Place<'a> {
     token: usize,
 }
 
-/// Makes a tile of M tokens by a panel from a way to add the dot products of four weights and inputs.
+/// Makes a function that sums the products of a group: M tokens by 16 weights, `steps` times four columns. `$step` adds the
+/// products of four weights and inputs to `dots`.
+macro_rules! group {
+    ($group:ident, $features:literal, |$dots:ident, $weights:ident, $inputs:ident| $step:expr) => {
+        /// # Safety
+        /// The processor has the features; `codes` and M rows of `inputs`, `stride` bytes apart, hold the columns.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $group<const M: usize>(
+            mut codes: *const u8,
+            mut inputs: *const i8,
+            stride: usize,
+            steps: usize,
+            flip: __m256i,
+        ) -> [[__m256i; 2]; M] {
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            for _ in 0..steps {
+                // SAFETY: the columns exist; prefetching past the end is harmless.
+                unsafe {
+                    let row = [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(32).cast())];
+                    if M == 1 {
+                        _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_BYTES).cast());
+                    }
+                    let row = [_mm256_xor_si256(row[0], flip), _mm256_xor_si256(row[1], flip)];
+                    for m in 0..M {
+                        let $inputs = _mm256_set1_epi32(inputs.add(m * stride).cast::<i32>().read_unaligned());
+                        for half in 0..2 {
+                            let ($dots, $weights) = (sums[m][half], row[half]);
+                            sums[m][half] = $step;
+                        }
+                    }
+                    codes = codes.add(64);
+                    inputs = inputs.add(4);
+                }
+            }
+            sums
+        }
+    };
+}
+
+group!(group_in_8_bits, "avx2", |dots, weights, inputs| _mm256_add_epi32(dots, dot_in_8_bits(weights, inputs)));
+group!(group_in_16_bits, "avx2", |dots, weights, inputs| _mm256_add_epi32(dots, dot_in_16_bits(weights, inputs)));
+group!(group_vnni, "avx2,avxvnni", |dots, weights, inputs| _mm256_dpbusd_avx_epi32(dots, weights, inputs));
+group!(pairs_of_nibbles, "avx2", |dots, weights, inputs| {
+    _mm256_add_epi16(dots, _mm256_maddubs_epi16(weights, inputs))
+});
+
+/// As the other groups, for weights of 4 bits without a sign: sums of pairs over 32 columns fit in 16 bits, since
+/// `8 * 2 * 15 * 128 = 30720`, and are widened once.
+///
+/// # Safety
+/// As for the other groups; `steps` is a multiple of 8 (groups are of 32 columns), and codes are at most 15.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn group_of_nibbles<const M: usize>(
+    codes: *const u8,
+    inputs: *const i8,
+    stride: usize,
+    steps: usize,
+    flip: __m256i,
+) -> [[__m256i; 2]; M] {
+    let mut sums = [[_mm256_setzero_si256(); 2]; M];
+    for eight in 0..steps / 8 {
+        // SAFETY: these columns are among the group's.
+        let pairs =
+            unsafe { pairs_of_nibbles::<M>(codes.add(eight * 8 * 64), inputs.add(eight * 32), stride, 8, flip) };
+        for (sums, pairs) in sums.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
+            *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(*pairs, _mm256_set1_epi16(1)));
+        }
+    }
+    sums
+}
+
+/// Makes a tile of M tokens by a panel from a function that sums the products of a group.
 macro_rules! tile {
-    ($tile:ident, $features:literal, |$dots:ident, $weights:ident, $inputs:ident| $step:expr) => {
+    ($tile:ident, $features:literal, $group:ident) => {
         /// # Safety
         /// The processor has the features; `at.codes` is a panel in the int8 layout, and M tokens exist.
         #[target_feature(enable = $features)]
         unsafe fn $tile<const M: usize>(at: Place<'_>, x: IntegerInput<'_>, y: &Output) {
-            let Place { w, mut codes, panel, token, .. } = at;
+            let Place { w, codes, panel, token, .. } = at;
             let flip = _mm256_set1_epi8(at.flip);
             let mut totals = [[_mm256_setzero_ps(); 2]; M];
-            // SAFETY: rows of existing groups and tokens; prefetching past the end is harmless.
+            // SAFETY: rows of existing groups and tokens.
             unsafe {
-                let mut inputs = x.codes.as_ptr().add(token * x.stride);
+                let inputs = x.codes.as_ptr().add(token * x.stride);
                 let sums = x.sums.as_ptr().add(token * w.groups);
                 for group in 0..w.groups {
-                    let mut dots = [[_mm256_setzero_si256(); 2]; M];
-                    for _ in 0..w.group / 4 {
-                        let row = [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(32).cast())];
-                        if M == 1 {
-                            _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(PREFETCH_BYTES).cast());
-                        }
-                        let row = [_mm256_xor_si256(row[0], flip), _mm256_xor_si256(row[1], flip)];
-                        for m in 0..M {
-                            let $inputs = _mm256_set1_epi32(inputs.add(m * x.stride).cast::<i32>().read_unaligned());
-                            for half in 0..2 {
-                                let ($dots, $weights) = (dots[m][half], row[half]);
-                                dots[m][half] = $step;
-                            }
-                        }
-                        codes = codes.add(64);
-                        inputs = inputs.add(4);
-                    }
+                    let (codes, inputs) = (codes.add(group * w.group * LANES), inputs.add(group * w.group));
+                    let dots = $group::<M>(codes, inputs, x.stride, w.group / 4, flip);
                     let reals = (panel * w.groups + group) * LANES;
                     let (scale, points) = (load_reals(&w.scales, reals), load_zeros(w, reals, at.base));
                     for m in 0..M {
@@ -191,10 +253,7 @@ macro_rules! tile {
     };
 }
 
-tile!(tile_in_8_bits, "avx2,fma,f16c", |dots, weights, inputs| {
-    _mm256_add_epi32(dots, dot_in_8_bits(weights, inputs))
-});
-tile!(tile_in_16_bits, "avx2,fma,f16c", |dots, weights, inputs| {
-    _mm256_add_epi32(dots, dot_in_16_bits(weights, inputs))
-});
-tile!(tile_vnni, "avx2,fma,f16c,avxvnni", |dots, weights, inputs| _mm256_dpbusd_avx_epi32(dots, weights, inputs));
+tile!(tile_in_8_bits, "avx2,fma,f16c", group_in_8_bits);
+tile!(tile_in_16_bits, "avx2,fma,f16c", group_in_16_bits);
+tile!(tile_vnni, "avx2,fma,f16c,avxvnni", group_vnni);
+tile!(tile_of_nibbles, "avx2,fma,f16c", group_of_nibbles);
