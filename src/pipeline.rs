@@ -1,11 +1,12 @@
 //! The whole story: suite, model, variants, scores, timings, verdicts, report.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::measure::{Inputs, Processes, Progress, Session, Workers};
-use crate::results::{Evidence, Run, RunFolder, read_journal, samples_csv, scores_csv, write_whole};
+use crate::results::{Evidence, Run, RunFolder, Standing, read_journal, samples_csv, scores_csv, write_whole};
 use crate::suite::{self, Suite};
 use crate::{decide, machine, report};
 
@@ -18,9 +19,11 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// Only these variants, and the reference; empty takes all, or those of the run that is resumed.
     pub only: Vec<String>,
-    /// Wall time for the whole run: as many blocks as fit, at least the suite's fewest.
+    /// Wall time for the whole run, where candidates race: as many blocks as fit, at least the suite's fewest.
     pub budget: Option<Duration>,
-    /// The folder of an interrupted run to go on with.
+    /// Measure blocks until every candidate is decided, also in a finished run that is resumed.
+    pub until_decided: bool,
+    /// The folder of an interrupted or undecided run to go on with.
     pub resume: Option<PathBuf>,
     /// No progress on standard error.
     pub quiet: bool,
@@ -40,21 +43,31 @@ pub fn run_suite(options: &RunOptions) -> Result<(PathBuf, Run)> {
 
     let mut session = open(options, inputs, &mut workers)?;
     let folder = session.folder().to_path_buf();
-    if !session.is_finished() {
-        measure(&mut session, fetch_s, options.budget).map_err(|error| say_how_to_resume(error, options, &folder))?;
+    let was_finished = session.is_finished();
+    if !was_finished {
+        measure(&mut session, fetch_s, options).map_err(|error| say_how_to_resume(error, options, &folder))?;
+    }
+    let ended_undecided = was_finished || !session.is_racing();
+    if options.until_decided && ended_undecided && session.go_on(&referee)? {
+        measure(&mut session, 0.0, options).map_err(|error| say_how_to_resume(error, options, &folder))?;
     }
     drop(session);
     Ok((folder.clone(), report(&folder)?))
 }
 
 /// The stages that measure; each skips what the journal already holds.
-fn measure(session: &mut Session<'_>, fetch_s: f64, budget: Option<Duration>) -> Result<()> {
+fn measure(session: &mut Session<'_>, fetch_s: f64, options: &RunOptions) -> Result<()> {
     session.record_stage("fetch", fetch_s)?;
     session.prepare()?;
     session.build()?;
     session.score()?;
-    session.time(budget)?;
+    session.time(options.budget, options.until_decided, &referee)?;
     session.finish()
+}
+
+/// Which candidates need more blocks, under the suite's own rule.
+fn referee(evidence: &Evidence) -> BTreeMap<String, Standing> {
+    decide::standings(evidence, &evidence.suite.accept)
 }
 
 /// Judges a run folder again from its journal and rewrites `run.json`, the CSV files and the report.

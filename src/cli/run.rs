@@ -17,6 +17,7 @@ use crate::{report, units};
 #[command(after_help = "Examples:
   bench run suites/quick.toml
   bench run suite.toml --only int8-ptq,int4-gptq --budget 10m
+  bench run suite.toml --until-decided --budget 1h
   bench run suite.toml --resume results/runs/suite/20260131T101500Z-host")]
 pub struct Args {
     /// The suite file.
@@ -28,9 +29,14 @@ pub struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Wall time for the whole run, such as 90s, 10m or 1h: as many blocks as fit, at least the suite's fewest.
+    /// A suite with a single number of blocks needs --until-decided too.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     budget: Option<Duration>,
-    /// Go on with the interrupted run in this folder.
+    /// Time undecided variants in more blocks until each is decided, would not be in 60 blocks or the suite's most, or
+    /// the budget ends; with --resume also in a run that ended undecided, whose evidence is kept.
+    #[arg(long)]
+    until_decided: bool,
+    /// Go on with the run in this folder: an interrupted one, or with --until-decided one that ended undecided.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// No progress on standard error.
@@ -51,6 +57,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         out: args.out.clone(),
         only: args.only.clone(),
         budget: args.budget,
+        until_decided: args.until_decided,
         resume: args.resume.clone(),
         quiet: args.quiet,
     };

@@ -1,11 +1,13 @@
 //! Evidence to answers: estimates, verdicts, Pareto frontier, recommendation. Knows nothing of kernels or models.
 //!
-//! Every question is answered yes only where the whole interval lies on the good side of its threshold, no only where
-//! it lies on the bad side, and unknown otherwise; missing data is unknown and never passes. The number of blocks and
-//! documents must not have been chosen by looking at results (`docs/METHODOLOGY.md`).
+//! Every question is answered yes or no only where that is proven at the run's error rates, which are divided over
+//! variants and questions (`error_rates`), and unknown otherwise; missing data is unknown and never passes. Speed is
+//! judged by tests that allow looking after every block, so the same answers also tell while a run goes on which
+//! candidates need more blocks ([`standings`]).
 
 mod answers;
 mod choices;
+mod error_rates;
 mod estimate;
 mod frontier;
 mod noise;
@@ -19,8 +21,8 @@ mod turning;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::results::{
-    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, TurningPoints,
-    VariantEvidence, VariantResult,
+    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, Score, Standing,
+    TurningPoints, VariantEvidence, VariantResult,
 };
 use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
@@ -48,6 +50,13 @@ pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
     }
     let recommendation = recommend::recommend(&case, &variants);
     run(&case, variants, control, recommendation, warnings)
+}
+
+/// Whether more blocks can change each candidate's verdict, by variant.
+pub fn standings(evidence: &Evidence, accept: &Accept) -> BTreeMap<String, Standing> {
+    let case = Case::new(evidence, accept);
+    let candidates = evidence.suite.variants.iter().filter(|v| v.name != evidence.suite.reference);
+    candidates.map(|v| (v.name.clone(), answers::standing(&case, &case.estimate(v)))).collect()
 }
 
 fn run(
@@ -121,20 +130,35 @@ impl<'a> Case<'a> {
         Some(format!("the reference failed: {stage}: {reason}"))
     }
 
+    /// Candidates over which the allowed error is divided.
+    fn candidates(&self) -> usize {
+        self.evidence.suite.variants.iter().filter(|v| v.name != self.evidence.suite.reference).count()
+    }
+
+    /// Blocks that were planned before the first; of a run without a plan those of which `measured` are known.
+    fn planned_blocks(&self, measured: usize) -> usize {
+        self.evidence.plan.map_or(measured, |plan| plan.first)
+    }
+
     /// The rule's accuracy of `a` minus that of `b` on the same questions, higher being better; perplexity counts as
     /// log-likelihood.
     fn accuracy_difference(&self, a: &VariantEvidence, b: &VariantEvidence) -> Option<Estimate> {
-        let limit = &self.accept.accuracy;
-        let (a, b) = (a.scores.get(&limit.task)?, b.scores.get(&limit.task)?);
+        let task = &self.accept.accuracy.task;
+        let (a, b) = (a.scores.get(task)?, b.scores.get(task)?);
         scores::same_questions(a, b).ok()?;
-        match limit.metric {
+        self.score_difference(a, b, self.confidence())
+    }
+
+    /// The same of two scores over the same questions.
+    fn score_difference(&self, a: &Score, b: &Score, confidence: f64) -> Option<Estimate> {
+        match self.accept.accuracy.metric {
             AccuracyMetric::Perplexity { .. } | AccuracyMetric::LogLikelihood { .. } => {
-                scores::log_likelihood_difference(a, b, self.confidence())
+                scores::log_likelihood_difference(a, b, confidence)
             }
-            AccuracyMetric::TokenAccuracy { .. } => scores::token_accuracy_difference(a, b, self.confidence()),
-            AccuracyMetric::Accuracy { .. } => choices::difference(a, b, choices::PICKED, self.confidence()),
-            AccuracyMetric::AccuracyNorm { .. } => choices::difference(a, b, choices::PICKED_NORM, self.confidence()),
-            AccuracyMetric::Similarity { .. } => similarities::difference(a, b, self.confidence()),
+            AccuracyMetric::TokenAccuracy { .. } => scores::token_accuracy_difference(a, b, confidence),
+            AccuracyMetric::Accuracy { .. } => choices::difference(a, b, choices::PICKED, confidence),
+            AccuracyMetric::AccuracyNorm { .. } => choices::difference(a, b, choices::PICKED_NORM, confidence),
+            AccuracyMetric::Similarity { .. } => similarities::difference(a, b, confidence),
         }
     }
 

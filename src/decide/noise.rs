@@ -54,8 +54,8 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
         warnings.push("the run did not finish; what is missing counts as unknown".into());
     }
     let blocks = case.blocks();
-    if let Some(planned) = case.evidence.planned_blocks.filter(|planned| blocks < *planned) {
-        warnings.push(format!("{blocks} of {planned} planned blocks were timed"));
+    if let Some(plan) = case.evidence.plan.filter(|plan| !plan.racing && blocks < plan.most) {
+        warnings.push(format!("{blocks} of {} planned blocks were timed", plan.most));
     }
     if let Some(fault) = case.reference_fault() {
         warnings.push(format!("{fault}; nothing can be compared with it"));

@@ -29,6 +29,18 @@ impl Rule {
         FORMS.iter().find(|(form, _)| *form == text).map(|(_, rule)| *rule)
     }
 
+    /// Whether speed is one of its questions.
+    pub fn asks_speed(self) -> bool {
+        !matches!(self, Rule::Accuracy | Rule::AccuracyAndMemory)
+    }
+
+    /// Whether an answer about speed could decide what is undecided under the other answers.
+    pub fn depends_on_speed(self, answers: &Answers) -> bool {
+        let with = |speed| self.outcome(&Answers { speed: Some(speed), ..answers.clone() });
+        let open = with(Answer::Unknown) == Outcome::Inconclusive;
+        open && [Answer::Yes, Answer::No].into_iter().any(|speed| with(speed) != Outcome::Inconclusive)
+    }
+
     /// The outcome under `answers`; a threshold that the rule names and the suite lacks is unknown.
     pub fn outcome(self, answers: &Answers) -> Outcome {
         let accuracy = answers.accuracy;
@@ -104,6 +116,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn speed_matters_only_where_it_could_decide() {
+        let depends = |rule: Rule, accuracy, memory| {
+            rule.depends_on_speed(&Answers { accuracy, speed: Some(Answer::Unknown), memory: Some(memory) })
+        };
+        assert!(depends(Rule::AccuracyAndEither, Answer::Yes, Answer::No));
+        assert!(!depends(Rule::AccuracyAndEither, Answer::Yes, Answer::Yes), "its memory satisfies the rule");
+        assert!(!depends(Rule::AccuracyAndEither, Answer::No, Answer::No), "rejected already");
+        assert!(depends(Rule::AccuracyAndEither, Answer::Unknown, Answer::No), "a no would reject");
+        assert!(!depends(Rule::AccuracyAndEither, Answer::Unknown, Answer::Yes));
+        assert!(!depends(Rule::AccuracyAndMemory, Answer::Unknown, Answer::Unknown));
     }
 
     #[test]

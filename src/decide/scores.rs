@@ -107,7 +107,7 @@ pub(super) fn log_likelihood_difference(a: &Score, b: &Score, confidence: f64) -
 }
 
 /// `100 (exp(θ) - 1)` of the mean increase θ of negative log-likelihood.
-fn perplexity_increase(a: &Score, b: &Score, confidence: f64) -> Option<Estimate> {
+pub(super) fn perplexity_increase(a: &Score, b: &Score, confidence: f64) -> Option<Estimate> {
     let sums: Vec<f64> = a.windows.iter().zip(&b.windows).map(|(a, b)| a.nll - b.nll).collect();
     let (ratio, method) = clustered(&a.windows, &sums, confidence)?;
     let percent = ratio.interval.map(|theta| 100.0 * theta.exp_m1());

@@ -159,12 +159,30 @@ pub(super) fn control_ratio(
     ratio(&base, &control, confidence).map(|(t, _)| t)
 }
 
+/// `D` of every block that holds both, in the order of the blocks.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn log_ratios(
+    base: &VariantEvidence,
+    variant: &VariantEvidence,
+    point: Point,
+    metric: SpeedMetric,
+) -> Result<Vec<f64>, String> {
+    let base = log_time_by_block(base, point, metric, false)?;
+    Ok(differences(&base, &log_time_by_block(variant, point, metric, false)?))
+}
+
+fn differences(base: &BTreeMap<usize, f64>, variant: &BTreeMap<usize, f64>) -> Vec<f64> {
+    base.iter().filter_map(|(block, y)| Some(y - variant.get(block)?)).collect()
+}
+
 fn ratio(
     base: &BTreeMap<usize, f64>,
     variant: &BTreeMap<usize, f64>,
     confidence: f64,
 ) -> Result<(Estimate, Estimate), String> {
-    let differences: Vec<f64> = base.iter().filter_map(|(block, y)| Some(y - variant.get(block)?)).collect();
+    let differences = differences(base, variant);
     let of = |interval: Option<crate::stats::Interval>, method| {
         estimate(interval?.map(f64::exp), confidence, Unit::Ratio, Direction::Higher, method)
     };

@@ -1,4 +1,4 @@
-//! Which slots a block holds, in which order, and how many blocks fit a budget.
+//! Which slots a block holds, and in which order.
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -19,8 +19,8 @@ pub(super) struct Place {
 }
 
 /// All slots of block `block`, point after point of the workload; within a point in a uniform random order drawn from
-/// the suite's seed, the block and the point. The order holds every variant of the suite, also those that failed, so
-/// that a resumed run finds the same plan.
+/// the suite's seed, the block and the point. The order holds every variant of the suite, also those that failed or left,
+/// so that a resumed run finds the same plan.
 pub(super) fn block(suite: &Suite, block: usize) -> Vec<Place> {
     let mut places = Vec::new();
     for (point, (batch, threads)) in points(suite).into_iter().enumerate() {
@@ -49,12 +49,6 @@ pub(super) fn points(suite: &Suite) -> Vec<(usize, usize)> {
 fn rng(seed: u64, block: usize, point: usize) -> Xoshiro256PlusPlus {
     let digest = Sha256::digest(format!("{seed} {block} {point}"));
     Xoshiro256PlusPlus::from_seed(digest.into())
-}
-
-/// How many blocks fit: `block_s` each, `left_s` after the first one; within `(fewest, most)`.
-pub(super) fn blocks_in_budget((fewest, most): (usize, usize), block_s: f64, left_s: f64) -> usize {
-    let more = if block_s > 0.0 { (left_s.max(0.0) / block_s).floor() as usize } else { most };
-    (1 + more.min(most)).clamp(fewest, most.max(fewest))
 }
 
 #[cfg(test)]
@@ -98,14 +92,5 @@ mod tests {
         let before = order(&suite, 0);
         suite.seed += 1;
         assert!((0..5).any(|b| order(&suite, b) != before));
-    }
-
-    #[test]
-    fn a_budget_buys_whole_blocks_within_bounds() {
-        assert_eq!(blocks_in_budget((6, 30), 10.0, 95.0), 10);
-        assert_eq!(blocks_in_budget((6, 30), 10.0, -5.0), 6);
-        assert_eq!(blocks_in_budget((6, 30), 10.0, 1e9), 30);
-        assert_eq!(blocks_in_budget((6, 30), 0.0, 1.0), 30);
-        assert_eq!(blocks_in_budget((1, 1), 10.0, 0.0), 1);
     }
 }

@@ -6,7 +6,7 @@
 //! earnest ([`Processes`]), a fake with a fake clock in tests.
 //!
 //! Timing follows the randomized block design: one block holds one slot of the reference, one of its A/A control and
-//! one of every candidate, in random order, so that drift of the machine falls on all alike and cancels in the
+//! one of every candidate that is still in the race, in random order, so that drift of the machine falls on all alike and cancels in the
 //! difference within the block (Mytkowicz et al. 2009, "Producing wrong data without doing anything obviously
 //! wrong"; Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time").
 
@@ -16,6 +16,7 @@ mod inputs;
 mod memory;
 mod processes;
 mod progress;
+mod racing;
 mod scoring;
 mod session;
 mod timing;
@@ -23,6 +24,7 @@ mod timing;
 pub use inputs::Inputs;
 pub use processes::Processes;
 pub use progress::Progress;
+pub use racing::Referee;
 pub use session::Session;
 
 use crate::error::Result;

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Inputs, OnProgress, Progress, Session, Workers};
+use super::{Inputs, OnProgress, Progress, Referee, Session, Workers};
 use crate::error::{Error, Result};
 use crate::machine::{Covariates, MachineRecord};
 use crate::results::{
-    Artefact, Event, Evidence, Genres, JOURNAL, Memory, RunFolder, Sample, Score, Slot, WindowScore, read_journal,
+    Artefact, Event, Evidence, Genres, JOURNAL, Leaving, Memory, RunFolder, Sample, Score, Slot, Standing, WindowScore,
+    read_journal,
 };
 use crate::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload,
@@ -210,13 +211,21 @@ impl Place {
     }
 
     fn run(&self, suite: Suite, fake: &mut Fake, budget: Option<Duration>) -> Result<()> {
+        self.race(suite, fake, budget, &undecided)
+    }
+
+    fn race(&self, suite: Suite, fake: &mut Fake, budget: Option<Duration>, referee: Referee<'_>) -> Result<()> {
         let folder = RunFolder::create_at(&self.folder())?;
-        go(Session::begin(inputs(suite), folder, fake, Progress::new(true))?, budget)
+        go(Session::begin(inputs(suite), folder, fake, Progress::new(true))?, budget, referee)
     }
 
     fn resume(&self, inputs: Inputs, fake: &mut Fake) -> Result<()> {
+        self.resume_race(inputs, fake, &undecided)
+    }
+
+    fn resume_race(&self, inputs: Inputs, fake: &mut Fake, referee: Referee<'_>) -> Result<()> {
         let folder = RunFolder::open(&self.folder())?;
-        go(Session::resume(inputs, folder, fake, Progress::new(true))?, None)
+        go(Session::resume(inputs, folder, fake, Progress::new(true))?, None, referee)
     }
 
     fn events(&self) -> Vec<Event> {
@@ -228,14 +237,29 @@ impl Place {
     }
 }
 
-fn go(mut session: Session<'_>, budget: Option<Duration>) -> Result<()> {
+/// One more block would decide every candidate.
+fn undecided(evidence: &Evidence) -> BTreeMap<String, Standing> {
+    evidence.variants.keys().map(|name| (name.clone(), Standing::Open { missing_blocks: Some(1) })).collect()
+}
+
+/// `q1` is decided from the first look, the others when four blocks are measured.
+fn decided_in_turn(evidence: &Evidence) -> BTreeMap<String, Standing> {
+    let mut standings = undecided(evidence);
+    standings.insert("q1".into(), Standing::Decided);
+    if evidence.timed_blocks() >= 4 {
+        standings.values_mut().for_each(|standing| *standing = Standing::Decided);
+    }
+    standings
+}
+
+fn go(mut session: Session<'_>, budget: Option<Duration>, referee: Referee<'_>) -> Result<()> {
     if session.is_finished() {
         return Ok(());
     }
     session.prepare()?;
     session.build()?;
     session.score()?;
-    session.time(budget)?;
+    session.time(budget, false, referee)?;
     session.finish()
 }
 
@@ -284,10 +308,97 @@ fn a_budget_is_kept_but_never_below_the_fewest_blocks() {
         let mut fake = place.fake();
         place.run(suite, &mut fake, Some(Duration::from_secs(budget_s))).unwrap();
         // 6 calls to build and score, then blocks of 8 seconds: 6 + 4 * 8 = 38 fits 43, a fifth does not.
-        assert_eq!(place.evidence().planned_blocks, Some(expected), "{budget_s}");
+        assert_eq!(place.evidence().timed_blocks(), expected, "{budget_s}");
+        let why = if expected < 9 { Some((expected, Leaving::Budget)) } else { None };
+        assert_eq!(place.evidence().left.get("q1").copied(), why, "{budget_s}");
         assert_eq!(slots(&place.evidence()).len(), expected * 8);
         let over = budget_s > 1 && fake.now > budget_s as f64;
         assert!(!over, "{} of {budget_s}", fake.now);
+    }
+}
+
+/// Blocks in which a variant was timed, with one thread.
+fn blocks_of(evidence: &Evidence, name: &str) -> Vec<usize> {
+    evidence.variants[name].slots.iter().filter(|s| s.threads == 1 && !s.control).map(|s| s.block).collect()
+}
+
+fn racing_suite(blocks: (usize, usize)) -> Suite {
+    let mut suite = suite(2);
+    suite.workload.blocks = blocks;
+    suite
+}
+
+#[test]
+fn decided_candidates_leave_and_the_race_ends_with_the_last() {
+    let place = Place::new();
+    place.race(racing_suite((2, 9)), &mut place.fake(), None, &decided_in_turn).unwrap();
+    let evidence = place.evidence();
+    assert_eq!(blocks_of(&evidence, "q1"), [0, 1], "not before the fewest");
+    assert_eq!(blocks_of(&evidence, "q2"), [0, 1, 2, 3]);
+    assert_eq!(blocks_of(&evidence, "fp16"), [0, 1, 2, 3]);
+    assert_eq!(evidence.variants["fp16"].slots.iter().filter(|s| s.control).count(), 8, "the control stays too");
+    let expected = [("q1".to_string(), (2, Leaving::Decided)), ("q2".to_string(), (4, Leaving::Decided))];
+    assert_eq!(evidence.left, BTreeMap::from(expected));
+}
+
+#[test]
+fn a_fixed_number_of_blocks_is_measured_whatever_is_decided() {
+    let place = Place::new();
+    place.race(racing_suite((5, 5)), &mut place.fake(), None, &decided_in_turn).unwrap();
+    assert_eq!(blocks_of(&place.evidence(), "q1").len(), 5);
+    assert!(place.evidence().left.is_empty());
+}
+
+#[test]
+fn what_is_futile_stops_and_goes_on_later_in_new_blocks_only() {
+    let place = Place::new();
+    let hopeless = |evidence: &Evidence| {
+        let mut standings = undecided(evidence);
+        standings.insert("q1".into(), Standing::Decided);
+        standings.insert("q2".into(), Standing::Open { missing_blocks: None });
+        standings
+    };
+    place.race(racing_suite((2, 30)), &mut place.fake(), None, &hopeless).unwrap();
+    assert_eq!(place.evidence().left["q2"], (10, Leaving::Futile));
+
+    let mut fake = place.fake();
+    let folder = RunFolder::open(&place.folder()).unwrap();
+    let mut session = Session::resume(inputs(racing_suite((2, 30))), folder, &mut fake, Progress::new(true)).unwrap();
+    let two_more = |evidence: &Evidence| {
+        let done = evidence.timed_blocks() >= 12;
+        let standing = if done { Standing::Decided } else { Standing::Open { missing_blocks: Some(1) } };
+        BTreeMap::from([("q1".to_string(), Standing::Decided), ("q2".to_string(), standing)])
+    };
+    assert!(session.is_finished() && session.go_on(&two_more).unwrap() && !session.is_finished());
+    go(session, None, &two_more).unwrap();
+    let evidence = place.evidence();
+    assert_eq!(blocks_of(&evidence, "q1"), [0, 1], "what was decided stays decided");
+    assert_eq!(blocks_of(&evidence, "q2"), (0..12).collect::<Vec<_>>());
+    assert_eq!(evidence.plan.map(|plan| (plan.first, plan.closed)), Some((30, 10)));
+    assert_eq!(fake.calls.len(), 12, "three arms at two points in two blocks, nothing built or scored again");
+
+    let folder = RunFolder::open(&place.folder()).unwrap();
+    let mut fake = place.fake();
+    let mut session = Session::resume(inputs(racing_suite((2, 30))), folder, &mut fake, Progress::new(true)).unwrap();
+    assert!(!session.go_on(&two_more).unwrap() && session.is_finished(), "nothing is left to decide");
+}
+
+#[test]
+fn a_race_killed_after_any_event_ends_as_if_it_had_not_been() {
+    let whole = Place::new();
+    whole.race(racing_suite((2, 9)), &mut whole.fake(), None, &decided_in_turn).unwrap();
+    let journal = fs::read_to_string(whole.folder().join(JOURNAL)).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    for kept in 1..lines.len() {
+        let place = Place::new();
+        fs::create_dir(place.folder()).unwrap();
+        for name in ["fp16", "q1", "q2"] {
+            fs::create_dir_all(place.root.path().join("cache").join(name)).unwrap();
+        }
+        fs::write(place.folder().join(JOURNAL), format!("{}\n", rebase(&lines[..kept], &place))).unwrap();
+        place.resume_race(inputs(racing_suite((2, 9))), &mut place.fake(), &decided_in_turn).unwrap();
+        assert_eq!(arms(&place.evidence()), arms(&whole.evidence()), "{kept}");
+        assert_eq!(place.evidence().left, whole.evidence().left, "{kept}");
     }
 }
 

@@ -1,33 +1,52 @@
 //! The timing stage: blocks of slots in random order.
 //!
-//! The number of blocks is fixed before any result is looked at: the suite's largest, or under a budget as many as
-//! fit by the duration of the first block, at least the suite's fewest. Stopping when a result looks good would turn
-//! five percent of false accepts into about 24.
+//! With `blocks = 8` exactly eight blocks hold every variant. With a range, or when asked to go on until decided,
+//! candidates race (`racing`): those whose verdict needs no more blocks leave after the fewest, and the stage ends when
+//! none is left, at the most blocks, or when the next block would not fit the budget. How many blocks there are at most
+//! is fixed before any result is looked at.
 
 use std::time::Duration;
 
 use super::Session;
 use super::blocks::{self, Place};
 use super::disturbances;
+use super::racing::Referee;
 use crate::error::{Error, Result};
-use crate::results::{Event, Slot};
+use crate::results::{Event, Slot, Standing};
 use crate::worker::TimeJob;
 
+/// Most blocks where a suite names no more and shall be measured until decided.
+const MOST_BLOCKS_UNTIL_DECIDED: usize = 60;
+
 impl Session<'_> {
-    /// Times every built variant in blocks; `budget` is for the whole run.
+    /// Times every built variant in blocks; `budget` is for the whole run. Candidates race where the suite names a range
+    /// of blocks, or `until_decided`.
     ///
     /// # Errors
     /// When the journal cannot be written, or the user interrupts.
-    pub fn time(&mut self, budget: Option<Duration>) -> Result<()> {
+    pub fn time(&mut self, budget: Option<Duration>, until_decided: bool, referee: Referee<'_>) -> Result<()> {
         let began = self.workers.elapsed_s();
-        if self.evidence.planned_blocks.is_none() {
-            self.plan(budget)?;
+        let (fewest, most) = self.inputs.suite.workload.blocks;
+        if self.evidence.plan.is_none() {
+            let blocks = if until_decided { most.max(MOST_BLOCKS_UNTIL_DECIDED) } else { most };
+            self.record(Event::Planned { blocks, racing: until_decided || fewest < most })?;
         }
-        let blocks = self.evidence.planned_blocks.unwrap_or(0);
+        let blocks = self.most_blocks();
         let left: usize = (0..blocks).map(|b| self.missing(b).len()).sum();
         self.progress.expect("time", left);
-        for block in 0..blocks {
-            self.measure_block(block, blocks)?;
+        for done in 1..=blocks {
+            let block_began = self.workers.elapsed_s();
+            self.measure_block(done - 1, blocks)?;
+            // A resumed run has raced after its earlier blocks already.
+            if !self.is_racing() || done < fewest || self.evidence.timed_blocks() > done {
+                continue;
+            }
+            let now = self.workers.elapsed_s();
+            let out_of_time = budget.is_some_and(|budget| now + (now - block_began) > budget.as_secs_f64());
+            self.race(done, out_of_time, referee)?;
+            if self.in_the_race().is_empty() {
+                break;
+            }
         }
         if let Some(text) = disturbances::in_words(&self.evidence) {
             self.warn(&text)?;
@@ -35,20 +54,29 @@ impl Session<'_> {
         self.record_stage("time", self.workers.elapsed_s() - began)
     }
 
-    /// Fixes the number of blocks; under a budget the first block is measured for that.
-    fn plan(&mut self, budget: Option<Duration>) -> Result<()> {
-        let (fewest, most) = self.inputs.suite.workload.blocks;
-        let blocks = match budget {
-            None => most.max(fewest),
-            Some(budget) => {
-                self.progress.expect("time", self.missing(0).len());
-                self.measure_block(0, fewest)?;
-                let block_s: f64 = self.evidence.variants.values().flat_map(|v| &v.slots).map(|slot| slot.wall_s).sum();
-                let left_s = budget.as_secs_f64() - self.workers.elapsed_s();
-                blocks::blocks_in_budget((fewest, most), block_s, left_s)
-            }
-        };
-        self.record(Event::Planned { blocks })
+    /// Goes on with a finished run in which candidates are undecided: plans as many blocks again as it takes to decide,
+    /// at most [`MOST_BLOCKS_UNTIL_DECIDED`] or the suite's most. Tells whether there is anything to go on with.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn go_on(&mut self, referee: Referee<'_>) -> Result<bool> {
+        if !referee(&self.evidence).values().any(|standing| matches!(standing, Standing::Open { .. })) {
+            return Ok(false);
+        }
+        let unix_s = self.workers.unix_s();
+        self.record(Event::Resumed { unix_s })?;
+        let more = self.inputs.suite.workload.blocks.1.max(MOST_BLOCKS_UNTIL_DECIDED);
+        self.record(Event::Planned { blocks: self.evidence.timed_blocks() + more, racing: true })?;
+        Ok(true)
+    }
+
+    /// Whether candidates leave the blocks when they are decided.
+    pub fn is_racing(&self) -> bool {
+        self.evidence.plan.is_some_and(|plan| plan.racing)
+    }
+
+    pub(super) fn most_blocks(&self) -> usize {
+        self.evidence.plan.map_or(0, |plan| plan.most)
     }
 
     fn measure_block(&mut self, block: usize, blocks: usize) -> Result<()> {
@@ -61,12 +89,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Places of a block that are to be measured: built, never failed, not in the journal.
+    /// Places of a block that are to be measured: built, never failed, in the race, not in the journal.
     fn missing(&self, block: usize) -> Vec<Place> {
-        let mut places = blocks::block(&self.inputs.suite, block);
+        let closed = self.evidence.plan.map_or(0, |plan| plan.closed);
+        let mut places = if block < closed { Vec::new() } else { blocks::block(&self.inputs.suite, block) };
         places.retain(|place| {
             self.artefact(&place.variant).is_some()
                 && !self.has_failed(&place.variant, "time")
+                && self.evidence.left.get(&place.variant).is_none_or(|(blocks, _)| place.block < *blocks)
                 && self.found(&place.variant).is_some_and(|found| !found.slots.iter().any(|slot| is_at(slot, place)))
         });
         places

@@ -31,10 +31,22 @@ pub enum Event {
     },
     /// A stage of the pipeline ended.
     Stage(Stage),
-    /// How many blocks will be timed, fixed before any result was looked at.
+    /// How many blocks will be timed, fixed before any result was looked at. A second one goes on with a finished run.
     Planned {
-        /// Blocks.
+        /// Blocks; the most, where candidates may leave earlier.
         blocks: usize,
+        /// Candidates leave the blocks as soon as their verdict needs no more of them.
+        #[serde(default)]
+        racing: bool,
+    },
+    /// A candidate left the blocks.
+    Left {
+        /// Variant.
+        variant: String,
+        /// Blocks that were measured until then.
+        blocks: usize,
+        /// Why.
+        why: Leaving,
     },
     /// A variant's artefact is ready.
     Built {
@@ -78,6 +90,18 @@ pub enum Event {
         /// Largest resident set of the parent, in bytes.
         parent_peak_rss: Option<u64>,
     },
+}
+
+/// Why a candidate's timing ended before the planned number of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaving {
+    /// Its verdict does not depend on more blocks.
+    Decided,
+    /// Deciding would take more blocks than were planned.
+    Futile,
+    /// The budget of time was used up.
+    Budget,
 }
 
 /// A stage of the pipeline: `fetch`, `prepare`, `build`, `score`, `time`.

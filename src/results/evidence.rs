@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::event::{Artefact, Event, Score, Slot, Stage};
+use super::event::{Artefact, Event, Leaving, Score, Slot, Stage};
 use crate::error::{Error, Result};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
@@ -30,6 +30,31 @@ pub struct VariantEvidence {
     pub failures: Vec<(String, String)>,
 }
 
+/// Whether more blocks can still change a candidate's verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No: it is decided, or does not depend on the speed.
+    Decided,
+    /// Yes.
+    Open {
+        /// About how many more it would take; `None` where none are foreseen to decide.
+        missing_blocks: Option<usize>,
+    },
+}
+
+/// How many blocks are measured, fixed before any result was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockPlan {
+    /// Blocks that were planned first: the one test that is made at the end is made of these.
+    pub first: usize,
+    /// Blocks that may be measured: the same, or more where a finished run was gone on with.
+    pub most: usize,
+    /// Blocks that were over when the run was gone on with: nothing is added to them.
+    pub closed: usize,
+    /// Candidates leave the blocks as soon as their verdict needs no more of them.
+    pub racing: bool,
+}
+
 /// Everything a run has measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
@@ -50,7 +75,9 @@ pub struct Evidence {
     /// Stages ended; the parts of a resumed run are added up.
     pub stages: Vec<Stage>,
     /// Blocks that were planned; `None` before the plan was made.
-    pub planned_blocks: Option<usize>,
+    pub plan: Option<BlockPlan>,
+    /// Candidates that left: after how many blocks, and why.
+    pub left: BTreeMap<String, (usize, Leaving)>,
     /// Warnings.
     pub warnings: Vec<String>,
     /// Largest resident set of the parent.
@@ -87,7 +114,8 @@ impl Evidence {
             machine,
             variants,
             stages: Vec::new(),
-            planned_blocks: None,
+            plan: None,
+            left: BTreeMap::new(),
             warnings: Vec::new(),
             parent_peak_rss: None,
         };
@@ -107,14 +135,18 @@ impl Evidence {
                 return Err(Error::input("journal.jsonl", "a second `started` event; the journal is damaged"));
             }
             Event::Stage(stage) => self.add_stage(stage),
-            Event::Planned { blocks } => self.planned_blocks = Some(blocks),
+            Event::Planned { blocks, racing } => self.make_plan(blocks, racing),
+            Event::Left { variant, blocks, why } => {
+                self.variant(&variant)?;
+                self.left.insert(variant, (blocks, why));
+            }
             Event::Built { variant, artefact } => self.variant(&variant)?.built = Built::Ready(artefact),
             Event::Scored { variant, score } => {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
             }
             Event::Slot(slot) => self.variant(&slot.variant)?.slots.push(slot),
             Event::Failed { variant, stage, reason } => self.variant(&variant)?.failures.push((stage, reason)),
-            Event::Resumed { .. } => {}
+            Event::Resumed { .. } => self.finished_unix_s = None,
             Event::Warning { text } => self.warnings.push(text),
             Event::Finished { unix_s, parent_peak_rss } => {
                 self.finished_unix_s = Some(unix_s);
@@ -122,6 +154,19 @@ impl Evidence {
             }
         }
         Ok(())
+    }
+
+    /// A second plan closes the blocks so far and gives those another chance that left undecided.
+    fn make_plan(&mut self, blocks: usize, racing: bool) {
+        let closed = if self.plan.is_some() { self.timed_blocks() } else { 0 };
+        let first = self.plan.map_or(blocks, |earlier| earlier.first);
+        self.plan = Some(BlockPlan { first, most: blocks, closed, racing });
+        self.left.retain(|_, (_, why)| *why == Leaving::Decided);
+    }
+
+    /// Blocks of which anything is timed.
+    pub fn timed_blocks(&self) -> usize {
+        self.variants.values().flat_map(|v| &v.slots).map(|slot| slot.block + 1).max().unwrap_or(0)
     }
 
     fn add_stage(&mut self, stage: Stage) {

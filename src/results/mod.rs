@@ -14,16 +14,16 @@ mod tables;
 mod whole;
 
 pub use event::{
-    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Memory, PhaseProfile, ProductProof, Sample, Score,
-    SentenceScore, Slot, Stage, WindowScore,
+    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile, ProductProof, Sample,
+    Score, SentenceScore, Slot, Stage, WindowScore,
 };
-pub use evidence::{Built, Evidence, VariantEvidence};
+pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use run::{
-    Answer, Answers, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity, Outcome,
-    PointEstimates, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, TurningPoint,
-    TurningPoints, Unit, VariantResult, Verdict,
+    Answer, Answers, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity, OpenQuestion,
+    Outcome, PointEstimates, Question, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates,
+    TurningPoint, TurningPoints, Unit, VariantResult, Verdict, Why,
 };
 pub use tables::{samples_csv, scores_csv};
 pub use whole::{create_folder, write_whole};

@@ -252,6 +252,51 @@ pub struct Verdict {
     pub answers: Option<Answers>,
     /// One sentence with the numbers that decided.
     pub reason: String,
+    /// What an inconclusive outcome leaves open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<OpenQuestion>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// A measurement is missing, failed or is not a number.
+    MeasurementMissing,
+    /// The A/A control does not tie, or is missing.
+    NoisyMachine,
+    /// The blocks do not suffice.
+    TooFewBlocks,
+    /// The budget of time was used up before the blocks sufficed.
+    Budget,
+    /// The texts or items do not suffice.
+    TooFewItems,
+    /// It lies so near to the threshold that the difference does not matter (1 % of speed).
+    Borderline,
+}
+
+/// A question of the rule without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenQuestion {
+    /// Which.
+    pub question: Question,
+    /// Why.
+    pub why: Why,
+    /// About how many more blocks (speed) or documents (accuracy) would answer it, if they are like those so far; `None`
+    /// where no number is foreseen.
+    pub more: Option<usize>,
+}
+
+/// A question of the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Question {
+    /// Drop of accuracy at most dAcc_max.
+    Accuracy,
+    /// Speedup at least S_min.
+    Speed,
+    /// Memory at most M_max.
+    Memory,
 }
 
 /// Place on the Pareto frontier.

@@ -20,7 +20,8 @@
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
 //!
-//! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight.
+//! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight; with
+//! a range, variants leave as soon as their verdict is decided.
 
 use std::path::Path;
 

@@ -8,8 +8,8 @@ use quantbench::kernels::Profile;
 use quantbench::kernels::roofline::{Bound, Resource};
 use quantbench::machine::{Covariates, MachineRecord};
 use quantbench::results::{
-    Artefact, Built, Evidence, Genres, KernelUse, LayerProof, Memory, PhaseProfile, ProductProof, Sample, Score, Slot,
-    Stage, VariantEvidence, WindowScore,
+    Artefact, BlockPlan, Built, Evidence, Genres, KernelUse, LayerProof, Memory, PhaseProfile, ProductProof, Sample,
+    Score, Slot, Stage, VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
     Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Recipe, SpeedLimit,
@@ -316,7 +316,8 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
             stage("score", 190.0, 640),
             stage("time", 512.0, 310),
         ],
-        planned_blocks: Some(setting.blocks),
+        plan: Some(BlockPlan { first: setting.blocks, most: setting.blocks, closed: 0, racing: false }),
+        left: BTreeMap::new(),
         warnings: Vec::new(),
         parent_peak_rss: Some(14 * MIB),
     }
