@@ -11,6 +11,7 @@ mod limits;
 mod machine;
 mod model;
 mod plan;
+mod provable;
 mod quantize;
 mod report;
 mod run;

@@ -23,7 +23,7 @@ use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
 
-use super::fetch;
+use super::{fetch, provable};
 
 /// Show what a run would do, how long it would take and what it needs.
 ///
@@ -58,6 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     text.push_str(&variants(&suite, model.as_ref()));
     text.push_str("\n\nwork\n");
     text.push_str(&work(&suite));
+    text.push_str(&provable::provable(&suite, provable::items(&suite)));
     match &model {
         Some(model) => {
             let threads = suite.workload.threads.iter().copied().max().unwrap_or(1).min(machine::cores());

@@ -11,7 +11,7 @@ use crate::suite::Accept;
 
 /// Largest chance of each wrong answer about one variant.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct ErrorRates {
+pub struct ErrorRates {
     /// Of a yes that is wrong.
     pub yes: f64,
     /// Of a no that is wrong.

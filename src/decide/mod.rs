@@ -27,6 +27,7 @@ use crate::results::{
 use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
 pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
+pub use error_rates::ErrorRates;
 pub use noise::{Disturbance, disturbances};
 pub use timings::{Point, judged_metric, metric_name, metrics};
 

@@ -1,0 +1,105 @@
+//! The part of `bench plan` that says what a suite can prove, and which of its thresholds it cannot test.
+
+use std::fmt::Write;
+
+use crate::decide::ErrorRates;
+use crate::stats::{items_needed, smallest_provable_drop, values_to_prove};
+use crate::suite::{AccuracyMetric, Suite, TaskKind};
+
+/// Shares of items that change sides between a model and its quantized form: mild, usual and severe quantization.
+const FLIP_RATES: [f64; 3] = [0.02, 0.05, 0.10];
+
+/// Standard deviations of a block's log ratio of times: a quiet machine, a virtual machine, a busy one.
+const NOISES: [f64; 3] = [0.01, 0.02, 0.05];
+
+/// Distances of a speedup from the threshold.
+const DISTANCES: [f64; 3] = [0.02, 0.05, 0.20];
+
+/// What the suite's items and blocks can prove at its confidence; `items` are those of the rule's task, where known.
+pub(super) fn provable(suite: &Suite, items: Option<usize>) -> String {
+    let candidates = suite.variants.len().saturating_sub(1);
+    let rates = ErrorRates::divided(&suite.accept, candidates);
+    let mut text = format!(
+        "\nwhat it can prove, with an error of {:.2} % for each of {candidates} candidates and a chance of 80 %\n",
+        100.0 * rates.yes
+    );
+    text.push_str(&accuracy(suite, items, rates.yes));
+    if let Some(limit) = &suite.accept.speed {
+        _ = writeln!(text, "  blocks that prove a speedup beyond {}x, by the noise of a block", limit.min_speedup);
+        text.push_str(&speed(rates.yes, suite.workload.blocks.1));
+    }
+    text
+}
+
+fn accuracy(suite: &Suite, items: Option<usize>, alpha: f64) -> String {
+    let limit = &suite.accept.accuracy;
+    let (AccuracyMetric::Accuracy { max_drop_points: max } | AccuracyMetric::AccuracyNorm { max_drop_points: max }) =
+        limit.metric
+    else {
+        return format!(
+            "  {}: how small a change the text can prove depends on how its documents differ, which a run tells; fewer \
+             than 5 documents prove nothing\n",
+            limit.task
+        );
+    };
+    let Some(items) = items else {
+        return format!("  {}: unknown, as the suite takes all items of its data\n", limit.task);
+    };
+    let mut text = String::new();
+    for flips in FLIP_RATES {
+        let drop = smallest_provable_drop(items as f64, flips, alpha).map_or(f64::INFINITY, |drop| 100.0 * drop);
+        let cannot = match items_needed(max / 100.0, flips, alpha).filter(|_| drop > max) {
+            Some(needed) => format!(": a drop of {max} cannot be tested, that takes about {needed:.0} items"),
+            None => String::new(),
+        };
+        _ = writeln!(
+            text,
+            "  {}: {items} items, of which {:.0} % change sides, exclude a drop of {drop:.2} points or more{cannot}",
+            limit.task,
+            100.0 * flips
+        );
+    }
+    text
+}
+
+fn speed(alpha: f64, most: usize) -> String {
+    let mut text = String::new();
+    for noise in NOISES {
+        let of = |distance: f64| {
+            let blocks = values_to_prove(distance / noise, alpha, most);
+            let blocks = blocks.map_or(format!("more than {most}"), |blocks| blocks.to_string());
+            format!("{blocks} if {:.0} % beyond", 100.0 * distance)
+        };
+        let row = DISTANCES.map(of).join(", ");
+        _ = writeln!(text, "    {:.0} %: {row}", 100.0 * noise);
+    }
+    text
+}
+
+/// Items of the rule's task, where the suite says how many.
+pub(super) fn items(suite: &Suite) -> Option<usize> {
+    let task = suite.tasks.iter().find(|task| task.name == suite.accept.accuracy.task)?;
+    match task.kind {
+        TaskKind::Choice { items } => items,
+        TaskKind::Perplexity { .. } | TaskKind::Similarity { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_margin_that_the_items_cannot_test_is_called_out() {
+        let mut suite = crate::suite::read_for_any_machine(Path::new("suites/quick.toml")).unwrap();
+        suite.accept.accuracy.task = "choice".into();
+        suite.accept.accuracy.metric = AccuracyMetric::Accuracy { max_drop_points: 1.0 };
+        assert_eq!(items(&suite), Some(800));
+        let text = provable(&suite, Some(800));
+        assert!(text.contains("a drop of 1 cannot be tested, that takes about "), "{text}");
+        let enough = provable(&suite, Some(1_000_000));
+        assert!(!enough.contains("cannot") && enough.contains("1 %: "), "{enough}");
+    }
+}
