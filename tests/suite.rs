@@ -163,7 +163,7 @@ fn all_faults_are_listed_at_once_in_the_order_of_the_file() {
         "lm.toml:8: [[task]] 1: `kind` is \"perplexty\"; expected `perplexity`, `choice` or `similarity`; did you mean `perplexity`?",
         "lm.toml:12: [workload]: `threads` is 0; expected a whole number from 1 to 4096",
         "lm.toml:15: [accept] accuracy: `max_increase_percent` is -5; expected a number above 0",
-        "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq` or `cast`; did you mean `gptq`?",
+        "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq`, `awq`, `hqq` or `cast`; did you mean `gptq`?",
         "lm.toml:20: variant \"int4\" weights: `bits` is 9; expected a whole number from 2 to 8",
     ];
     for expected in expected {
@@ -244,7 +244,32 @@ fn missing_sections_are_named() {
 fn a_method_that_learns_needs_calibration() {
     let text = GOOD.replace("calibration = { source = \"path:text/*.txt\", documents = \"0..10\" }", "");
     assert!(faults(&text)[0].contains("gptq learns from text"), "{:?}", faults(&text));
-    assert!(read(&text.replace("gptq", "rtn")).is_ok());
+    let rounded = text.replace("gptq", "rtn");
+    assert!(read(&rounded).is_ok());
+    let observed = |name: &str| rounded.replace("bits = 4,", &format!("bits = 4, observer = \"{name}\","));
+    assert!(read(&observed("mse")).is_ok());
+    assert!(faults(&observed("imatrix_mse"))[0].contains("imatrix_mse learns from text"));
+    assert!(faults(&observed("best"))[0].contains("expected `minmax`, `mse` or `imatrix_mse`"));
+}
+
+#[test]
+fn keys_that_do_not_go_together_are_refused() {
+    let with = |method: &str, keys: &str| GOOD.replace("method = \"gptq\"", &format!("method = \"{method}\"")) + keys;
+    let inputs = "activations = { bits = 8 }\n";
+    for (method, keys) in [("awq", ""), ("hqq", ""), ("rtn", inputs), ("gptq", inputs)] {
+        assert!(read(&with(method, keys)).is_ok(), "{method} {keys}");
+    }
+    for smooth in ["smooth = \"search\"\n", "smooth = 0.5\n"] {
+        assert!(read(&with("rtn", &format!("{inputs}{smooth}"))).is_ok());
+        assert!(faults(&with("rtn", smooth))[0].contains("`smooth` is for inputs in 8 bits"));
+        assert!(faults(&with("awq", &format!("{inputs}{smooth}")))[0].contains("rescales inputs by itself"));
+    }
+    assert!(faults(&with("rtn", &format!("{inputs}smooth = 2\n")))[0].contains("at most 1"));
+    assert!(faults(&with("rtn", &format!("{inputs}smooth = \"best\"\n")))[0].contains("expected `search`"));
+    for method in ["awq", "hqq"] {
+        let observed = with(method, "").replace("bits = 4,", "bits = 4, observer = \"mse\",");
+        assert!(faults(&observed)[0].contains("ranges of their own"), "{method}");
+    }
 }
 
 #[test]

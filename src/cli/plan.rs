@@ -169,7 +169,7 @@ impl Model {
     fn is_cached(&self, recipe: &Recipe) -> Option<bool> {
         match recipe {
             Recipe::Import { .. } => return Some(true),
-            Recipe::Quantize(method) if learns(method) => return None,
+            Recipe::Quantize(method) if method.learns().is_some() => return None,
             _ => {}
         }
         let order = Order {
@@ -182,10 +182,6 @@ impl Model {
         };
         Some(variant::cached(&order.key()).exists())
     }
-}
-
-fn learns(method: &Method) -> bool {
-    suite::METHODS.iter().any(|(name, learns)| *name == method.method && *learns)
 }
 
 /// The last override that names the head.
@@ -375,7 +371,7 @@ fn build_seconds(suite: &Suite, recipe: &Recipe, model: &Model, speeds: &Speeds)
     const WEIGHTS_PER_SECOND: f64 = 1e8;
     let pass = (model.blocks() + model.head as f64) / WEIGHTS_PER_SECOND;
     let (Recipe::Quantize(method), Some(calibration)) = (recipe, &suite.calibration) else { return pass };
-    if !learns(method) {
+    if method.learns().is_none() {
         return pass;
     }
     let tokens = (calibration.windows * calibration.length) as f64;
@@ -406,11 +402,12 @@ fn timed_seconds(suite: &Suite, model: &Model, speeds: &Speeds) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Observer;
     use crate::tensor::Granularity;
 
     fn scheme(bits: u8, group: Option<usize>) -> WeightScheme {
         let granularity = if group.is_some() { Granularity::Group } else { Granularity::Channel };
-        WeightScheme { bits, granularity, group_size: group, symmetric: true }
+        WeightScheme { bits, granularity, group_size: group, symmetric: true, observer: Observer::MinMax }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::assets::Source;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::suite::{self, Recipe, recipe_from_text};
+use crate::suite::{Recipe, recipe_from_text};
 use crate::tasks::Encoder;
 use crate::units;
 use crate::variant::{self, CalibrationTokens, Order};
@@ -18,7 +18,7 @@ use super::model;
 ///
 /// Writes a checkpoint folder in the compressed-tensors layout (config.json, model.safetensors, tokenizer.json) or one
 /// GGUF file, exactly as it is measured: what a GGUF file cannot hold without rounding is refused. The recipe is written as the keys of a
-/// [[variant]] in a suite; a method that learns (gptq) needs --calibration.
+/// [[variant]] in a suite; what learns (gptq, awq, smooth, imatrix_mse) needs --calibration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench quantize model.gguf -o int8 --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'
@@ -154,12 +154,10 @@ fn one_key_a_line(text: &str) -> String {
 
 fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<CalibrationTokens>> {
     let Recipe::Quantize(method) = recipe else { return Ok(None) };
-    if !suite::METHODS.iter().any(|(name, learns)| *name == method.method && *learns) {
-        return Ok(None);
-    }
+    let Some(learner) = method.learns() else { return Ok(None) };
     let Some(text) = &args.calibration else {
         let problem = "learns from text; add --calibration FILE";
-        return Err(Error::Usage(format!("method {}: {problem}", method.method)));
+        return Err(Error::Usage(format!("{learner} {problem}")));
     };
     let encoder = Encoder::of(&Checkpoint::open(path)?)?;
     let corpus = encoder.read(&model::data(text), Path::new("."))?;

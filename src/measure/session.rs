@@ -250,12 +250,7 @@ impl<'w> Session<'w> {
 }
 
 fn needs_calibration(recipe: &Recipe) -> bool {
-    match recipe {
-        Recipe::Quantize(method) => {
-            crate::quantize::METHODS.iter().any(|known| known.name() == method.method && known.needs_calibration())
-        }
-        Recipe::Cast { .. } | Recipe::Import { .. } => false,
-    }
+    matches!(recipe, Recipe::Quantize(method) if method.learns().is_some())
 }
 
 /// Refuses to mix two suites, models, programs or machines in one run.

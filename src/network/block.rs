@@ -35,6 +35,29 @@ impl Site {
         }
     }
 
+    /// The tensor that puts out this input, by its name inside the block: channels are its rows, or a norm's values.
+    pub fn producer(self) -> &'static str {
+        match self {
+            Site::AttentionInput => "input_layernorm",
+            Site::AttentionOutput => "self_attn.v_proj",
+            Site::MlpInput => "post_attention_layernorm",
+            Site::MlpDown => "mlp.up_proj",
+        }
+    }
+
+    /// For every feature of this input the channel of the producer that it is proportional to: heads that share keys
+    /// and values mix the same channels.
+    pub fn producer_channels(self, config: &Config) -> Vec<usize> {
+        match self {
+            Site::AttentionInput | Site::MlpInput => (0..config.hidden_size).collect(),
+            Site::MlpDown => (0..config.intermediate_size).collect(),
+            Site::AttentionOutput => {
+                let (head_dim, sharing) = (config.head_dim, config.heads / config.kv_heads);
+                (0..config.query_width()).map(|k| k / head_dim / sharing * head_dim + k % head_dim).collect()
+            }
+        }
+    }
+
     /// All sites in the order of execution.
     pub const ALL: [Site; 4] = [Site::AttentionInput, Site::AttentionOutput, Site::MlpInput, Site::MlpDown];
 }
@@ -136,6 +159,28 @@ impl Block {
             return Err(Error::input(name, format!("expected a weight of shape {expected:?}, got {got:?}")));
         }
         linear.set_weight(weight);
+        Ok(())
+    }
+
+    /// Replaces a norm's weight or a linear layer's bias: `input_layernorm.weight`, `mlp.up_proj.bias`, ...
+    ///
+    /// # Errors
+    /// An unknown name or another length.
+    pub fn set_vector(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
+        let vector = match name {
+            "input_layernorm.weight" => Some(&mut self.input_norm),
+            "post_attention_layernorm.weight" => Some(&mut self.mlp_norm),
+            "self_attn.v_proj.bias" => self.value.bias_mut(),
+            "mlp.up_proj.bias" => self.up.bias_mut(),
+            _ => None,
+        };
+        match vector {
+            Some(vector) if vector.len() == values.len() => *vector = values,
+            Some(vector) => {
+                return Err(Error::input(name, format!("expected {} values, got {}", vector.len(), values.len())));
+            }
+            None => return Err(Error::input(name, "a block has no such vector that can be replaced")),
+        }
         Ok(())
     }
 

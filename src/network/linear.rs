@@ -82,6 +82,11 @@ impl Linear {
         self.bias.as_deref().unwrap_or_default()
     }
 
+    /// The bias, to be replaced by one of the same length.
+    pub fn bias_mut(&mut self) -> Option<&mut Vec<f32>> {
+        self.bias.as_mut()
+    }
+
     /// `y = x w + bias`, resized to `(x.tokens(), rows)`.
     pub fn apply(&self, pool: &Pool, x: &mut Activations, y: &mut Vec<f32>) {
         apply_all(pool, x, [(self, y)]);

@@ -17,8 +17,9 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::grid::{Grid, shared_grid};
+use super::grid::Grid;
 use super::inverse_factor::inverse_factor;
+use super::observer::{grid, importance, shared_grid};
 use super::rtn::assemble;
 use super::{InputStatistics, Quantized, Quantizer, check_inputs, group_size, output_error};
 use crate::suite::WeightScheme;
@@ -54,9 +55,11 @@ impl Quantizer for Gptq {
         let weight = weight.as_standard_layout();
         let values = weight.as_slice().ok_or("the weight is not contiguous")?;
         let order = column_order(&statistics.hessian, group_size);
+        let importance = importance(scheme, Some(statistics), cols)?;
         let plan = Plan {
             feedback: inverse_factor(&statistics.hessian, &order)?,
-            shared: shared_grid(values, scheme.granularity, scheme.bits, scheme.symmetric),
+            shared: shared_grid(values, &importance, scheme),
+            importance: order.iter().map(|&column| importance[column]).collect(),
             order,
             group_size,
             scheme,
@@ -82,6 +85,8 @@ struct Plan {
     feedback: Array2<f32>,
     /// The grid of all groups, for one scale per tensor.
     shared: Option<Grid>,
+    /// By position: what the error of a column counts where a group's grid is chosen.
+    importance: Vec<f32>,
     group_size: usize,
     scheme: WeightScheme,
 }
@@ -123,17 +128,18 @@ impl<'a> Slab<'a> {
 
     /// Quantizes columns `start..end` of a row and corrects the later ones among them.
     fn quantize_row(&mut self, row: usize, start: usize, end: usize) {
-        let Plan { order, feedback, shared, group_size, scheme } = self.plan;
+        let Plan { order, feedback, shared, importance, group_size, scheme } = self.plan;
         let groups = self.cols / group_size;
         let weights = &mut self.weights[row * self.cols..(row + 1) * self.cols];
         let errors = &mut self.errors[row * BLOCK_COLS..(row + 1) * BLOCK_COLS];
         for position in start..end {
             let column = order[position];
-            let grid = &mut self.grids[row * groups + column / group_size];
+            let of_group = &mut self.grids[row * groups + column / group_size];
             if position.is_multiple_of(*group_size) {
-                let group = &weights[position..position + group_size];
-                *grid = shared.unwrap_or_else(|| Grid::covering(group, scheme.bits, scheme.symmetric));
+                let group = position..position + group_size;
+                *of_group = shared.unwrap_or_else(|| grid(&weights[group.clone()], &importance[group], *scheme));
             }
+            let grid = *of_group;
             let code = grid.code(weights[position]);
             self.codes[row * self.cols + column] = code;
             let error = (weights[position] - grid.value(code)) / feedback[(position, position)];
@@ -186,6 +192,7 @@ mod tests {
 
     use super::*;
     use crate::quantize::{Rtn, StatisticsAccumulator};
+    use crate::suite::Observer;
     use crate::tensor::Granularity;
 
     /// Weights, and statistics of correlated inputs of unequal size, as in a trained network.
@@ -203,7 +210,7 @@ mod tests {
 
     fn scheme(bits: u8, group: Option<usize>, symmetric: bool) -> WeightScheme {
         let granularity = if group.is_some() { Granularity::Group } else { Granularity::Channel };
-        WeightScheme { bits, granularity, group_size: group, symmetric }
+        WeightScheme { bits, granularity, group_size: group, symmetric, observer: Observer::MinMax }
     }
 
     /// GPTQ by its definition, all in f64: quantize a column, update all later ones with the explicit inverse, remove
@@ -299,9 +306,29 @@ mod tests {
     }
 
     #[test]
+    fn a_search_for_scales_brings_the_output_closer() {
+        for (bits, group, symmetric) in [(4, Some(32), true), (4, Some(32), false), (3, None, true)] {
+            let (weight, statistics) = layer(80, 128, u64::from(bits));
+            let error = |quantizer: &dyn Quantizer, observer| {
+                let scheme = WeightScheme { observer, ..scheme(bits, group, symmetric) };
+                let quantized = quantizer.quantize(weight.view(), scheme, Some(&statistics)).unwrap();
+                quantized.tensor.validate().unwrap();
+                quantized.output_error.unwrap()
+            };
+            for quantizer in [&Gptq as &dyn Quantizer, &Rtn] {
+                let [covering, mse, imatrix] =
+                    [Observer::MinMax, Observer::Mse, Observer::ImatrixMse].map(|observer| error(quantizer, observer));
+                let case = format!("{} {bits} bits: {covering}, {mse}, {imatrix}", quantizer.name());
+                assert!(mse < covering && imatrix < covering, "{case}");
+            }
+            assert!(error(&Gptq, Observer::ImatrixMse) < error(&Rtn, Observer::ImatrixMse));
+        }
+    }
+
+    #[test]
     fn independent_inputs_give_rounding_to_nearest() {
         let (weight, _) = layer(5, 64, 3);
-        let statistics = InputStatistics { hessian: Array2::eye(64) * 2.0, tokens: 64 };
+        let statistics = InputStatistics { hessian: Array2::eye(64) * 2.0, tokens: 64, ..Default::default() };
         let scheme = scheme(4, Some(16), false);
         let learned = Gptq.quantize(weight.view(), scheme, Some(&statistics)).unwrap();
         assert_eq!(learned, Rtn.quantize(weight.view(), scheme, Some(&statistics)).unwrap());

@@ -1,12 +1,10 @@
 //! The grid of a group: the real numbers that its codes stand for, `scale * (code - zero_point)`.
 //!
-//! Scale and zero point are chosen as in GPTQ and compressed-tensors: the range of the values is extended to include
+//! Without a search ([`super::observer`]) scale and zero point are those of GPTQ and compressed-tensors: the range of the values is extended to include
 //! 0; a symmetric grid spreads `2^b - 1` steps over `-max|w| ..= max|w|` (so the largest magnitude may clip by half a
 //! step), an asymmetric one over `min ..= max`.
 
 use half::f16;
-
-use crate::tensor::Granularity;
 
 /// Largest relative change by which a scale may be rounded to f16: a quarter of a step at the end of an 8-bit range.
 /// Scales below about 2^-15 (subnormal in f16) may change by more.
@@ -28,6 +26,11 @@ impl Grid {
     /// where f16 would overflow or change it by more than 1/1024. Values that are all zero get the scale 1.
     pub fn covering(values: &[f32], bits: u8, symmetric: bool) -> Grid {
         let (min, max) = values.iter().fold((0.0f32, 0.0f32), |(min, max), &v| (min.min(v), max.max(v)));
+        Grid::spanning(min, max, bits, symmetric)
+    }
+
+    /// The grid of [`Grid::covering`] for values from `min` (at most 0) to `max` (at least 0).
+    pub(super) fn spanning(min: f32, max: f32, bits: u8, symmetric: bool) -> Grid {
         let (low, high) = (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1);
         let steps = f64::from(high - low);
         let range = if symmetric { 2.0 * f64::from(max.max(-min)) } else { f64::from(max) - f64::from(min) };
@@ -35,8 +38,8 @@ impl Grid {
             return Grid { scale: 1.0, zero_point: 0, low, high };
         }
         let scale = storable_scale((range / steps) as f32);
-        let zero_point = if symmetric { 0 } else { low - (min / scale).round_ties_even() as i32 };
-        Grid { scale, zero_point: zero_point.clamp(low, high), low, high }
+        let grid = Grid { scale, zero_point: 0, low, high };
+        if symmetric { grid } else { grid.reaching(min, 0) }
     }
 
     /// Code of the nearest number of the grid, half to even.
@@ -53,7 +56,33 @@ impl Grid {
         self.scale * (i32::from(code) - self.zero_point) as f32
     }
 
-    /// Distance of neighbouring numbers.
+    /// The same codes for other numbers; `scale` is taken as it is, see [`Grid::stored`].
+    pub(super) fn with_scale(self, scale: f32) -> Grid {
+        Grid { scale, ..self }
+    }
+
+    /// The same scale with the zero point that lets the codes begin at `min`, `shift` codes higher.
+    pub(super) fn reaching(self, min: f32, shift: i32) -> Grid {
+        let zero_point = (self.low - (min / self.scale).round_ties_even() as i32).saturating_add(shift);
+        self.with_zero_point(zero_point)
+    }
+
+    /// The same scale with another zero point, the nearest that is a code.
+    pub(super) fn with_zero_point(self, zero_point: i32) -> Grid {
+        Grid { zero_point: zero_point.clamp(self.low, self.high), ..self }
+    }
+
+    /// The grid as an artefact stores it: the scale rounded to f16 where f16 holds it well.
+    pub(super) fn stored(self) -> Grid {
+        Grid { scale: storable_scale(self.scale), ..self }
+    }
+
+    /// Smallest and largest distance of a code from the zero point.
+    pub(super) fn distances(&self) -> (f32, f32) {
+        ((self.low - self.zero_point) as f32, (self.high - self.zero_point) as f32)
+    }
+
+    /// Distance of neighbouring numbers, negative where higher codes stand for lower numbers.
     pub fn scale(&self) -> f32 {
         self.scale
     }
@@ -66,14 +95,9 @@ impl Grid {
 
 /// `scale` as an artefact stores it: rounded to f16 where f16 holds it well, else as it is.
 fn storable_scale(scale: f32) -> f32 {
-    let scale = scale.max(f32::MIN_POSITIVE);
+    let scale = scale.abs().max(f32::MIN_POSITIVE).copysign(scale);
     let rounded = f16::from_f32(scale).to_f32();
-    if (rounded - scale).abs() <= scale * F16_TOLERANCE { rounded } else { scale }
-}
-
-/// The one grid of a tensor, for [`Granularity::Tensor`]; `None` where rows or groups have grids of their own.
-pub(super) fn shared_grid(values: &[f32], granularity: Granularity, bits: u8, symmetric: bool) -> Option<Grid> {
-    (granularity == Granularity::Tensor).then(|| Grid::covering(values, bits, symmetric))
+    if (rounded - scale).abs() <= scale.abs() * F16_TOLERANCE { rounded } else { scale }
 }
 
 #[cfg(test)]

@@ -1,30 +1,56 @@
 //! Quantizers: pure functions from weights, calibration statistics and a scheme to a quantized tensor. One file per
 //! algorithm; [`METHODS`] lists them.
 
+mod awq;
 mod gptq;
 mod grid;
+mod hqq;
 mod inverse_factor;
+mod observer;
 mod output_error;
+mod rescaling;
 mod rtn;
 mod statistics;
 
 use ndarray::{Array2, ArrayView2};
 
+pub use awq::Awq;
 pub use gptq::Gptq;
 pub use grid::Grid;
+pub use hqq::Hqq;
+pub use rescaling::{Consumer, Rescaling};
 pub use rtn::Rtn;
 pub use statistics::StatisticsAccumulator;
 
 use crate::suite::WeightScheme;
 use crate::tensor::{Granularity, QuantizedTensor};
 
-/// Second moments of a linear layer's inputs over the calibration tokens.
-#[derive(Debug, Clone, PartialEq)]
+/// What is known of a linear layer's inputs over the calibration tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct InputStatistics {
     /// Mean of `x xᵀ` over tokens, `(in_features, in_features)`, symmetric.
     pub hessian: Array2<f64>,
+    /// Mean of `|x|` of every feature.
+    pub mean_magnitude: Vec<f64>,
+    /// Largest `|x|` of every feature.
+    pub largest_magnitude: Vec<f32>,
+    /// Some of the tokens, drawn at random: `(drawn, in_features)`.
+    pub sample: Array2<f32>,
     /// Tokens seen.
     pub tokens: usize,
+}
+
+impl InputStatistics {
+    /// The statistics of inputs whose feature `k` is divided by `factors[k]`.
+    pub fn divided_by(mut self, factors: &[f32]) -> InputStatistics {
+        for ((i, j), value) in self.hessian.indexed_iter_mut() {
+            *value /= f64::from(factors[i]) * f64::from(factors[j]);
+        }
+        self.sample.indexed_iter_mut().for_each(|((_, k), value)| *value /= factors[k]);
+        self.mean_magnitude.iter_mut().zip(factors).for_each(|(value, &factor)| *value /= f64::from(factor));
+        self.largest_magnitude.iter_mut().zip(factors).for_each(|(value, &factor)| *value /= factor);
+        self
+    }
 }
 
 /// A quantized weight with what is known of its error.
@@ -38,10 +64,14 @@ pub struct Quantized {
 
 /// An algorithm.
 pub trait Quantizer: Sync {
-    /// Name in suite files: `rtn`, `gptq`.
+    /// Name in suite files: `rtn`, `gptq`, `awq`, `hqq`.
     fn name(&self) -> &'static str;
     /// Whether it learns from calibration data.
     fn needs_calibration(&self) -> bool;
+    /// How it rescales the inputs of linear layers before it quantizes them.
+    fn rescaling(&self) -> Option<Rescaling> {
+        None
+    }
     /// Quantizes `weight` (out_features, in_features). The result depends on the arguments only, not on the number of
     /// threads of the rayon pool that it runs in.
     ///
@@ -57,7 +87,7 @@ pub trait Quantizer: Sync {
 }
 
 /// All quantizers.
-pub const METHODS: &[&dyn Quantizer] = &[&Rtn, &Gptq];
+pub const METHODS: &[&dyn Quantizer] = &[&Rtn, &Gptq, &Awq, &Hqq];
 
 /// The quantizer of that name.
 ///
@@ -66,7 +96,7 @@ pub const METHODS: &[&dyn Quantizer] = &[&Rtn, &Gptq];
 pub fn method(name: &str) -> Result<&'static dyn Quantizer, String> {
     METHODS.iter().copied().find(|method| method.name() == name).ok_or_else(|| {
         let names: Vec<&str> = METHODS.iter().map(|method| method.name()).collect();
-        format!("unknown method \"{name}\"; use {}", names.join(" or "))
+        format!("unknown method \"{name}\"; use one of {}", names.join(", "))
     })
 }
 
@@ -118,18 +148,25 @@ fn check_inputs(weight: ArrayView2<'_, f32>, statistics: Option<&InputStatistics
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Observer;
 
     #[test]
     fn methods_are_found_by_name_and_others_are_refused_with_the_names() {
         assert_eq!(method("gptq").unwrap().name(), "gptq");
         assert!(!method("rtn").unwrap().needs_calibration());
-        let message = method("awq").err().unwrap();
-        assert_eq!(message, "unknown method \"awq\"; use rtn or gptq");
+        let message = method("guess").err().unwrap();
+        assert_eq!(message, "unknown method \"guess\"; use one of rtn, gptq, awq, hqq");
     }
 
     #[test]
     fn a_group_size_that_does_not_fit_names_those_that_do() {
-        let scheme = WeightScheme { bits: 4, granularity: Granularity::Group, group_size: Some(128), symmetric: true };
+        let scheme = WeightScheme {
+            bits: 4,
+            granularity: Granularity::Group,
+            group_size: Some(128),
+            symmetric: true,
+            observer: Observer::MinMax,
+        };
         assert_eq!(group_size(scheme, 1536), Ok(128));
         assert_eq!(
             group_size(scheme, 576).unwrap_err(),

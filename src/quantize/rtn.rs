@@ -1,12 +1,15 @@
-//! Round to nearest: every weight becomes the nearest number of its group's [`Grid`]. No calibration.
+//! Round to nearest: every weight becomes the nearest number of its group's [`Grid`], which the scheme's observer chooses.
+
+use std::ops::Range;
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-use super::grid::{Grid, shared_grid};
+use super::grid::Grid;
+use super::observer::{grid, importance};
 use super::{InputStatistics, Quantized, Quantizer, check_inputs, group_size, output_error};
 use crate::suite::WeightScheme;
-use crate::tensor::{QuantizedTensor, Zero};
+use crate::tensor::{Granularity, QuantizedTensor, Zero};
 
 /// Round to nearest.
 #[derive(Debug, Clone, Copy)]
@@ -29,26 +32,40 @@ impl Quantizer for Rtn {
     ) -> Result<Quantized, String> {
         check_inputs(weight, statistics)?;
         let (rows, cols) = weight.dim();
-        let group_size = group_size(scheme, cols)?;
         let weight = weight.as_standard_layout();
         let values = weight.as_slice().ok_or("the weight is not contiguous")?;
-        let shared = shared_grid(values, scheme.granularity, scheme.bits, scheme.symmetric);
-
-        let mut codes = vec![0i8; rows * cols];
-        let grids: Vec<Grid> = codes
-            .par_chunks_exact_mut(group_size)
-            .zip(values.par_chunks_exact(group_size))
-            .with_min_len(4096 / group_size.min(4096))
-            .map(|(codes, group)| {
-                let grid = shared.unwrap_or_else(|| Grid::covering(group, scheme.bits, scheme.symmetric));
-                codes.iter_mut().zip(group).for_each(|(code, &value)| *code = grid.code(value));
-                grid
-            })
-            .collect();
-        let tensor = assemble(rows, cols, scheme, codes, &grids)?;
+        let importance = importance(scheme, statistics, cols)?;
+        let tensor =
+            round_groups(values, (rows, cols), scheme, &|group, columns| grid(group, &importance[columns], scheme))?;
         let output_error = statistics.map(|s| output_error::relative(values, &tensor, s));
         Ok(Quantized { tensor, output_error })
     }
+}
+
+/// Rounds every group of a matrix to the grid that `grid` chooses for its values and columns. One grid for the whole
+/// tensor is chosen for all values, row after row.
+pub(super) fn round_groups(
+    values: &[f32],
+    (rows, cols): (usize, usize),
+    scheme: WeightScheme,
+    grid: &(dyn Fn(&[f32], Range<usize>) -> Grid + Sync),
+) -> Result<QuantizedTensor, String> {
+    let group_size = group_size(scheme, cols)?;
+    let shared = (scheme.granularity == Granularity::Tensor).then(|| grid(values, 0..cols));
+    let mut codes = vec![0i8; rows * cols];
+    let grids: Vec<Grid> = codes
+        .par_chunks_exact_mut(group_size)
+        .zip(values.par_chunks_exact(group_size))
+        .enumerate()
+        .with_min_len(4096 / group_size.min(4096))
+        .map(|(at, (codes, group))| {
+            let start = at * group_size % cols;
+            let grid = shared.unwrap_or_else(|| grid(group, start..start + group_size));
+            codes.iter_mut().zip(group).for_each(|(code, &value)| *code = grid.code(value));
+            grid
+        })
+        .collect();
+    assemble(rows, cols, scheme, codes, &grids)
 }
 
 /// Joins codes and the grids of all (row, group) pairs into a tensor.
@@ -82,10 +99,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tensor::Granularity;
+    use crate::suite::Observer;
 
     fn scheme(bits: u8, granularity: Granularity, group_size: Option<usize>, symmetric: bool) -> WeightScheme {
-        WeightScheme { bits, granularity, group_size, symmetric }
+        WeightScheme { bits, granularity, group_size, symmetric, observer: Observer::MinMax }
     }
 
     #[test]
@@ -103,6 +120,13 @@ mod tests {
 
         let whole = Rtn.quantize(weight.view(), scheme(8, Granularity::Tensor, None, true), None).unwrap();
         assert_eq!(whole.tensor.scales[0], whole.tensor.scales[1]);
+    }
+
+    #[test]
+    fn a_search_over_calibration_inputs_needs_them() {
+        let scheme = WeightScheme { observer: Observer::ImatrixMse, ..scheme(4, Granularity::Channel, None, true) };
+        let message = Rtn.quantize(array![[1.0f32, 2.0]].view(), scheme, None).unwrap_err();
+        assert_eq!(message, "observer \"imatrix_mse\" needs calibration statistics");
     }
 
     #[test]

@@ -1,22 +1,35 @@
-//! Calibration statistics of a linear layer's input, gathered as the tokens stream by.
+//! Calibration statistics of a linear layer's input, gathered as the tokens stream by, in memory that does not grow.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
 use super::InputStatistics;
+
+/// Tokens of the sample.
+const SAMPLE_TOKENS: usize = 512;
+/// Seed of its draw.
+const SAMPLE_SEED: u64 = 1;
 
 /// Tokens whose products are summed in f32 before they are added to the f64 sum.
 const TILE_TOKENS: usize = 4096;
 /// Edge of a square of the matrix that one task computes; fixed, so that the sums do not depend on the threads.
 const SQUARE: usize = 96;
 
-/// Running sum of `x xᵀ` over tokens.
-#[derive(Debug, Clone)]
+/// Running sums over tokens, and a sample of them.
+#[derive(Debug)]
 pub struct StatisticsAccumulator {
     features: usize,
     tokens: usize,
+    /// Sum of `|x|`, and the largest.
+    magnitude: Vec<f64>,
+    largest: Vec<f32>,
+    /// `(at most SAMPLE_TOKENS, features)`.
+    sample: Vec<f32>,
+    random: StdRng,
     /// The squares on and below the diagonal, row of squares by row.
     squares: Vec<Square>,
 }
@@ -37,7 +50,15 @@ impl StatisticsAccumulator {
             .flat_map(|row| (0..=row).step_by(SQUARE).map(move |col| (row, col)))
             .map(|(row, col)| Square { row, col, sum: Mat::zeros(edge(row), edge(col)) })
             .collect();
-        StatisticsAccumulator { features, tokens: 0, squares }
+        StatisticsAccumulator {
+            features,
+            tokens: 0,
+            magnitude: vec![0.0; features],
+            largest: vec![0.0; features],
+            sample: Vec::new(),
+            random: StdRng::seed_from_u64(SAMPLE_SEED),
+            squares,
+        }
     }
 
     /// Adds inputs, `(tokens, features)` row-major: products and sums of up to 4096 tokens in f32, those in f64.
@@ -48,13 +69,40 @@ impl StatisticsAccumulator {
         assert!(inputs.len().is_multiple_of(self.features), "inputs are not (tokens, {})", self.features);
         for tile in inputs.chunks(TILE_TOKENS * self.features) {
             let tokens = tile.len() / self.features;
+            self.add_magnitudes(tile);
+            self.draw(tile);
             let tile = MatRef::from_row_major_slice(tile, tokens, self.features);
             self.squares.par_iter_mut().for_each(|square| square.add(tile));
             self.tokens += tokens;
         }
     }
 
-    /// The mean over all tokens.
+    fn add_magnitudes(&mut self, tile: &[f32]) {
+        let mut sum = vec![0.0f32; self.features];
+        for token in tile.chunks_exact(self.features) {
+            for ((sum, largest), &x) in sum.iter_mut().zip(&mut self.largest).zip(token) {
+                *sum += x.abs();
+                *largest = largest.max(x.abs());
+            }
+        }
+        self.magnitude.iter_mut().zip(&sum).for_each(|(total, &sum)| *total += f64::from(sum));
+    }
+
+    /// Keeps every token of the stream with the same probability (reservoir sampling: Vitter 1985, algorithm R).
+    fn draw(&mut self, tile: &[f32]) {
+        for (at, token) in (self.tokens..).zip(tile.chunks_exact(self.features)) {
+            if at < SAMPLE_TOKENS {
+                self.sample.extend_from_slice(token);
+                continue;
+            }
+            let place = self.random.random_range(0..=at);
+            if place < SAMPLE_TOKENS {
+                self.sample[place * self.features..][..self.features].copy_from_slice(token);
+            }
+        }
+    }
+
+    /// The means over all tokens, and the sample.
     ///
     /// # Errors
     /// No tokens, or inputs that overflow.
@@ -73,7 +121,16 @@ impl StatisticsAccumulator {
                 hessian[(col + j, row + i)] = mean;
             }
         }
-        Ok(InputStatistics { hessian, tokens: self.tokens })
+        let drawn = self.tokens.min(SAMPLE_TOKENS);
+        let sample =
+            ArrayView2::from_shape((drawn, self.features), &self.sample).map_err(|e| e.to_string())?.to_owned();
+        Ok(InputStatistics {
+            hessian,
+            mean_magnitude: self.magnitude.iter().map(|sum| sum / self.tokens as f64).collect(),
+            largest_magnitude: self.largest,
+            sample,
+            tokens: self.tokens,
+        })
     }
 }
 
@@ -115,6 +172,29 @@ mod tests {
             let exact: f64 = x.chunks(features).map(|x| f64::from(x[i]) * f64::from(x[j])).sum::<f64>() / tokens as f64;
             assert!((statistics.hessian[(i, j)] - exact).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn magnitudes_are_those_of_all_tokens_and_the_sample_is_fair() {
+        let (tokens, features) = (6000, 3);
+        let mut x = inputs(tokens, features);
+        x.chunks_mut(features).enumerate().for_each(|(token, x)| x[2] = token as f32);
+        let mut accumulator = StatisticsAccumulator::new(features);
+        x.chunks(1000 * features).for_each(|x| accumulator.add(x));
+        let statistics = accumulator.finish().unwrap();
+        for feature in 0..features {
+            let magnitudes = || x.chunks(features).map(|x| x[feature].abs());
+            let mean = magnitudes().map(f64::from).sum::<f64>() / tokens as f64;
+            assert!((statistics.mean_magnitude[feature] / mean - 1.0).abs() < 1e-5);
+            assert_eq!(statistics.largest_magnitude[feature], magnitudes().fold(0.0, f32::max));
+        }
+        let mut drawn = statistics.sample.column(2).to_vec();
+        assert!(statistics.sample.rows().into_iter().all(|row| row.to_vec() == x[row[2] as usize * 3..][..3]));
+        drawn.sort_by(f32::total_cmp);
+        drawn.dedup();
+        assert_eq!(drawn.len(), SAMPLE_TOKENS, "no token twice");
+        // Of uniform draws the mean is within four standard errors of the middle: 6000 / sqrt(12 * 512).
+        assert!((drawn.iter().sum::<f32>() / SAMPLE_TOKENS as f32 - 3000.0).abs() < 4.0 * 76.5);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::schema::{Method, Recipe, Variant, WeightScheme};
+use super::schema::{Method, Observer, Recipe, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
@@ -46,15 +46,25 @@ impl fmt::Display for WeightScheme {
         let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
         write!(f, "{} bits {symmetry}, ", self.bits)?;
         match (self.granularity, self.group_size) {
-            (Granularity::Tensor, _) => f.write_str("per tensor"),
-            (Granularity::Group, Some(size)) => write!(f, "groups of {size}"),
-            (Granularity::Channel, _) | (Granularity::Group, None) => f.write_str("per channel"),
+            (Granularity::Tensor, _) => f.write_str("per tensor")?,
+            (Granularity::Group, Some(size)) => write!(f, "groups of {size}")?,
+            (Granularity::Channel, _) | (Granularity::Group, None) => f.write_str("per channel")?,
         }
+        f.write_str(match self.observer {
+            Observer::MinMax => "",
+            Observer::Mse => ", scales of least error",
+            Observer::ImatrixMse => ", scales of least error over calibration inputs",
+        })
     }
 }
 
 fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "{}, {}, {}", method.method.to_uppercase(), method.weights, inputs(method.activations))?;
+    match method.smooth {
+        Some(Smooth::Search) => f.write_str(" smoothed")?,
+        Some(Smooth::Alpha(alpha)) => write!(f, " smoothed by {alpha}")?,
+        None => {}
+    }
     for rule in &method.overrides {
         match rule.weights {
             Some(scheme) => write!(f, "; {} {scheme}", rule.tensors)?,
@@ -87,16 +97,29 @@ fn name(dtype: DenseFormat) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::Override;
+    use crate::suite::{Observer, Override};
 
     #[test]
     fn recipes_read_well() {
-        let channel = WeightScheme { bits: 8, granularity: Granularity::Channel, group_size: None, symmetric: true };
-        let group = WeightScheme { bits: 4, granularity: Granularity::Group, group_size: Some(64), symmetric: false };
+        let channel = WeightScheme {
+            bits: 8,
+            granularity: Granularity::Channel,
+            group_size: None,
+            symmetric: true,
+            observer: Observer::MinMax,
+        };
+        let group = WeightScheme {
+            bits: 4,
+            granularity: Granularity::Group,
+            group_size: Some(64),
+            symmetric: false,
+            observer: Observer::MinMax,
+        };
         let gptq = Recipe::Quantize(Method {
             method: "gptq".into(),
             weights: group,
             activations: ActivationScheme::DynamicToken,
+            smooth: None,
             overrides: vec![
                 Override { tensors: "lm_head".into(), weights: Some(channel), activations: None },
                 Override { tensors: "*.0.*".into(), weights: None, activations: None },

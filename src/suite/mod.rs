@@ -16,6 +16,6 @@ pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
-    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Override, Recipe,
-    SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Observer, Override, Recipe,
+    Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
 };

@@ -351,12 +351,12 @@ fn add_reference(top: &Fields<'_>, reference: Option<At<&str>>, variants: &mut V
 fn check_nothing_learns(top: &Fields<'_>, variants: &[At<Variant>]) {
     for variant in variants {
         if let Recipe::Quantize(method) = &variant.value.recipe
-            && variants::learns(&method.method)
+            && let Some(learner) = method.learns()
         {
             let problem = format!(
                 "variant {:?}: {} learns from text, but [data] calibration is missing; add calibration = {{ source = \
                  \"path:corpus/*.txt\" }} under [data]",
-                variant.value.name, method.method
+                variant.value.name, learner
             );
             top.fault_at(variant.at, problem);
         }

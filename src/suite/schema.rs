@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::variants::METHODS;
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
@@ -270,16 +271,45 @@ pub enum Recipe {
 /// A quantization method with its scheme.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Method {
-    /// `rtn` or `gptq`; the list of quantizers in `quantize` decides.
+    /// `rtn`, `gptq`, `awq` or `hqq`; the list of quantizers in `quantize` decides.
     pub method: String,
     /// Scheme of the linear layers.
     pub weights: WeightScheme,
     /// What happens to their inputs.
     pub activations: ActivationScheme,
+    /// Moves outliers of 8-bit inputs into the weights first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smooth: Option<Smooth>,
     /// Schemes for single tensors; the last match wins. A head is quantized only by an override.
     pub overrides: Vec<Override>,
     /// Format of everything that is not quantized.
     pub dense: DenseFormat,
+}
+
+impl Method {
+    /// What of the recipe learns from calibration text, as the file names it; `None` where nothing does.
+    pub fn learns(&self) -> Option<&str> {
+        let overridden = self.overrides.iter().filter_map(|rule| rule.weights);
+        if METHODS.contains(&(&self.method, true)) {
+            Some(&self.method)
+        } else if self.smooth.is_some() {
+            Some("smooth")
+        } else if overridden.chain([self.weights]).any(|scheme| scheme.observer == Observer::ImatrixMse) {
+            Some("imatrix_mse")
+        } else {
+            None
+        }
+    }
+}
+
+/// How SmoothQuant chooses its exponent, the share of an outlier that moves into the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Smooth {
+    /// Input by input, by the error of the layers' outputs.
+    Search,
+    /// This one, from 0 to 1.
+    Alpha(f64),
 }
 
 /// Numbers of a quantized tensor.
@@ -293,6 +323,33 @@ pub struct WeightScheme {
     pub group_size: Option<usize>,
     /// No zero points.
     pub symmetric: bool,
+    /// How the range of a group's codes is chosen.
+    #[serde(default, skip_serializing_if = "Observer::is_min_max")]
+    pub observer: Observer,
+}
+
+/// How the range that a group's codes cover is chosen, by its names in compressed-tensors' software.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Observer {
+    /// All values are covered.
+    #[default]
+    #[serde(rename = "minmax")]
+    MinMax,
+    /// Least mean squared error of the weights.
+    Mse,
+    /// The same with each weight's error counting by the mean square of its input over calibration text.
+    ImatrixMse,
+}
+
+impl Observer {
+    /// Every observer with its name in a suite.
+    pub const NAMED: [(&str, Observer); 3] =
+        [("minmax", Observer::MinMax), ("mse", Observer::Mse), ("imatrix_mse", Observer::ImatrixMse)];
+
+    fn is_min_max(&self) -> bool {
+        *self == Observer::MinMax
+    }
 }
 
 impl WeightScheme {

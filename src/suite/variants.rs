@@ -3,32 +3,31 @@
 //! | form | keys |
 //! |---|---|
 //! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
-//! | quantize | `method` = `rtn` or `gptq`, `weights`, `activations` (none), `overrides` (none), `dense` (`f16`) |
+//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `overrides` (none), `dense` (`f16`) |
 //! | import | `import` = `"model"` or a source, `activations` (none) |
 //!
-//! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric }`: 2 to 8 bits;
-//! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default.
+//! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric, observer }`: 2 to 8 bits;
+//! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default; `observer`
+//! `minmax` by default, `mse` for the scale of least squared error, `imatrix_mse` for that of least squared error over
+//! calibration inputs.
 //! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
+//! `smooth` is SmoothQuant before `rtn` or `gptq` where inputs are in 8 bits: `"search"` for the best exponent of every
+//! input, or an exponent from 0 to 1.
 //! Beside any of them `kv_cache` = `f32`, `f16`, `bf16` or `int8` says how keys and values are stored while the variant runs.
 //! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`.
 
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
 use super::read::{name, source};
-use super::schema::{Method, Override, Recipe, Variant, WeightScheme};
+use super::schema::{Method, Observer, Override, Recipe, Smooth, Variant, WeightScheme};
 use crate::error::Result;
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 /// Quantizing methods a suite may name, and whether they learn from calibration data.
-pub const METHODS: [(&str, bool); 2] = [("rtn", false), ("gptq", true)];
+pub const METHODS: [(&str, bool); 4] = [("rtn", false), ("gptq", true), ("awq", true), ("hqq", false)];
 
 const DENSE: [(&str, DenseFormat); 3] =
     [("f32", DenseFormat::F32), ("f16", DenseFormat::F16), ("bf16", DenseFormat::Bf16)];
-
-/// Whether a method needs calibration data.
-pub(super) fn learns(method: &str) -> bool {
-    METHODS.iter().any(|(name, learns)| *name == method && *learns)
-}
 
 /// Reads one recipe, written as the keys of a `[[variant]]` without `name`; `place` names it in faults.
 ///
@@ -89,7 +88,7 @@ fn read_recipe(table: &Fields<'_>) -> Option<Recipe> {
             None
         }
         (false, false) => {
-            table.missing("method", "method = \"rtn\", \"gptq\" or \"cast\", or import = \"model\"");
+            table.missing("method", "method = \"rtn\", \"gptq\", \"awq\", \"hqq\" or \"cast\", or import = \"model\"");
             None
         }
         (false, true) => read_import(table),
@@ -127,13 +126,47 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
     let activations = read_activations(table).unwrap_or_default();
     let overrides: Vec<_> = table.tables("overrides").into_iter().map(read_override).collect();
     let dense = table.choice("dense", &DENSE).unwrap_or(DenseFormat::F16);
-    Some(Recipe::Quantize(Method {
+    let smooth = read_smooth(table);
+    let recipe = Method {
         method: method.value.into(),
         weights: weights?,
         activations,
+        smooth,
         overrides: overrides.into_iter().collect::<Option<_>>()?,
         dense,
-    }))
+    };
+    if let Some(problem) = clash(&recipe) {
+        table.fault_at(method.at, problem);
+    }
+    Some(Recipe::Quantize(recipe))
+}
+
+/// Keys that do not go together.
+fn clash(recipe: &Method) -> Option<&'static str> {
+    let overridden = recipe.overrides.iter();
+    let mut schemes = overridden.clone().filter(|rule| rule.tensors != "lm_head").filter_map(|rule| rule.weights);
+    let mut inputs = overridden.filter_map(|rule| rule.activations).chain([recipe.activations]);
+    let searches = |scheme: WeightScheme| scheme.observer != Observer::MinMax;
+    let own_ranges = ["awq", "hqq"].contains(&recipe.method.as_str());
+    if own_ranges && (searches(recipe.weights) || schemes.any(searches)) {
+        Some(
+            "methods \"awq\" and \"hqq\" find ranges of their own; remove `observer`, or use method \"rtn\" or \"gptq\"",
+        )
+    } else if recipe.method == "awq" && recipe.smooth.is_some() {
+        Some("method \"awq\" rescales inputs by itself; remove `smooth`, or use method \"rtn\" or \"gptq\"")
+    } else if recipe.smooth.is_some() && inputs.all(|inputs| inputs == ActivationScheme::None) {
+        Some("`smooth` is for inputs in 8 bits; add activations = { bits = 8 }, or remove it")
+    } else {
+        None
+    }
+}
+
+/// `"search"` or an exponent.
+fn read_smooth(table: &Fields<'_>) -> Option<Smooth> {
+    if table.is_text("smooth") {
+        return table.choice("smooth", &[("search", Smooth::Search)]);
+    }
+    table.positive("smooth", 1.0).map(Smooth::Alpha)
 }
 
 /// `"none"`, or a table whose three keys have one value each: what the kernels run.
@@ -161,6 +194,7 @@ fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
     let granularity = table.choice("granularity", &GRANULARITIES);
     let group_size = table.whole("group_size", 1..=1 << 20);
     let symmetric = table.flag("symmetric").unwrap_or(true);
+    let observer = table.choice("observer", &Observer::NAMED).unwrap_or_default();
     match (granularity, group_size) {
         (Some(Granularity::Group), None) if !table.has("group_size") => {
             table.missing("group_size", "group_size = 64, a divisor of the layers' inputs");
@@ -173,7 +207,7 @@ fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
     }
     table.finish();
     let group_size = group_size.map(|size| size.value as usize);
-    Some(WeightScheme { bits: bits?, granularity: granularity?, group_size, symmetric })
+    Some(WeightScheme { bits: bits?, granularity: granularity?, group_size, symmetric, observer })
 }
 
 /// Codes of up to 4 bits are packed two a byte and read 32 columns at a time, wider ones 16.

@@ -34,7 +34,7 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
         .build()
         .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", order.threads)))?;
 
-    let parent = into.parent().unwrap_or(Path::new("."));
+    let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
     let beside = tempfile::Builder::new()
         .prefix(".unfinished-")

@@ -205,11 +205,18 @@ fn as_f16(values: &[f32]) -> Option<Vec<f16>> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, StoredTensor};
+    use crate::suite::Observer;
     use crate::tensor::StaticActivations;
 
     #[test]
     fn inputs_come_back_as_they_were_declared() {
-        let scheme = WeightScheme { bits: 8, granularity: Granularity::Channel, group_size: None, symmetric: true };
+        let scheme = WeightScheme {
+            bits: 8,
+            granularity: Granularity::Channel,
+            group_size: None,
+            symmetric: true,
+            observer: Observer::MinMax,
+        };
         let numbers = StaticActivations { scale: 0.1, zero_point: -7, low: -128, high: 127 };
         let tensor = QuantizedTensor {
             rows: 2,

@@ -28,9 +28,11 @@ const CHUNK: usize = 1 << 16;
 /// An artefact's weights in the making.
 pub(super) struct Maker<'a> {
     checkpoint: &'a Checkpoint,
-    plan: &'a Plan,
-    workers: &'a ThreadPool,
+    pub(super) plan: &'a Plan,
+    pub(super) workers: &'a ThreadPool,
     writer: SafetensorsWriter,
+    /// Tensors of the block at hand that rescaling has changed, by their names.
+    pub(super) rescaled: BTreeMap<String, Vec<f32>>,
     made: Made,
 }
 
@@ -60,7 +62,7 @@ impl<'a> Maker<'a> {
         path: &Path,
     ) -> Result<Self> {
         let writer = SafetensorsWriter::create(path)?;
-        Ok(Maker { checkpoint, plan, workers, writer, made: Made::default() })
+        Ok(Maker { checkpoint, plan, workers, writer, rescaled: BTreeMap::new(), made: Made::default() })
     }
 
     /// Writes all tensors.
@@ -68,6 +70,8 @@ impl<'a> Maker<'a> {
         let mut embedding = None;
         for tensor in &self.plan.tensors {
             match tensor.storage {
+                // Written with its block, as rescaling may change it.
+                Storage::Dense(_) if self.plan.rescaling.is_some() && self.plan.is_in_block(tensor) => {}
                 Storage::Dense(format) => self.write_dense(tensor, format)?,
                 Storage::Quantized(quantization) if [EMBEDDING, HEAD].contains(&tensor.module()) => {
                     let quantized = self.quantize(tensor, quantization, None)?;
@@ -121,11 +125,13 @@ impl<'a> Maker<'a> {
             let statistics = propagation.observe(&block, &self.calibrated_sites(layer)).map_err(|problem| {
                 Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)
             })?;
+            let statistics = self.rescale_block(config, layer, statistics)?;
             for linear in self.quantize_block(layer, &statistics)? {
                 let matrix = Matrix::from_quantized(&linear.quantized.tensor, linear.quantization.activations);
                 block.set_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
                 self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
             }
+            self.finish_rescaled_block(layer, &mut block)?;
             if layer + 1 < config.layers {
                 propagation.advance(&block);
             }
@@ -137,8 +143,9 @@ impl<'a> Maker<'a> {
     /// Sites of a block whose statistics some quantizer wants.
     fn calibrated_sites(&self, layer: usize) -> Vec<Site> {
         let linears = self.plan.linears_of(layer);
+        let rescales = self.plan.rescaling.is_some();
         let learns = |site: &Site| {
-            linears.iter().any(|(name, _, how)| how.quantizer.needs_calibration() && site.linears().contains(name))
+            linears.iter().any(|(name, _, how)| (rescales || how.learns()) && site.linears().contains(name))
         };
         Site::ALL.into_iter().filter(learns).collect()
     }
@@ -161,14 +168,23 @@ impl<'a> Maker<'a> {
         quantization: Quantization,
         statistics: Option<&InputStatistics>,
     ) -> Result<Quantized> {
-        let (_, values) = self.checkpoint.tensor_f32(&tensor.name)?;
-        self.checkpoint.release(&tensor.name);
+        let values = self.values(&tensor.name)?;
         let weight = ArrayView2::from_shape((tensor.shape[0], tensor.shape[1]), &values)
             .map_err(|problem| self.fault(tensor, problem.to_string()))?;
-        let statistics = statistics.filter(|_| quantization.quantizer.needs_calibration());
+        let statistics = statistics.filter(|_| quantization.learns());
         self.workers
             .install(|| quantization.quantizer.quantize(weight, quantization.scheme, statistics))
             .map_err(|problem| self.fault(tensor, problem))
+    }
+
+    /// The values of a tensor of the model, rescaled where they have been.
+    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
+        if let Some(values) = self.rescaled.get(name) {
+            return Ok(values.clone());
+        }
+        let (_, values) = self.checkpoint.tensor_f32(name)?;
+        self.checkpoint.release(name);
+        Ok(values)
     }
 
     /// The embedding as the artefact will look it up, `(vocab_size, hidden_size)`.
@@ -177,24 +193,22 @@ impl<'a> Maker<'a> {
             return Ok(quantized.to_f32());
         }
         let name = format!("{EMBEDDING}.weight");
-        let (_, mut values) = self.checkpoint.tensor_f32(&name)?;
-        self.checkpoint.release(&name);
+        let mut values = self.values(&name)?;
         let dense = self.plan.dense;
         self.workers.install(|| values.par_chunks_mut(CHUNK).for_each(|values| round_to(values, dense)));
         Ok(values)
     }
 
-    fn write_dense(&mut self, tensor: &PlannedTensor, format: DenseFormat) -> Result<()> {
-        let (shape, values) = self.checkpoint.tensor_f32(&tensor.name)?;
-        self.checkpoint.release(&tensor.name);
+    pub(super) fn write_dense(&mut self, tensor: &PlannedTensor, format: DenseFormat) -> Result<()> {
+        let (shape, values) = (&tensor.shape, self.values(&tensor.name)?);
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(self.fault(tensor, format!("holds {value}; the model is damaged")));
         }
         match format {
-            DenseFormat::F32 => self.writer.add(&tensor.name, Dtype::F32, &shape, &values),
+            DenseFormat::F32 => self.writer.add(&tensor.name, Dtype::F32, shape, &values),
             DenseFormat::Bf16 => {
                 let values = self.convert(&values, <[bf16]>::convert_from_f32_slice);
-                self.writer.add(&tensor.name, Dtype::BF16, &shape, &values)
+                self.writer.add(&tensor.name, Dtype::BF16, shape, &values)
             }
             DenseFormat::F16 => {
                 let halves = self.convert(&values, <[f16]>::convert_from_f32_slice);
@@ -202,7 +216,7 @@ impl<'a> Maker<'a> {
                     let problem = format!("holds {}, but f16 ends at 65504; use bf16 or f32", values[at]);
                     return Err(self.fault(tensor, problem));
                 }
-                self.writer.add(&tensor.name, Dtype::F16, &shape, &halves)
+                self.writer.add(&tensor.name, Dtype::F16, shape, &halves)
             }
         }
     }
@@ -226,7 +240,7 @@ impl<'a> Maker<'a> {
         compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, &how)
     }
 
-    fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {
+    pub(super) fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {
         Error::input(format!("{}: tensor \"{}\"", self.checkpoint.path().display(), tensor.name), problem)
     }
 }

@@ -17,6 +17,7 @@ mod maker;
 mod plan;
 mod proof;
 mod propagation;
+mod rescale;
 mod safetensors_writer;
 #[cfg(test)]
 mod tests;

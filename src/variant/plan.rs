@@ -6,8 +6,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::network::Architecture;
-use crate::quantize::{Quantizer, group_size, method};
-use crate::suite::{Method, Recipe, WeightScheme};
+use crate::quantize::{Quantizer, Rescaling, group_size, method};
+use crate::suite::{Method, Observer, Recipe, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
 
 /// Module of the embedding table.
@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub architecture: Architecture,
     /// Format of matrices that are not quantized.
     pub dense: DenseFormat,
+    /// How inputs of linear layers are rescaled first.
+    pub rescaling: Option<Rescaling>,
     /// In the order of the model's file.
     pub tensors: Vec<PlannedTensor>,
 }
@@ -64,7 +66,13 @@ impl Quantization {
 
     /// Whether a checkpoint declares both in the same words: how the codes were found is not said.
     pub(super) fn declares_as(&self, other: &Quantization) -> bool {
-        self.scheme == other.scheme && self.activations == other.activations
+        let as_the_other = WeightScheme { observer: other.scheme.observer, ..self.scheme };
+        as_the_other == other.scheme && self.activations == other.activations
+    }
+
+    /// Whether it learns from calibration data.
+    pub(super) fn learns(&self) -> bool {
+        self.quantizer.needs_calibration() || self.scheme.observer == Observer::ImatrixMse
     }
 }
 
@@ -104,7 +112,7 @@ impl Plan {
             let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });
             tensors.push(PlannedTensor { name, shape, storage });
         }
-        let mut plan = Plan { architecture, dense, tensors };
+        let mut plan = Plan { architecture, dense, rescaling: None, tensors };
         if let Recipe::Quantize(method) = recipe {
             plan.quantize(method).map_err(|problems| Error::input(place, problems.join("; ")))?;
         }
@@ -114,12 +122,13 @@ impl Plan {
     /// Marks the tensors that `recipe` quantizes; all faults at once.
     fn quantize(&mut self, recipe: &Method) -> std::result::Result<(), Vec<String>> {
         let quantizer = method(&recipe.method).map_err(|problem| vec![problem])?;
-        if quantizer.needs_calibration() && matches!(self.architecture, Architecture::Encoder { .. }) {
+        if let (Some(learner), Architecture::Encoder { .. }) = (recipe.learns(), &self.architecture) {
             return Err(vec![format!(
-                "method \"{}\" learns from calibration text, which is supported for decoders only; use \"rtn\" for an encoder",
-                recipe.method
+                "\"{learner}\" learns from calibration text, which is supported for decoders only; use method \"rtn\" with \
+                 observer \"mse\" for an encoder"
             )]);
         }
+        self.rescaling = recipe.smooth.map(Rescaling::Smooth).or(quantizer.rescaling());
         let rounding = method("rtn").map_err(|problem| vec![problem])?;
         // By problem, the tensors that have it.
         let mut unfit: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -143,6 +152,12 @@ impl Plan {
                 }
             }
             let Some(scheme) = scheme else { continue };
+            if !linear && scheme.observer == Observer::ImatrixMse {
+                let problem =
+                    "observer \"imatrix_mse\" learns from calibration text, which a head does not; use \"mse\"";
+                unfit.entry(problem.into()).or_default().push(name);
+                continue;
+            }
             match check_kernel(scheme, activations, tensor.shape[1]) {
                 Ok(()) => tensor.storage = Storage::Quantized(Quantization { quantizer, scheme, activations }),
                 Err(problem) => unfit.entry(problem).or_default().push(name),
@@ -208,6 +223,16 @@ impl Plan {
             .collect()
     }
 
+    /// What the names of the tensors of a block begin with: `model.layers.3.`.
+    pub(super) fn block(&self, layer: usize) -> String {
+        self.architecture.module(layer, "")
+    }
+
+    /// Whether a tensor belongs to a block.
+    pub(super) fn is_in_block(&self, tensor: &PlannedTensor) -> bool {
+        (0..self.architecture.layers()).any(|layer| tensor.name.starts_with(&self.block(layer)))
+    }
+
     /// Modules of the linear layers that stay dense, the head included.
     pub(super) fn dense_linears(&self) -> Vec<String> {
         let tied = self.architecture.tied_head();
@@ -228,7 +253,7 @@ impl Plan {
 
     /// Whether a quantizer learns from calibration data.
     pub(super) fn needs_calibration(&self) -> bool {
-        self.quantized().any(|(_, quantization)| quantization.quantizer.needs_calibration())
+        self.rescaling.is_some() || self.quantized().any(|(_, quantization)| quantization.learns())
     }
 }
 

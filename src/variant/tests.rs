@@ -17,7 +17,7 @@ use crate::kernels::Pool;
 use crate::network::{Decoder, LoadOptions};
 use crate::quantize::method;
 use crate::results::Artefact;
-use crate::suite::{Method, Override, Recipe, WeightScheme};
+use crate::suite::{Method, Observer, Override, Recipe, Smooth, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity, QuantizedTensor};
 
 const HIDDEN: usize = 64;
@@ -79,15 +79,15 @@ pub(super) fn unchanged(_: &str, _: &mut Vec<f32>) {}
 
 pub(super) fn scheme(bits: u8, granularity: Granularity, symmetric: bool) -> WeightScheme {
     let group_size = (granularity == Granularity::Group).then_some(32);
-    WeightScheme { bits, granularity, group_size, symmetric }
+    WeightScheme { bits, granularity, group_size, symmetric, observer: Observer::MinMax }
 }
 
 pub(super) fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Override>) -> Recipe {
     let (activations, dense) = (ActivationScheme::None, DenseFormat::F16);
-    Recipe::Quantize(Method { method: name.into(), weights, activations, overrides, dense })
+    Recipe::Quantize(Method { method: name.into(), weights, activations, smooth: None, overrides, dense })
 }
 
-fn calibration() -> CalibrationTokens {
+pub(super) fn calibration() -> CalibrationTokens {
     let mut random = StdRng::seed_from_u64(5);
     let mut window = || (0..32).map(|_| random.random_range(0..VOCABULARY as u32)).collect();
     CalibrationTokens { windows: (0..8).map(|_| window()).collect() }
@@ -112,6 +112,17 @@ fn rounded(model: &Path, name: &str, scheme: WeightScheme) -> QuantizedTensor {
     let (shape, values) = Checkpoint::open(model).unwrap().tensor_f32(name).unwrap();
     let weight = ArrayView2::from_shape((shape[0], shape[1]), &values).unwrap();
     method("rtn").unwrap().quantize(weight, scheme, None).unwrap().tensor
+}
+
+/// Logits of all tokens of the calibration text.
+fn logits(folder: &Path) -> Vec<f32> {
+    let decoder = Decoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
+    let (pool, tokens) = (Pool::new(1), calibration().windows.concat());
+    let mut cache = decoder.cache(8, 32);
+    let hidden = decoder.forward(&pool, &tokens, &mut cache).unwrap().to_vec();
+    let mut logits = Vec::new();
+    decoder.logits(&pool, &hidden, &mut logits);
+    logits
 }
 
 fn config(folder: &Path) -> Value {
@@ -250,21 +261,79 @@ fn gptq_is_reproducible_and_brings_the_output_closer_than_rounding() {
     assert_eq!(learned.layer_errors.len(), 7 * LAYERS);
     assert!(learned.layer_errors.values().all(|error| (1e-6..0.2).contains(error)), "{:?}", learned.layer_errors);
 
-    let logits = |folder: &Path| {
-        let decoder = Decoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
-        let (pool, tokens) = (Pool::new(1), calibration().windows.concat());
-        let mut cache = decoder.cache(8, 32);
-        let hidden = decoder.forward(&pool, &tokens, &mut cache).unwrap().to_vec();
-        let mut logits = Vec::new();
-        decoder.logits(&pool, &hidden, &mut logits);
-        logits
-    };
     let exact = logits(&model);
     let distance = |folder: &Path| -> f64 {
         logits(folder).iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / exact.len() as f64
     };
     let (learned, rounded) = (distance(&one), distance(&rounded));
     assert!(learned < 0.8 * rounded, "GPTQ {learned}, RTN {rounded}");
+}
+
+#[test]
+fn awq_is_reproducible_and_smoothing_saves_what_outliers_cost_8_bit_inputs() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    // Norms that blow up some channels, and rows that blow up some of the inputs of the down projection.
+    write_model(&model, true, &|name, values| {
+        if name.contains("layernorm") {
+            values.iter_mut().step_by(9).for_each(|v| *v *= 30.0);
+        }
+        if name.contains("up_proj") {
+            values.chunks_mut(HIDDEN).step_by(11).for_each(|row| row.iter_mut().for_each(|v| *v *= 40.0));
+        }
+    });
+    let scheme = scheme(8, Granularity::Channel, true);
+    let build = |name: &str, method: &str, smooth: Option<Smooth>, activations, threads| {
+        let Recipe::Quantize(recipe) = quantize(method, scheme, vec![]) else { panic!("a recipe that quantizes") };
+        let recipe = Recipe::Quantize(Method { smooth, activations, ..recipe });
+        make(&model, &recipe, &root.path().join(name), threads).unwrap();
+        root.path().join(name)
+    };
+    let bytes = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
+    let awq = |name: &str, threads| build(name, "awq", None, ActivationScheme::None, threads);
+    assert!(bytes(&awq("awq1", 1)) == bytes(&awq("awq2", 2)), "the number of threads changes no bit");
+
+    let exact = logits(&model);
+    let distance = |folder: &Path| -> f64 {
+        logits(folder).iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / exact.len() as f64
+    };
+    for method in ["rtn", "gptq"] {
+        let inputs = ActivationScheme::DynamicToken;
+        let plain = distance(&build(&format!("{method}-plain"), method, None, inputs, 2));
+        let smooth = distance(&build(&format!("{method}-smooth"), method, Some(Smooth::Search), inputs, 2));
+        assert!(smooth < 0.5 * plain, "{method}: smoothed {smooth}, plain {plain}");
+    }
+}
+
+#[test]
+fn the_observer_may_differ_by_tensor_and_is_not_declared() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, into) = (root.path().join("model"), root.path().join("searched"));
+    write_model(&model, false, &unchanged);
+    let observed = |observer| WeightScheme { observer, ..scheme(4, Granularity::Group, true) };
+    let rule = |tensors: &str, observer| Override {
+        tensors: tensors.into(),
+        weights: Some(observed(observer)),
+        activations: None,
+    };
+    let overrides = vec![rule("*.up_proj", Observer::MinMax), rule("*.down_proj", Observer::ImatrixMse)];
+    let artefact = make(&model, &quantize("rtn", observed(Observer::Mse), overrides), &into, 2).unwrap();
+    let checkpoint = Checkpoint::open(&into).unwrap();
+    let name = |linear: &str| format!("model.layers.1.mlp.{linear}.weight");
+    for (linear, observer) in [("gate_proj", Observer::Mse), ("up_proj", Observer::MinMax)] {
+        assert_eq!(quantized(&checkpoint, &name(linear)).0, rounded(&model, &name(linear), observed(observer)));
+    }
+    let down = quantized(&checkpoint, &name("down_proj")).0;
+    assert_ne!(down, rounded(&model, &name("down_proj"), observed(Observer::Mse)), "inputs were weighed");
+    let learned: Vec<&str> = artefact.layer_errors.keys().map(String::as_str).collect();
+    assert_eq!(learned, ["model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"]);
+    let groups = &config(&into)["quantization_config"]["config_groups"];
+    assert_eq!(groups.as_object().unwrap().len(), 1, "{groups}");
+
+    let head = rule("lm_head", Observer::ImatrixMse);
+    let text = make(&model, &quantize("rtn", observed(Observer::Mse), vec![head]), &root.path().join("x"), 1);
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("which a head does not; use \"mse\" (for lm_head)"), "{text}");
 }
 
 #[test]
@@ -287,7 +356,7 @@ fn faults_are_named_before_work_starts_and_leave_nothing_behind() {
     let mut eight = scheme(4, Granularity::Group, true);
     eight.group_size = Some(8);
     assert!(message(&quantize("rtn", eight, vec![])).contains("no kernel"));
-    assert!(message(&quantize("hqq", sixty_four, vec![])).contains("use rtn or gptq"));
+    assert!(message(&quantize("guess", sixty_four, vec![])).contains("use one of rtn"));
 
     let recipe = quantize("gptq", scheme(4, Granularity::Channel, true), vec![]);
     let order =

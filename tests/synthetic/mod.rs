@@ -12,8 +12,8 @@ use quantbench::results::{
     Score, Slot, Stage, VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
-    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Recipe, SpeedLimit,
-    SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Observer, Recipe,
+    SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
 };
 use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
 use rand::rngs::StdRng;
@@ -53,11 +53,12 @@ pub const SETTING: Setting =
 
 fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: ActivationScheme) -> Recipe {
     let granularity = if group_size.is_some() { Granularity::Group } else { Granularity::Channel };
-    let weights = WeightScheme { bits, granularity, group_size, symmetric: true };
+    let weights = WeightScheme { bits, granularity, group_size, symmetric: true, observer: Observer::MinMax };
     Recipe::Quantize(Method {
         method: method.into(),
         weights,
         activations,
+        smooth: None,
         overrides: Vec::new(),
         dense: DenseFormat::F16,
     })
