@@ -55,7 +55,7 @@ impl Session<'_> {
     }
 
     /// Goes on with a finished run in which candidates are undecided: plans as many blocks again as it takes to decide,
-    /// at most [`MOST_BLOCKS_UNTIL_DECIDED`] or the suite's most. Tells whether there is anything to go on with.
+    /// at most 60 or the suite's most. Tells whether there is anything to go on with.
     ///
     /// # Errors
     /// When the journal cannot be written.
