@@ -6,10 +6,9 @@
 //! candidates by the error of the layers' outputs over a sample of calibration inputs, with weights, and inputs where
 //! their scheme says so, rounded to nearest. "No change" is always a candidate.
 //!
-//! | method | factor of channel k, for exponents α from 0 to 1 |
-//! |---|---|
-//! | AWQ (Lin et al. 2023, arXiv 2306.00978, equation 5) | `mean|x_k|^α` |
-//! | SmoothQuant (Xiao et al. 2022, arXiv 2211.10438, equation 4) | `max|x_k|^α / max|W_k|^(1 - α)` |
+//! Factors of channel k, for exponents α from 0 to 1:
+//! - AWQ (Lin et al. 2023, arXiv 2306.00978, equation 5): `mean|x_k|^α`;
+//! - SmoothQuant (Xiao et al. 2022, arXiv 2211.10438, equation 4): `max|x_k|^α / max|W_k|^(1 - α)`.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
