@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::measure::{Inputs, Processes, Progress, Session, Workers};
-use crate::results::{Evidence, Run, RunFolder, Standing, read_journal, samples_csv, scores_csv, write_whole};
+use crate::results::{Evidence, JOURNAL, Run, RunFolder, Standing, read_journal, samples_csv, scores_csv, write_whole};
 use crate::suite::{self, Suite};
 use crate::{decide, machine, report};
 
@@ -81,6 +81,56 @@ pub fn report(folder: &Path) -> Result<Run> {
     let run = decide::judge(&evidence, &evidence.suite.accept);
     write_report(folder.path(), &run, &evidence)?;
     Ok(run)
+}
+
+/// Judges a run folder from its journal and writes nothing.
+///
+/// # Errors
+/// No run folder, a damaged journal.
+pub fn judged(folder: &Path) -> Result<Run> {
+    let (_, evidence) = open_run(folder)?;
+    Ok(decide::judge(&evidence, &evidence.suite.accept))
+}
+
+/// Writes `index.html` over all judged runs below a folder, with the history of every variant; returns how many.
+///
+/// # Errors
+/// A folder that cannot be read or written, a `run.json` of another schema or damaged.
+pub fn report_index(folder: &Path) -> Result<usize> {
+    let mut found = Vec::new();
+    for path in run_files(folder, INDEX_DEPTH)? {
+        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let run: Run = serde_json::from_slice(&text).map_err(|e| {
+            let remedy = "judge the run again with `bench report`, or move it away";
+            Error::input(path.display(), format!("is no judged run of this program: {e}; {remedy}"))
+        })?;
+        let below = path.parent().unwrap_or(folder).strip_prefix(folder).unwrap_or(Path::new(""));
+        found.push((format!("./{}", below.join("report/index.html").display()), run));
+    }
+    report::write_history(folder, &found)?;
+    Ok(found.len())
+}
+
+/// Folders between an index and its runs: `<suite>/<utc>-<host>`.
+const INDEX_DEPTH: usize = 3;
+
+/// Every `run.json` below a folder beside its journal, in order; so a run judged under other thresholds is left out.
+fn run_files(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    let own = folder.join("run.json");
+    if own.is_file() && folder.join(JOURNAL).is_file() {
+        return Ok(vec![own]);
+    }
+    let mut files = Vec::new();
+    if depth == 0 {
+        return Ok(files);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
+    let mut folders: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    for folder in folders {
+        files.extend(run_files(&folder, depth - 1)?);
+    }
+    Ok(files)
 }
 
 /// Judges a run folder under other thresholds, `(key, value)` each, into its folder `rejudged`; returns that folder too.

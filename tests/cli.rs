@@ -9,8 +9,20 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 11] =
-    ["run", "report", "plan", "machine", "fetch", "init", "quantize", "eval", "kernels", "speed", "completions"];
+const COMMANDS: [&str; 12] = [
+    "run",
+    "report",
+    "compare",
+    "plan",
+    "machine",
+    "fetch",
+    "init",
+    "quantize",
+    "eval",
+    "kernels",
+    "speed",
+    "completions",
+];
 
 fn bench() -> Command {
     let mut command = Command::cargo_bin("bench").unwrap();

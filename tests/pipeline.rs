@@ -100,6 +100,15 @@ fn a_run_is_judged_again_from_its_journal_alone() {
     assert_eq!(run, serde_json::from_slice(&before).unwrap());
     assert_eq!(fs::read(place.path("run/run.json")).unwrap(), before);
 
+    // The same run compared with itself, and the page over the folder.
+    let same = place.run(&["compare", "run", "run"]);
+    assert_eq!(same.status.code(), Some(0), "{}", said(&same));
+    assert!(said(&same).contains("the same machine and program"), "{}", said(&same));
+    let index = place.run(&["report", "--index", "."]);
+    assert_eq!(index.status.code(), Some(0), "{}", said(&index));
+    let page = fs::read_to_string(place.path("index.html")).unwrap();
+    assert!(page.contains("1 runs") && page.contains("run&#x2f;report&#x2f;index.html"), "{page}");
+
     // Under another threshold: the question is answered anew beside the run, whose own answer stays.
     let strict = place.run(&["report", "run", "--accept", "max_increase_percent=0.25", "--accept", "min_speedup=3"]);
     assert!(matches!(strict.status.code(), Some(0 | 1 | 3)), "{}", said(&strict));

@@ -15,7 +15,17 @@ use quantbench::suite::{Accept, AccuracyMetric};
 use serde_json::{Value, json};
 use synthetic::{MIB, SETTING, accept, evidence, truths};
 
-const FILES: [&str; 5] = ["index.html", "frontier.svg", "memory.svg", "latency.svg", "summary.md"];
+const FILES: [&str; 9] = [
+    "index.html",
+    "frontier.svg",
+    "memory.svg",
+    "accuracy.svg",
+    "latency.svg",
+    "roofline.svg",
+    "summary.md",
+    "summary.csv",
+    "junit.xml",
+];
 
 fn written(folder: &Path, evidence: &Evidence) -> Run {
     let run = judge(evidence, &accept());
@@ -68,7 +78,8 @@ fn every_file_is_there_and_the_page_loads_nothing() {
     assert_eq!(html.matches("<script").count(), 2, "the data and the page's own script");
     let outside: Vec<&str> = html.split("http").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(outside.iter().all(|o| *o == "-equiv=" || *o == "://www.w3.org/2000/svg"), "{outside:?}");
-    let sections = ["answer", "whatif", "charts", "variants", "layers", "machine", "warnings", "stages", "reproduce"];
+    let sections =
+        ["answer", "outlook", "whatif", "charts", "variants", "layers", "machine", "warnings", "stages", "reproduce"];
     let places: Vec<usize> = sections.iter().map(|s| html.find(&format!("<section id=\"{s}\"")).unwrap()).collect();
     assert!(places.is_sorted(), "{places:?}");
 }
@@ -134,13 +145,20 @@ fn hostile_names_are_inert_everywhere() {
     let run = written(folder.path(), &hostile());
     for file in FILES {
         let text = read(folder.path(), file);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{file}");
+        // A table of values is no markup: its cells are the names as they are, on one line.
+        if file == "summary.csv" {
+            let rows = csv::Reader::from_reader(text.as_bytes()).into_records().map(Result::unwrap);
+            assert_eq!(rows.filter(|row| row.iter().all(|c| !c.contains('\n'))).count(), run.variants.len());
+            continue;
+        }
         let scripts = if file == "index.html" { 2 } else { 0 };
         assert_eq!(text.matches("<script").count(), scripts, "{file}");
         assert!(!text.contains("<img") && !text.contains("onerror=alert(2)>"), "{file}");
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{file}");
         assert!(!text.contains(" 49 "), "{file}: a template inside a name was evaluated");
     }
-    for svg in ["frontier.svg", "memory.svg", "latency.svg"] {
+    for svg in FILES.into_iter().filter(|file| file.ends_with(".svg")) {
         assert_eq!(read(folder.path(), svg).matches("</svg>").count(), 1, "{svg}");
     }
     let summary = read(folder.path(), "summary.md");
@@ -182,6 +200,30 @@ fn a_run_without_any_numbers_still_has_a_report() {
     assert!(read(folder.path(), "frontier.svg").contains("nothing was measured"));
 }
 
+#[test]
+fn tables_for_other_programs_hold_the_verdicts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut e = evidence(&truths(), SETTING);
+    e.variants.get_mut("q4_1-import").unwrap().failures.push(("time".into(), "killed".into()));
+    let run = written(folder.path(), &e);
+    let mut table = csv::Reader::from_path(folder.path().join("report/summary.csv")).unwrap();
+    let rows: Vec<csv::StringRecord> = table.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), run.variants.len());
+    for (row, v) in rows.iter().zip(&run.variants) {
+        let outcome = v.verdict.as_ref().map_or("reference".into(), |v| v.outcome.to_string());
+        assert_eq!(
+            (&row[0], &row[1], &row[2]),
+            (v.name.as_str(), outcome.as_str(), if v.name == "int4-gptq" { "true" } else { "false" })
+        );
+        let speedup = v.points.iter().find(|p| p.threads == 2).and_then(|p| p.speedup.get("decode"));
+        assert_eq!(row[6].parse().ok(), speedup.map(|e| e.value));
+    }
+    let junit = read(folder.path(), "junit.xml");
+    assert!(junit.contains("tests=\"5\" failures=\"1\" errors=\"1\" skipped=\"0\""), "{junit}");
+    assert!(junit.contains("name=\"int4-rtn\"><failure message=\"perplexity +"), "{junit}");
+    assert!(junit.contains("name=\"q4_1-import\"><error message=\"failed: time: killed\""), "{junit}");
+}
+
 /// Turning points say what the rule answers at any threshold, on and beside them most of all.
 #[test]
 fn turning_points_answer_as_the_rule_does() {
@@ -206,6 +248,49 @@ fn turning_points_answer_as_the_rule_does() {
             assert_eq!(expected.verdict.as_ref().unwrap().answers, Some(answers), "{} at {thresholds:?}", v.name);
         }
     }
+}
+
+/// Beyond each change the program recommends what it said, and just before it what it recommends now.
+#[test]
+fn the_thresholds_that_change_the_answer_are_where_it_changes() {
+    let e = evidence(&truths(), SETTING);
+    let mut questions = std::collections::BTreeSet::new();
+    for rule in ["accuracy and (speed or memory)", "accuracy and speed and memory"] {
+        let accept = Accept { rule: rule.into(), ..accept() };
+        let run = judge(&e, &accept);
+        let now = &run.recommendation.variant;
+        for change in &run.recommendation.changes {
+            questions.insert(change.threshold.clone());
+            let with = |value: f64| {
+                let mut thresholds = [5.0, 1.5, 100.0 * MIB as f64];
+                let keys = ["max_increase_percent", "min_speedup", "max_memory"];
+                thresholds[keys.iter().position(|key| *key == change.threshold).unwrap()] = value;
+                judge(&e, &with_thresholds(&accept, thresholds)).recommendation.variant
+            };
+            let little = if change.threshold == "max_memory" { 1.0 } else { 1e-9 };
+            // S_min is stricter the larger it is.
+            let stricter = change.at + if change.threshold == "min_speedup" { little } else { -little };
+            let (before, beyond) = if change.looser { (stricter, change.at) } else { (change.at, stricter) };
+            assert_eq!((&with(before), &with(beyond)), (now, &change.variant), "{rule}: {change:?}");
+        }
+    }
+    assert_eq!(questions.len(), 3, "{questions:?}");
+}
+
+#[test]
+fn when_nothing_passes_the_report_says_what_to_try() {
+    let e = evidence(&truths(), SETTING);
+    let run = judge(&e, &with_thresholds(&accept(), [0.01, 20.0, MIB as f64]));
+    assert_eq!(run.recommendation.variant, None);
+    assert!(!run.recommendation.attempts.is_empty());
+    for attempt in &run.recommendation.attempts {
+        let keys: String = attempt.entry.lines().skip(2).map(|line| format!("{line}\n")).collect();
+        quantbench::suite::recipe_from_text("entry", &keys).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    report::write(folder.path(), &run, &e).unwrap();
+    assert!(read(folder.path(), "index.html").contains("What to try next"));
+    assert!(read(folder.path(), "summary.md").contains("```toml\n[[variant]]"));
 }
 
 /// dAcc_max in percent, S_min, M_max in bytes: some of every size, and every turning point with its neighbours.

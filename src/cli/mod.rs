@@ -1,6 +1,7 @@
 //! Command line: one file per subcommand. Each returns its exit code; an error becomes one message on standard error
 //! and the code of its kind.
 
+mod compare;
 mod completions;
 mod embed;
 mod eval;
@@ -52,6 +53,7 @@ Exit codes:
 enum Command {
     Run(run::Args),
     Report(report::Args),
+    Compare(compare::Args),
     Plan(plan::Args),
     Machine(machine::Args),
     Fetch(fetch::Args),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Machine(args) => machine::run(&args),
         Command::Fetch(args) => fetch::run(&args),

@@ -13,11 +13,15 @@ use crate::{pipeline, report};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench report results/runs/quick/20260131T101500Z-host
-  bench report RUN --accept max_increase_percent=2 --accept min_speedup=1.5 --accept max_memory=6MiB")]
+  bench report RUN --accept max_increase_percent=2 --accept min_speedup=1.5 --accept max_memory=6MiB
+  bench report --index results/runs")]
 pub struct Args {
     /// The run's folder.
-    #[arg(value_name = "RUN")]
-    folder: PathBuf,
+    #[arg(value_name = "RUN", required_unless_present = "index")]
+    folder: Option<PathBuf>,
+    /// Write one page over all judged runs below this folder instead, with the history of every variant.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["folder", "accept"])]
+    index: Option<PathBuf>,
     /// Another threshold: max_increase_percent, max_drop_points or max_drop (as the suite has it), min_speedup,
     /// max_memory, confidence or rule.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -31,9 +35,15 @@ fn key_and_value(text: &str) -> std::result::Result<(String, String), String> {
 
 /// Judges and reports.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(folder) = &args.index {
+        let count = pipeline::report_index(folder)?;
+        super::print(&format!("{count} runs: {}", folder.join("index.html").display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = args.folder.clone().unwrap_or_default();
     let (folder, run) = match args.accept.is_empty() {
-        true => (args.folder.clone(), pipeline::report(&args.folder)?),
-        false => pipeline::rejudge(&args.folder, &args.accept)?,
+        true => (folder.clone(), pipeline::report(&folder)?),
+        false => pipeline::rejudge(&folder, &args.accept)?,
     };
     super::print(&report::terminal(&run, super::width()))?;
     super::print(&format!("report: {}", folder.join("report/index.html").display()))?;

@@ -2,24 +2,26 @@
 //!
 //! The frontier is strict: a variant leaves it only when another is at least as good everywhere and better somewhere,
 //! by the points. It leaves it *beyond noise* only when the same holds for the bounds of the paired differences between
-//! the two (an intersection-union test: no correction over objectives is needed). Dominance with a tolerance is not
-//! transitive and can empty the frontier; it is not used.
+//! the two (an intersection-union test: no correction over objectives is needed). It is dominated *within noise* when
+//! that is not so, but another is proven better in something and proven worse in nothing, or dominates it by the points.
+//! Dominance with a tolerance is not transitive and can empty the frontier; nothing is removed by it.
 
 use super::Case;
 use super::timings::{metric_name, speedups};
 use crate::results::{Frontier, VariantResult};
 
-/// How one variant compares with another in one objective: difference of points, and the difference's upper bound.
+/// How one variant compares with another in one objective: difference of points, and the difference's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Difference {
     points: f64,
     /// Infinite where unknown.
+    low: f64,
     high: f64,
 }
 
 impl Difference {
     fn exact(difference: f64) -> Self {
-        Difference { points: difference, high: difference }
+        Difference { points: difference, low: difference, high: difference }
     }
 }
 
@@ -50,7 +52,7 @@ fn place_all(
         let by = |test: fn(&[Difference]) -> bool| -> Vec<String> {
             compared.iter().filter(|(_, d)| test(d)).map(|(a, _)| names[*a].to_string()).collect()
         };
-        let dominating = by(dominates);
+        let dominating = by(|d| dominates(d) || better_within_noise(d));
         let proven = by(dominates_beyond_noise);
         match (dominating.is_empty(), proven.is_empty()) {
             (true, _) => Frontier::On,
@@ -67,6 +69,11 @@ fn dominates(differences: &[Difference]) -> bool {
 
 fn dominates_beyond_noise(differences: &[Difference]) -> bool {
     dominates(differences) && differences.iter().all(|d| d.high <= 0.0) && differences.iter().any(|d| d.high < 0.0)
+}
+
+/// Proven better in something, proven worse in nothing.
+fn better_within_noise(differences: &[Difference]) -> bool {
+    differences.iter().all(|d| d.low <= 0.0) && differences.iter().any(|d| d.high < 0.0)
 }
 
 /// Loss of the rule's accuracy (perplexity as nats per token), log time, weight bytes, the first two against the
@@ -87,17 +94,21 @@ fn objectives(case: &Case<'_>, variant: &VariantResult) -> Option<[f64; 3]> {
 /// `a`'s objectives minus `b`'s: points as given, bounds from the paired comparison of the two.
 fn differences(case: &Case<'_>, a: (&VariantResult, [f64; 3]), b: (&VariantResult, [f64; 3])) -> [Difference; 3] {
     let evidence = (case.of(&a.0.name), case.of(&b.0.name));
-    let loss_high = || Some(-case.accuracy_difference(evidence.0, evidence.1)?.low?);
-    let time_high = || {
+    let unknown = (f64::NEG_INFINITY, f64::INFINITY);
+    let loss = || {
+        let accuracy = case.accuracy_difference(evidence.0, evidence.1)?;
+        Some((-accuracy.high?, -accuracy.low?))
+    };
+    let time = || {
         let metric = case.speed_metric();
         let (t, _) = speedups(evidence.1, evidence.0, case.judged_point(), metric, case.confidence()).ok()?;
-        Some(-t.low?.ln())
+        Some((-t.high?.ln(), -t.low?.ln()))
     };
-    [
-        Difference { points: a.1[0] - b.1[0], high: loss_high().unwrap_or(f64::INFINITY) },
-        Difference { points: a.1[1] - b.1[1], high: time_high().unwrap_or(f64::INFINITY) },
-        Difference::exact(a.1[2] - b.1[2]),
-    ]
+    let between = |objective: usize, (low, high): (f64, f64)| {
+        let points = a.1[objective] - b.1[objective];
+        Difference { points, low, high }
+    };
+    [between(0, loss().unwrap_or(unknown)), between(1, time().unwrap_or(unknown)), Difference::exact(a.1[2] - b.1[2])]
 }
 
 #[cfg(test)]
@@ -125,6 +136,17 @@ mod tests {
         ];
         let points: Vec<(&str, &[f64])> = points.iter().map(|(name, p)| (*name, p.as_slice())).collect();
         assert_eq!(exact(&points), vec![Frontier::On; 5]);
+
+        // With speeds known to 5 % only, two of them have no proven advantage left over a more accurate one.
+        let names: Vec<&str> = points.iter().map(|(name, _)| *name).collect();
+        let places = place_all(&names, &[true; 5], |a, b| {
+            let ratio = (points[a].1[0] / points[b].1[0]).ln();
+            let time = Difference { points: -ratio, low: -ratio - 0.05, high: -ratio + 0.05 };
+            Some(vec![time, Difference::exact(points[a].1[1] - points[b].1[1])])
+        });
+        let within = |by: &str| Frontier::DominatedWithinNoise { by: vec![by.to_string()] };
+        let expected = [Frontier::On, within("INT8 QAT"), within("INT4 QAT"), Frontier::On, Frontier::On];
+        assert_eq!(places, expected);
     }
 
     #[test]
@@ -146,7 +168,7 @@ mod tests {
         let compare = |high: f64| {
             move |a: usize, _: usize| {
                 let points = if a == 0 { -1.0 } else { 1.0 };
-                Some(vec![Difference { points, high: points + high }, Difference::exact(0.0)])
+                Some(vec![Difference { points, low: points - high, high: points + high }, Difference::exact(0.0)])
             }
         };
         let by = vec!["fast".to_string()];

@@ -6,14 +6,17 @@
 //! candidates need more blocks ([`standings`]).
 
 mod answers;
+mod attempts;
 mod choices;
 mod error_rates;
 mod estimate;
 mod frontier;
 mod noise;
+mod probability;
 mod recommend;
 mod rule;
 mod scores;
+mod sensitivity;
 mod similarities;
 mod timings;
 mod turning;
@@ -49,8 +52,12 @@ pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
     for (variant, place) in variants.iter_mut().zip(places) {
         variant.frontier = place;
     }
+    let (probabilities, hypervolume) = probability::resampled(&case, &variants);
+    for (variant, probability) in variants.iter_mut().zip(probabilities) {
+        variant.frontier_probability = probability;
+    }
     let recommendation = recommend::recommend(&case, &variants);
-    run(&case, variants, control, recommendation, warnings)
+    Run { hypervolume, ..run(&case, variants, control, recommendation, warnings) }
 }
 
 /// Whether more blocks can change each candidate's verdict, by variant.
@@ -80,6 +87,7 @@ fn run(
         control,
         blocks: case.blocks(),
         recommendation,
+        hypervolume: None,
         stages: evidence.stages.clone(),
         parent_peak_rss: evidence.parent_peak_rss,
         warnings,
@@ -184,6 +192,7 @@ impl<'a> Case<'a> {
             turning_points: TurningPoints::default(),
             not_proven_slower: Vec::new(),
             frontier: Frontier::Unknown,
+            frontier_probability: None,
             failures: evidence.failures.iter().map(|(stage, reason)| format!("{stage}: {reason}")).collect(),
         }
     }

@@ -1,24 +1,57 @@
 //! Which variant to ship: the fastest accepted one; among those equally fast within noise the one with the smallest
 //! weights, then the most accurate.
 
-use super::Case;
 use super::answers::{accuracy_question, memory_bytes};
+use super::attempts::{Nearest, attempts};
 use super::timings::{metric_name, speedups};
-use crate::results::{Answer, Answers, Estimate, Outcome, Recommendation, VariantResult};
+use super::{Case, sensitivity};
+use crate::results::{Answer, Answers, Attempt, Estimate, Frontier, Outcome, Price, Recommendation, VariantResult};
+use crate::suite::AccuracyMetric;
 use crate::units;
 
 /// The recommendation over judged variants.
 pub(super) fn recommend(case: &Case<'_>, variants: &[VariantResult]) -> Recommendation {
     let is_accepted = |v: &&VariantResult| v.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Accept);
     let accepted: Vec<&VariantResult> = variants.iter().filter(is_accepted).collect();
+    let changes = sensitivity::changes(case, variants);
     let Some((best, tied)) = best(case, &accepted) else {
-        return Recommendation { variant: None, reason: obstacles(case, variants) };
+        let (reason, attempts) = obstacles(case, variants);
+        return Recommendation { variant: None, reason, changes, price: None, attempts };
     };
-    Recommendation { variant: Some(best.name.clone()), reason: praise(case, best, &accepted, &tied) }
+    Recommendation {
+        variant: Some(best.name.clone()),
+        reason: praise(case, best, &accepted, &tied),
+        changes,
+        price: price(case, variants, best),
+        attempts: Vec::new(),
+    }
+}
+
+/// The next step along the frontier: of the variants on it that are more accurate than `best`, the least accurate.
+fn price(case: &Case<'_>, variants: &[VariantResult], best: &VariantResult) -> Option<Price> {
+    let loss = |v: &VariantResult| match v.reference {
+        true => Some(0.0),
+        false => accuracy_question(&case.accept.accuracy, v).estimate.map(|e| e.value),
+    };
+    let sign = if matches!(case.accept.accuracy.metric, AccuracyMetric::Perplexity { .. }) { 1.0 } else { -1.0 };
+    let own = loss(best)?;
+    let gain = |v: &VariantResult| Some(sign * (own - loss(v)?)).filter(|gain| *gain > 0.0);
+    let on = variants.iter().filter(|v| v.frontier == Frontier::On && v.failures.is_empty());
+    let (next, gain) = on.filter_map(|v| Some((v, gain(v)?))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let time = |v: &VariantResult| if v.reference { Some(1.0) } else { speedup(case, v).map(|e| 1.0 / e.value) };
+    Some(Price {
+        variant: next.name.clone(),
+        gain,
+        time_ratio: time(next).zip(time(best)).map(|(next, best)| next / best),
+        more_weight_bytes: next.memory?.weight_bytes as i64 - best.memory?.weight_bytes as i64,
+    })
 }
 
 /// The best of the accepted variants, and those that are as fast within noise as the fastest.
-fn best<'v>(case: &Case<'_>, accepted: &[&'v VariantResult]) -> Option<(&'v VariantResult, Vec<&'v VariantResult>)> {
+pub(super) fn best<'v>(
+    case: &Case<'_>,
+    accepted: &[&'v VariantResult],
+) -> Option<(&'v VariantResult, Vec<&'v VariantResult>)> {
     let fastest =
         accepted.iter().copied().reduce(|best, v| if speed(case, v) > speed(case, best) { v } else { best })?;
     let as_fast = |v: &&VariantResult| fastest.not_proven_slower.contains(&v.name);
@@ -105,14 +138,24 @@ fn praise(case: &Case<'_>, best: &VariantResult, accepted: &[&VariantResult], ti
 }
 
 /// Why nothing can be recommended: the nearest variant of every threshold that none meets, and what to try.
-fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> String {
+fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> (String, Vec<Attempt>) {
     let candidates: Vec<&VariantResult> = variants.iter().filter(|v| !v.reference).collect();
     let judged: Vec<(&VariantResult, &Answers)> =
         candidates.iter().filter_map(|v| Some((*v, v.verdict.as_ref()?.answers.as_ref()?))).collect();
     if judged.is_empty() {
         let why = if candidates.is_empty() { "the suite has no candidate" } else { "every candidate failed" };
-        return format!("nothing can be recommended: {why}");
+        return (format!("nothing can be recommended: {why}"), Vec::new());
     }
+    let most = |goodness: &dyn Fn(&VariantResult) -> Option<f64>| {
+        let known = judged.iter().filter_map(|(v, _)| Some((*v, goodness(v)?)));
+        known.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(v, _)| v)
+    };
+    let nearest_variants = Nearest {
+        accuracy: most(&|v| Some(accuracy(case, v))),
+        speed: most(&|v| Some(speedup(case, v)?.value)),
+        memory: most(&|v| Some(-(v.memory?.weight_bytes as f64))),
+    };
+    let attempts = attempts(case, &judged, &nearest_variants);
     let met = |of: &dyn Fn(&Answers) -> Option<Answer>| judged.iter().any(|(_, a)| of(a) == Some(Answer::Yes));
     let mut obstacles = Vec::new();
     if !met(&|a| Some(a.accuracy)) {
@@ -139,7 +182,7 @@ fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> String {
     let open = judged.iter().filter(|(v, _)| v.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Inconclusive));
     let open = open.map(|(v, _)| v.name.as_str()).collect::<Vec<_>>().join(", ");
     let open = if open.is_empty() { String::new() } else { format!(". Still open: {open}") };
-    format!("no variant is proven to meet the rule: {}{open}", obstacles.join("; "))
+    (format!("no variant is proven to meet the rule: {}{open}", obstacles.join("; ")), attempts)
 }
 
 fn accuracy_text(case: &Case<'_>, variant: &VariantResult) -> Option<String> {

@@ -191,7 +191,11 @@ fn ratio(
     t.zip(hl).ok_or_else(|| "no block holds both".into())
 }
 
-fn log_time_by_block(
+/// `Y` of every block with a slot of the variant, or of the control.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn log_time_by_block(
     evidence: &VariantEvidence,
     point: Point,
     metric: SpeedMetric,

@@ -7,7 +7,7 @@ use super::text::name;
 use super::view;
 use crate::decide::{Point, accuracy_question, judged_metric, metric_name, metrics};
 use crate::results::{Estimate, Outcome, Run, TurningPoints, VariantResult};
-use crate::suite::{AccuracyMetric, MemoryMetric, margin_key};
+use crate::suite::{AccuracyMetric, MemoryMetric};
 
 /// Bytes of a MiB.
 const MIB: f64 = 1_048_576.0;
@@ -115,7 +115,7 @@ fn candidate(run: &Run, variant: &VariantResult) -> Candidate {
         outcome: variant.verdict.as_ref().map(|v| v.outcome),
         turning: variant.turning_points,
         reason: variant.verdict.as_ref().map_or(String::new(), |v| super::text::one_line(&v.reason)),
-        frontier: view::frontier(&variant.frontier),
+        frontier: view::frontier(variant),
         speedup: speedup.map(|e| e.value),
         weights: variant.memory.map(|m| m.weight_bytes),
         accuracy: accuracy_question(&accept.accuracy, variant).estimate.map(|e| sign * e.value),
@@ -136,7 +136,8 @@ fn limits(run: &Run) -> Vec<Limit> {
     let most = |value: f64, turns: &mut dyn Iterator<Item = f64>| {
         turns.filter(|t| *t <= 8.0 * value).fold(2.0 * value, |most, t| most.max(1.15 * t))
     };
-    let (value, unit, text) = accuracy_limit(run);
+    let value = accept.accuracy.metric.margin();
+    let (unit, text) = accuracy_limit(run);
     let mut limits = vec![Limit {
         question: "accuracy",
         symbol: "dAcc_max",
@@ -145,7 +146,7 @@ fn limits(run: &Run) -> Vec<Limit> {
         scale: 1.0,
         value,
         most: most(value, &mut turning(|t| t.accuracy.map(|t| t.yes))),
-        key: margin_key(accept.accuracy.metric),
+        key: accept.accuracy.metric.margin_key(),
     }];
     limits.extend(accept.speed.as_ref().map(|limit| Limit {
         question: "speed",
@@ -173,15 +174,15 @@ fn limits(run: &Run) -> Vec<Limit> {
     limits
 }
 
-/// Value, unit and words of dAcc_max.
-fn accuracy_limit(run: &Run) -> (f64, &'static str, &'static str) {
+/// Unit and words of dAcc_max.
+fn accuracy_limit(run: &Run) -> (&'static str, &'static str) {
     match run.suite.accept.accuracy.metric {
-        AccuracyMetric::TokenAccuracy { max_drop_points: max } => (max, "points", "token accuracy drops by at most"),
-        AccuracyMetric::Accuracy { max_drop_points: max } => (max, "points", "accuracy drops by at most"),
-        AccuracyMetric::AccuracyNorm { max_drop_points: max } => (max, "points", "accuracy per token drops by at most"),
-        AccuracyMetric::Perplexity { max_increase_percent: max } => (max, "%", "perplexity rises by at most"),
-        AccuracyMetric::LogLikelihood { max_drop: max } => (max, "nats", "log-likelihood drops by at most"),
-        AccuracyMetric::Similarity { max_drop: max } => (max, "", "mean cosine drops by at most"),
+        AccuracyMetric::TokenAccuracy { .. } => ("points", "token accuracy drops by at most"),
+        AccuracyMetric::Accuracy { .. } => ("points", "accuracy drops by at most"),
+        AccuracyMetric::AccuracyNorm { .. } => ("points", "accuracy per token drops by at most"),
+        AccuracyMetric::Perplexity { .. } => ("%", "perplexity rises by at most"),
+        AccuracyMetric::LogLikelihood { .. } => ("nats", "log-likelihood drops by at most"),
+        AccuracyMetric::Similarity { .. } => ("", "mean cosine drops by at most"),
     }
 }
 

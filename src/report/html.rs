@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::charts::Chart;
 use super::details::{Detail, detail};
 use super::heat::{HeatMap, maps};
+use super::outlook::{Outlook, outlook};
 use super::text::{name, one_line};
 use super::{data, samples, view};
 use crate::decide::{disturbances, metric_name, metrics};
@@ -33,6 +34,7 @@ struct Page<'a> {
     /// JSON without `<`.
     data: String,
     answer: view::Answer,
+    outlook: Outlook,
     rows: Vec<view::Row>,
     charts: &'a [Chart],
     details: Vec<Detail>,
@@ -91,6 +93,7 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart], data: Strin
             + 2 * usize::from(answer.similarity)
             - usize::from(answer.encodes),
         answer,
+        outlook: outlook(run),
         charts,
         details,
         metrics: metrics(&run.suite.workload).iter().map(|metric| metric_name(*metric)).collect(),

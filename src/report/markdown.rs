@@ -59,9 +59,25 @@ pub(super) fn summary(run: &Run) -> String {
     if answer.choice {
         let _ = writeln!(out, "\nGuessing would be right in {}.", answer.chance);
     }
+    outlook(run, &mut out);
     let _ = writeln!(out, "\nMachine: {}. Times at {}.", escape(&answer.machine), answer.point);
     warnings(run, &mut out);
     out
+}
+
+/// What would change the answer, what more accuracy costs, what to try next.
+fn outlook(run: &Run, out: &mut String) {
+    let outlook = super::outlook::outlook(run);
+    let sentences: Vec<&String> = outlook.changes.iter().chain(&outlook.price).collect();
+    if !sentences.is_empty() {
+        out.push('\n');
+    }
+    for sentence in sentences {
+        let _ = writeln!(out, "- {}", escape(sentence));
+    }
+    for (why, entry) in &outlook.attempts {
+        let _ = writeln!(out, "\nTry next ({}):\n\n```toml\n{}\n```", escape(why), entry.replace("```", ""));
+    }
 }
 
 fn warnings(run: &Run, out: &mut String) {

@@ -1,15 +1,20 @@
-//! Run folder to HTML, SVG, Markdown and terminal table.
+//! Run folder to HTML, SVG, Markdown, CSV, JUnit XML and terminal table.
 //!
-//! All four show the same [`view`] of a judged run. Names and reasons come from suite files, workers and machines: they
+//! All of them show the same [`view`] of a judged run. Names and reasons come from suite files, workers and machines: they
 //! are made harmless in one place each ([`text`] for every output, then the escaping of the format).
 
 mod charts;
+mod compare;
 mod data;
 mod details;
+mod exports;
 mod heat;
+mod history;
 mod html;
 mod imports;
 mod markdown;
+mod outlook;
+mod plot;
 mod samples;
 mod terminal;
 mod text;
@@ -20,9 +25,12 @@ use std::path::Path;
 use crate::error::Result;
 use crate::results::{Evidence, Run, create_folder, write_whole};
 
+pub use compare::Comparison;
+pub use history::write_history;
 pub use terminal::terminal;
 
-/// Writes `report/index.html`, `report/*.svg` and `report/summary.md` into the run folder.
+/// Writes `report/index.html`, `report/*.svg`, `report/summary.md`, `report/summary.csv` and `report/junit.xml` into the
+/// run folder.
 ///
 /// The same run and evidence give the same bytes.
 ///
@@ -36,5 +44,7 @@ pub fn write(folder: &Path, run: &Run, evidence: &Evidence) -> Result<()> {
         write_whole(&report.join(chart.file), chart.svg.as_bytes())?;
     }
     write_whole(&report.join("index.html"), html::page(run, evidence, &charts)?.as_bytes())?;
+    write_whole(&report.join("summary.csv"), &exports::csv(run)?)?;
+    write_whole(&report.join("junit.xml"), exports::junit(run).as_bytes())?;
     write_whole(&report.join("summary.md"), markdown::summary(run).as_bytes())
 }

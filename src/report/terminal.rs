@@ -5,6 +5,8 @@ use std::fmt::Write;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table};
 
+use super::outlook::outlook;
+use super::plot;
 use super::view::{self, Row};
 use crate::results::Run;
 
@@ -65,6 +67,9 @@ pub fn terminal(run: &Run, width: usize) -> String {
     if answer.choice {
         let _ = writeln!(out, "guessing would be right in {}", answer.chance);
     }
+    if width > plot::WIDTH {
+        out.push_str(&frontier_plot(run, answer.metric, width));
+    }
     for row in rows.iter().filter(|r| !r.reason.is_empty()) {
         let line = format!("{} {}: {}", row.outcome, row.name, row.reason);
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
@@ -74,12 +79,30 @@ pub fn terminal(run: &Run, width: usize) -> String {
     }
     let rule = format!("rule: {} at {} confidence ({})", answer.rule, answer.confidence, answer.thresholds.join("; "));
     let _ = writeln!(out, "{}", wrapped(&rule, width, 2));
+    let outlook = outlook(run);
+    for sentence in outlook.changes.iter().chain(&outlook.price) {
+        let _ = writeln!(out, "{}", wrapped(sentence, width, 2));
+    }
+    for (why, entry) in &outlook.attempts {
+        let _ = writeln!(out, "{}\n{entry}", wrapped(&format!("try next, since {why}:"), width, 2));
+    }
     let ship = match &answer.variant {
         Some(variant) => format!("ship {variant}: {}", answer.reason),
         None => answer.reason.clone(),
     };
     let _ = writeln!(out, "{}", wrapped(&ship, width, 2));
     out
+}
+
+/// The plot with the names of its letters.
+fn frontier_plot(run: &Run, metric: &str, width: usize) -> String {
+    let places = super::charts::places(run);
+    let plot = plot::plot(&places, metric);
+    if plot.is_empty() {
+        return plot;
+    }
+    let names = places.iter().zip(plot::letters()).map(|((name, ..), letter)| format!("{letter} {name}"));
+    format!("{plot}{}\n", wrapped(&names.collect::<Vec<_>>().join(", "), width, 2))
 }
 
 /// Groups of columns put into as few tables as fit into the width, each beginning with the name, the first one with the

@@ -130,7 +130,7 @@ fn row(run: &Run, variant: &VariantResult) -> Row {
         peak_rss: variant.memory.and_then(|m| m.peak_rss).map_or(MISSING.into(), units::bytes),
         outcome: verdict.map_or(reference.into(), |v| v.outcome.to_string()),
         reason: verdict.map_or(String::new(), |v| text::one_line(&v.reason)),
-        frontier: frontier(&variant.frontier),
+        frontier: frontier(variant),
     }
 }
 
@@ -149,7 +149,15 @@ fn shifted_interval(difference: Option<&Estimate>) -> String {
 }
 
 /// Place on the frontier in words.
-pub(super) fn frontier(place: &Frontier) -> String {
+pub(super) fn frontier(variant: &VariantResult) -> String {
+    let place = place(&variant.frontier);
+    match variant.frontier_probability {
+        Some(share) => format!("{place} (on it in {:.0} % of joint draws)", 100.0 * share),
+        None => place,
+    }
+}
+
+fn place(place: &Frontier) -> String {
     let list = |by: &[String]| by.iter().map(|n| text::name(n)).collect::<Vec<_>>().join(", ");
     match place {
         Frontier::On => "on the Pareto frontier".into(),

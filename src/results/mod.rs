@@ -21,9 +21,9 @@ pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use run::{
-    Answer, Answers, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity, OpenQuestion,
-    Outcome, PointEstimates, Question, Recommendation, Run, SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates,
-    TurningPoint, TurningPoints, Unit, VariantResult, Verdict, Why,
+    Answer, Answers, Attempt, Change, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity,
+    Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run, SCHEMA_VERSION,
+    ScoreEstimates, SimilarityEstimates, TurningPoint, TurningPoints, Unit, VariantResult, Verdict, Why,
 };
 pub use tables::{samples_csv, scores_csv};
 pub use whole::{create_folder, write_whole};

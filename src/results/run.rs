@@ -310,7 +310,8 @@ pub enum Frontier {
         /// By which.
         by: Vec<String>,
     },
-    /// Dominated by the points, but not beyond the intervals.
+    /// Another is proven better in something and worse in nothing, or dominates it by the points, but not beyond the
+    /// intervals.
     DominatedWithinNoise {
         /// By which.
         by: Vec<String>,
@@ -354,6 +355,9 @@ pub struct VariantResult {
     pub not_proven_slower: Vec<String>,
     /// Place on the Pareto frontier.
     pub frontier: Frontier,
+    /// Share of joint draws of all measurements in which it is on the frontier.
+    #[serde(default)]
+    pub frontier_probability: Option<f64>,
     /// Failures as `stage: reason`.
     pub failures: Vec<String>,
 }
@@ -365,6 +369,62 @@ pub struct Recommendation {
     pub variant: Option<String>,
     /// One or two sentences: the reason, or what stands in the way.
     pub reason: String,
+    /// Nearest thresholds at which another variant, or none, would be recommended.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    /// What more accuracy than the recommended variant's costs.
+    #[serde(default)]
+    pub price: Option<Price>,
+    /// What to try next, where nothing is recommended.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+}
+
+/// A threshold at which the recommendation would be another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Key of `bench report RUN --accept KEY=VALUE`.
+    pub threshold: String,
+    /// Stricter than this, or from this on looser; bytes for `max_memory`.
+    pub at: f64,
+    /// Whether the threshold is looser than the run's.
+    pub looser: bool,
+    /// What would be recommended; `None` for nothing.
+    pub variant: Option<String>,
+}
+
+/// The step along the Pareto frontier to the next more accurate variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Price {
+    /// The next more accurate variant.
+    pub variant: String,
+    /// By how much it is more accurate, in the unit of the rule's threshold.
+    pub gain: f64,
+    /// Its judged time over the recommended variant's.
+    pub time_ratio: Option<f64>,
+    /// Bytes by which its weights are larger.
+    pub more_weight_bytes: i64,
+}
+
+/// A variant to try next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Why.
+    pub why: String,
+    /// Entry for the suite file.
+    pub entry: String,
+}
+
+/// Share of the box between the ideal point and the reference (at twice dAcc_max) that the variants dominate in accuracy
+/// loss, time and weights.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Hypervolume {
+    /// Of the estimates.
+    pub value: f64,
+    /// 5 % quantile of the draws.
+    pub low: f64,
+    /// 95 % quantile.
+    pub high: f64,
 }
 
 /// A judged run.
@@ -392,6 +452,9 @@ pub struct Run {
     pub blocks: usize,
     /// Recommendation.
     pub recommendation: Recommendation,
+    /// Score of the suite.
+    #[serde(default)]
+    pub hypervolume: Option<Hypervolume>,
     /// Stages with their wall time.
     pub stages: Vec<Stage>,
     /// Largest resident set of the parent.

@@ -96,7 +96,7 @@ pub fn changed(accept: &Accept, key: &str, value: &str) -> Result<Accept> {
             accept.rule = (*text).into();
         }
         _ => {
-            let margin = margin_key(accept.accuracy.metric);
+            let margin = accept.accuracy.metric.margin_key();
             let speed = if accept.speed.is_some() { ", min_speedup" } else { "" };
             let memory = if accept.memory.is_some() { ", max_memory" } else { "" };
             return Err(Error::Usage(format!(
@@ -107,14 +107,28 @@ pub fn changed(accept: &Accept, key: &str, value: &str) -> Result<Accept> {
     Ok(accept)
 }
 
-/// Name of a metric's margin in suite files.
-pub fn margin_key(metric: AccuracyMetric) -> &'static str {
-    match metric {
-        AccuracyMetric::Perplexity { .. } => "max_increase_percent",
-        AccuracyMetric::TokenAccuracy { .. }
-        | AccuracyMetric::Accuracy { .. }
-        | AccuracyMetric::AccuracyNorm { .. } => "max_drop_points",
-        AccuracyMetric::LogLikelihood { .. } | AccuracyMetric::Similarity { .. } => "max_drop",
+impl AccuracyMetric {
+    /// Name of its margin in suite files.
+    pub fn margin_key(self) -> &'static str {
+        match self {
+            AccuracyMetric::Perplexity { .. } => "max_increase_percent",
+            AccuracyMetric::TokenAccuracy { .. }
+            | AccuracyMetric::Accuracy { .. }
+            | AccuracyMetric::AccuracyNorm { .. } => "max_drop_points",
+            AccuracyMetric::LogLikelihood { .. } | AccuracyMetric::Similarity { .. } => "max_drop",
+        }
+    }
+
+    /// dAcc_max, in the unit that its key names.
+    pub fn margin(self) -> f64 {
+        match self {
+            AccuracyMetric::Perplexity { max_increase_percent: max }
+            | AccuracyMetric::TokenAccuracy { max_drop_points: max }
+            | AccuracyMetric::Accuracy { max_drop_points: max }
+            | AccuracyMetric::AccuracyNorm { max_drop_points: max }
+            | AccuracyMetric::LogLikelihood { max_drop: max }
+            | AccuracyMetric::Similarity { max_drop: max } => max,
+        }
     }
 }
 

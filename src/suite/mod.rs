@@ -11,7 +11,7 @@ mod read;
 mod schema;
 mod variants;
 
-pub use accept::{RULES, changed, margin_key};
+pub use accept::{RULES, changed};
 pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 

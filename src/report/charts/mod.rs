@@ -4,6 +4,7 @@
 //! by shape and by colour.
 
 mod labels;
+mod rows;
 mod scatter;
 mod slots;
 
@@ -13,8 +14,9 @@ use super::text;
 use super::view;
 use crate::decide::{Point, accuracy_question, judged_metric, memory_bytes, metric_name};
 use crate::error::{Error, Result};
-use crate::results::{Estimate, Evidence, Outcome, Run, VariantResult};
+use crate::results::{Estimate, Evidence, Outcome, PhaseProfile, Run, VariantResult};
 use crate::suite::{AccuracyMetric, MemoryMetric};
+use rows::Reached;
 use scatter::{Axis, Limit, Mark, Scatter};
 
 /// A drawing in SVG text; its backend cannot fail but says so in its types.
@@ -109,7 +111,7 @@ impl Kind {
 /// # Errors
 /// When a drawing fails, which a string in memory does not.
 pub(super) fn draw(run: &Run, evidence: &Evidence) -> Result<Vec<Chart>> {
-    Ok(vec![frontier(run)?, memory(run)?, latency(run, evidence)?])
+    Ok(vec![frontier(run)?, memory(run)?, accuracies(run)?, latency(run, evidence)?, roofline(run)?])
 }
 
 /// Draws on white paper of a size in pixels.
@@ -127,7 +129,8 @@ fn style(colour: RGBColor) -> TextStyle<'static> {
     (FONT, TEXT).into_font().color(&colour)
 }
 
-fn frontier(run: &Run) -> Result<Chart> {
+/// Judged speedup and the rule's accuracy of every variant that has both.
+fn speed_and_accuracy(run: &Run) -> Vec<Mark> {
     let accept = &run.suite.accept;
     let point = Point::judged(&run.suite.workload, accept);
     let metric = metric_name(judged_metric(&run.suite.workload, accept));
@@ -140,6 +143,18 @@ fn frontier(run: &Run) -> Result<Chart> {
         };
         Some(Mark { name: text::name(&variant.name), kind: Kind::of(variant), x, x_bounds, y, y_bounds })
     };
+    run.variants.iter().filter_map(mark).collect()
+}
+
+/// Name, speedup and accuracy difference of the variants in a plot.
+pub(super) fn places(run: &Run) -> Vec<super::plot::Place> {
+    let marks = speed_and_accuracy(run).into_iter().filter(Mark::is_plottable);
+    marks.map(|m| (m.name, m.x, m.y)).collect()
+}
+
+fn frontier(run: &Run) -> Result<Chart> {
+    let accept = &run.suite.accept;
+    let metric = metric_name(judged_metric(&run.suite.workload, accept));
     let limit = accept.speed.as_ref().map(|s| Limit { at: s.min_speedup, text: format!("S_min {}x", s.min_speedup) });
     let scatter = Scatter {
         x: Axis {
@@ -149,7 +164,7 @@ fn frontier(run: &Run) -> Result<Chart> {
             negated: false,
         },
         y: accuracy_axis(run),
-        marks: run.variants.iter().filter_map(mark).collect(),
+        marks: speed_and_accuracy(run),
         from_zero: false,
     };
     let file = "frontier.svg";
@@ -214,6 +229,54 @@ fn latency(run: &Run, evidence: &Evidence) -> Result<Chart> {
         ),
         interactive: false,
         svg: paper(file, slots::size(&rows, panels), |canvas| slots::draw(canvas, &rows, panels))?,
+    })
+}
+
+fn accuracies(run: &Run) -> Result<Chart> {
+    let mark = |variant: &VariantResult| {
+        let (y, y_bounds) = accuracy(run, variant)?;
+        let mark =
+            Mark { name: text::name(&variant.name), kind: Kind::of(variant), x: 0.0, x_bounds: None, y, y_bounds };
+        Some(mark).filter(Mark::is_plottable)
+    };
+    let marks: Vec<Mark> = run.variants.iter().filter_map(mark).collect();
+    let axis = accuracy_axis(run);
+    let file = "accuracy.svg";
+    Ok(Chart {
+        file,
+        title: "Accuracy against the reference".into(),
+        caption: format!(
+            "The rule's accuracy with intervals at {} % confidence; better is to the right, the dashed line is the threshold.",
+            100.0 * run.suite.accept.confidence
+        ),
+        interactive: false,
+        svg: paper(file, rows::size(marks.len()), |canvas| rows::draw_accuracy(canvas, &axis, &marks))?,
+    })
+}
+
+fn roofline(run: &Run) -> Result<Chart> {
+    let point = Point::judged(&run.suite.workload, &run.suite.accept);
+    let of = |variant: &VariantResult| -> Vec<Reached> {
+        let phases = point.of(variant).map(|p| p.phases.as_slice()).unwrap_or_default();
+        let reached = |p: &PhaseProfile| {
+            let bound = p.bound?;
+            let name = format!("{}, {}", text::shorten(&text::name(&variant.name), 16), text::one_line(&p.phase));
+            let share = bound.seconds / p.seconds;
+            share.is_finite().then_some(Reached { name, share, by: bound.by })
+        };
+        phases.iter().filter_map(reached).collect()
+    };
+    let phases: Vec<Reached> = run.variants.iter().flat_map(of).collect();
+    let file = "roofline.svg";
+    Ok(Chart {
+        file,
+        title: "How near each phase came to the machine's limit".into(),
+        caption:
+            "The least time that this machine could take to read the weights, or to multiply and add, whichever is \
+                  longer, over the time of one profiled iteration."
+                .into(),
+        interactive: false,
+        svg: paper(file, rows::size(phases.len()), |canvas| rows::draw_reached(canvas, &phases))?,
     })
 }
 

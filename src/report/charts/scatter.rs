@@ -259,7 +259,7 @@ fn legend(canvas: &Canvas<'_>, marks: &[&Mark]) -> Drawn {
 }
 
 /// Smallest and largest value, moved apart by a share of their distance.
-fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
+pub(super) fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let pad = if high > low { share * (high - low) } else { high.abs().max(1.0) * share };
     (low - pad, high + pad)
