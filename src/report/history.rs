@@ -38,7 +38,7 @@ struct VariantHistory {
     name: String,
     entries: Vec<Entry>,
     /// Speedups over time: upright intervals (x, low, high) and points (x, y), pixels.
-    bars: Vec<(f64, f64, f64)>,
+    bars: Vec<Bar>,
     dots: Vec<(f64, f64)>,
     width: f64,
     height: f64,
@@ -131,8 +131,11 @@ fn speedup<'r>(run: &Run, variant: &'r VariantResult) -> Option<&'r Estimate> {
     Point::judged(&run.suite.workload, &run.suite.accept).of(variant)?.speedup.get(metric)
 }
 
+/// (x, low, high) of an interval, pixels.
+type Bar = (f64, f64, f64);
+
 /// Bars and dots of speedups over runs, the scale beginning at 0.
-fn drawing(speedups: &[Option<&Estimate>]) -> (Vec<(f64, f64, f64)>, Vec<(f64, f64)>) {
+fn drawing(speedups: &[Option<&Estimate>]) -> (Vec<Bar>, Vec<(f64, f64)>) {
     let most = speedups.iter().flatten().map(|e| e.high.unwrap_or(e.value)).fold(1.0, f64::max);
     let tenth = |v: f64| (10.0 * v).round() / 10.0;
     let x = |at: usize| {

@@ -262,7 +262,7 @@ fn roofline(run: &Run) -> Result<Chart> {
             let bound = p.bound?;
             let name = format!("{}, {}", text::shorten(&text::name(&variant.name), 16), text::one_line(&p.phase));
             let share = bound.seconds / p.seconds;
-            share.is_finite().then_some(Reached { name, share, by: bound.by })
+            share.is_finite().then_some(Reached { name, share, by: bound.by.name() })
         };
         phases.iter().filter_map(reached).collect()
     };

@@ -7,7 +7,6 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::scatter::{Axis, Mark, padded, ticks};
 use super::{Canvas, Drawn, GRID, INK, LARGEST, SOFT, style};
-use crate::kernels::roofline::Resource;
 
 const WIDTH: i32 = 900;
 /// Room for names at the left, and at the right edge.
@@ -17,6 +16,9 @@ const ROW: i32 = 28;
 /// Room above the first row and below the last.
 const ABOVE: i32 = 34;
 const BELOW: i32 = 62;
+
+/// Name of the resource of a phase that is bound by reading.
+const READING: &str = "reading";
 
 /// Size of the paper for a number of rows.
 pub(super) fn size(rows: usize) -> (u32, u32) {
@@ -59,7 +61,8 @@ pub(super) fn draw_accuracy(canvas: &Canvas<'_>, axis: &Axis, marks: &[Mark]) ->
 pub(super) struct Reached {
     pub name: String,
     pub share: f64,
-    pub by: Resource,
+    /// Name of the resource.
+    pub by: &'static str,
 }
 
 /// Draws how near phases came to their limit.
@@ -71,12 +74,9 @@ pub(super) fn draw_reached(canvas: &Canvas<'_>, phases: &[Reached]) -> Drawn {
     }
     for (phase, y) in phases.iter().zip((ABOVE + ROW / 2..).step_by(ROW as usize)) {
         row_name(canvas, &phase.name, y)?;
-        let colour = match phase.by {
-            Resource::Reading => RGBColor(31, 95, 174),
-            Resource::Arithmetic => RGBColor(176, 116, 0),
-        };
+        let colour = if phase.by == READING { RGBColor(31, 95, 174) } else { RGBColor(176, 116, 0) };
         canvas.draw(&Rectangle::new([(LEFT, y - 8), (x(phase.share), y + 8)], colour.mix(0.75).filled()))?;
-        let percent = format!("{:.0} %, bound by {}", 100.0 * phase.share, phase.by.name());
+        let percent = format!("{:.0} %, bound by {}", 100.0 * phase.share, phase.by);
         let beside = style(INK).pos(Pos::new(HPos::Left, VPos::Center));
         let at = if phase.share > 0.6 { LEFT + 8 } else { x(phase.share) + 8 };
         canvas.draw(&Text::new(percent, (at, y), beside))?;
