@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::Case;
 use crate::results::{Answer, Answers, Attempt, VariantResult};
-use crate::suite::{Method, Override, Recipe, WeightScheme};
+use crate::suite::{Method, Override, Recipe, WeightScheme, recipe_from_text};
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
 
 /// Most layers that an attempt keeps at 8 bits.
@@ -36,7 +36,15 @@ pub(super) fn attempts(case: &Case<'_>, judged: &[(&VariantResult, &Answers)], n
         let small = nearest.memory.or(nearest.speed);
         found.extend(small.and_then(|v| method(Some(v)).and_then(|(name, m)| mixed(v, &name, m))));
     }
-    found.into_iter().map(|(name, why, method)| Attempt { why, entry: entry(&unused(case, name), &method) }).collect()
+    found.into_iter().filter_map(|(name, why, method)| attempt(unused(case, name), why, method)).collect()
+}
+
+/// The attempt, if its entry says all of the recipe.
+fn attempt(name: String, why: String, method: Method) -> Option<Attempt> {
+    let entry = entry(&name, &method);
+    let keys = entry.split_once("\nmethod")?.1;
+    let read = recipe_from_text("entry", &format!("method{keys}")).ok()?;
+    (read == Recipe::Quantize(method)).then_some(Attempt { why, entry })
 }
 
 /// The variant that comes nearest to each threshold.
@@ -157,7 +165,6 @@ fn scheme(weights: &WeightScheme) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::recipe_from_text;
 
     fn int4(method: &str) -> Method {
         let text = format!("method = \"{method}\"\nweights = {{ bits = 4, granularity = \"group\", group_size = 64 }}");
@@ -172,8 +179,8 @@ mod tests {
         let tried = [faster("v", int4("rtn")), smaller("v", int4("gptq"))].into_iter().flatten();
         for (name, _, method) in tried {
             let text = entry(&name, &method);
-            let keys: String = text.lines().skip(2).map(|line| format!("{line}\n")).collect();
-            assert_eq!(recipe_from_text("test", &keys).unwrap(), Recipe::Quantize(method), "{text}");
+            let found = attempt(name, "why".into(), method).unwrap();
+            assert_eq!(found.entry, text);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::results::{
     ChoiceEstimates, Estimate, KernelUse, PhaseProfile, PointEstimates, Run, ScoreEstimates, SimilarityEstimates,
     VariantResult,
 };
-use crate::suite::{METHODS, Recipe, Variant};
+use crate::suite::{Recipe, Variant};
 use crate::units;
 
 /// A variant's section.
@@ -306,7 +306,7 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
 fn calibration_facts(run: &Run, variant: &VariantResult) -> Option<(String, String)> {
     let recipe = &run.suite.variants.iter().find(|v: &&Variant| v.name == variant.name)?.recipe;
     let text = match (recipe, &run.suite.calibration) {
-        (Recipe::Quantize(method), Some(c)) if METHODS.contains(&(method.method.as_str(), true)) => {
+        (Recipe::Quantize(method), Some(c)) if method.learns().is_some() => {
             format!("{} windows of {} tokens of {}, seed {}", c.windows, c.length, c.text.source, c.seed)
         }
         (Recipe::Import { .. }, _) => "not known: the weights were published as they are".into(),
