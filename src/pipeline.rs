@@ -136,7 +136,7 @@ fn run_files(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
 /// Judges a run folder under other thresholds, `(key, value)` each, into its folder `rejudged`; returns that folder too.
 ///
 /// # Errors
-/// As [`report`], and a threshold that the run cannot answer.
+/// As [`report()`], and a threshold that the run cannot answer.
 pub fn rejudge(folder: &Path, changes: &[(String, String)]) -> Result<(PathBuf, Run)> {
     let (folder, mut evidence) = open_run(folder)?;
     let accept = changes
