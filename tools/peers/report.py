@@ -113,8 +113,9 @@ def main_table(comparisons):
         best = f"{c.label(c.best)}: {rate(c.row, c.typical(c.best))}" if c.best else "none ran"
         ratio = c.ratio()
         ratio = "{:.2f} [{:.2f}, {:.2f}], {} blocks".format(*ratio) if ratio else ""
-        lines.append([c.row.name, str(c.threads), ours, best, ratio, c.above(1), c.target()])
-    return table(["work", "threads", "ours", "fastest peer", "ratio", "ahead", "target"], lines)
+        measured = c.slots[-1]["measured"].removesuffix(" UTC")
+        lines.append([c.row.name, str(c.threads), ours, best, ratio, c.above(1), c.target(), measured])
+    return table(["work", "threads", "ours", "fastest peer", "ratio", "ahead", "target", "measured, UTC"], lines)
 
 
 def all_configurations(comparisons):
@@ -184,6 +185,7 @@ def section(folder, title, notes):
         f"{times[0]} to {times[-1]}, {machine['version']}, {machine['cpu']}, {machine['cores']} processors, kernels for "
         f"{machine['isa']} (of {', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['os']}.\n",
+        notes.get("remark", ""),
         main_table(comparisons),
         missing(points, folder.name == "native"),
         f"\n### What is not met, why, and what next\n\n{unmet(comparisons, notes)}",
