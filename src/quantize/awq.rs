@@ -8,14 +8,13 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::grid::Grid;
 use super::rtn::assemble;
-use super::{InputStatistics, Quantized, Quantizer, Rescaling, check_inputs, group_size, output_error};
+use super::{InputStatistics, Quantizer, Rescaling, group_size};
 use crate::suite::WeightScheme;
-use crate::tensor::Granularity;
+use crate::tensor::{Granularity, QuantizedTensor};
 
 /// Ranges tried, as shares of a group's own.
 const SHARES: [f32; 10] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55];
@@ -40,21 +39,18 @@ impl Quantizer for Awq {
     }
 
     /// The part after rescaling: `weight` and `statistics` are rescaled.
-    fn quantize(
+    fn round(
         &self,
-        weight: ArrayView2<'_, f32>,
+        values: &[f32],
+        (rows, cols): (usize, usize),
         scheme: WeightScheme,
         statistics: Option<&InputStatistics>,
-    ) -> Result<Quantized, String> {
-        check_inputs(weight, statistics)?;
+    ) -> Result<QuantizedTensor, String> {
         let statistics = statistics.ok_or("awq needs calibration statistics")?;
         if scheme.granularity == Granularity::Tensor {
             return Err("awq clips rows or groups; use granularity \"channel\" or \"group\"".into());
         }
-        let (rows, cols) = weight.dim();
         let group_size = group_size(scheme, cols)?;
-        let weight = weight.as_standard_layout();
-        let values = weight.as_slice().ok_or("the weight is not contiguous")?;
         let hessian: Vec<f32> = statistics.hessian.iter().map(|&value| value as f32).collect();
 
         let mut codes = vec![0i8; rows * cols];
@@ -70,9 +66,7 @@ impl Quantizer for Awq {
                 grids
             })
             .collect();
-        let tensor = assemble(rows, cols, scheme, codes, &grids)?;
-        let output_error = Some(output_error::relative(values, &tensor, statistics));
-        Ok(Quantized { tensor, output_error })
+        assemble(rows, cols, scheme, codes, &grids)
     }
 }
 

@@ -14,15 +14,16 @@
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::grid::Grid;
 use super::inverse_factor::inverse_factor;
 use super::observer::{grid, importance, shared_grid};
 use super::rtn::assemble;
-use super::{InputStatistics, Quantized, Quantizer, check_inputs, group_size, output_error};
+use super::{InputStatistics, Quantizer, group_size};
 use crate::suite::WeightScheme;
+use crate::tensor::QuantizedTensor;
 
 /// Columns whose feedback to later columns is applied at once, as a matrix product.
 const BLOCK_COLS: usize = 128;
@@ -42,18 +43,15 @@ impl Quantizer for Gptq {
         true
     }
 
-    fn quantize(
+    fn round(
         &self,
-        weight: ArrayView2<'_, f32>,
+        values: &[f32],
+        (rows, cols): (usize, usize),
         scheme: WeightScheme,
         statistics: Option<&InputStatistics>,
-    ) -> Result<Quantized, String> {
-        check_inputs(weight, statistics)?;
+    ) -> Result<QuantizedTensor, String> {
         let statistics = statistics.ok_or("gptq needs calibration statistics")?;
-        let (rows, cols) = weight.dim();
         let group_size = group_size(scheme, cols)?;
-        let weight = weight.as_standard_layout();
-        let values = weight.as_slice().ok_or("the weight is not contiguous")?;
         let order = column_order(&statistics.hessian, group_size);
         let importance = importance(scheme, Some(statistics), cols)?;
         let plan = Plan {
@@ -71,9 +69,7 @@ impl Quantizer for Gptq {
             .zip(values.par_chunks(SLAB_ROWS * cols))
             .flat_map_iter(|(codes, values)| Slab::new(&plan, values, codes).quantize())
             .collect();
-        let tensor = assemble(rows, cols, scheme, codes, &grids)?;
-        let output_error = Some(output_error::relative(values, &tensor, statistics));
-        Ok(Quantized { tensor, output_error })
+        assemble(rows, cols, scheme, codes, &grids)
     }
 }
 

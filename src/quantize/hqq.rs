@@ -9,12 +9,11 @@
 //! the next one, so the fit moves the scale too (theirs keeps it and moves a real zero point); errors are measured in
 //! steps of the grid, so that the result does not depend on the size of the weights; the round of least norm is kept.
 
-use ndarray::ArrayView2;
-
 use super::grid::Grid;
 use super::rtn::round_groups;
-use super::{InputStatistics, Quantized, Quantizer, check_inputs, output_error};
+use super::{InputStatistics, Quantizer};
 use crate::suite::WeightScheme;
+use crate::tensor::QuantizedTensor;
 
 /// Exponent of the norm.
 const NORM: f64 = 0.7;
@@ -37,19 +36,14 @@ impl Quantizer for Hqq {
         false
     }
 
-    fn quantize(
+    fn round(
         &self,
-        weight: ArrayView2<'_, f32>,
+        values: &[f32],
+        shape: (usize, usize),
         scheme: WeightScheme,
-        statistics: Option<&InputStatistics>,
-    ) -> Result<Quantized, String> {
-        check_inputs(weight, statistics)?;
-        let shape = weight.dim();
-        let weight = weight.as_standard_layout();
-        let values = weight.as_slice().ok_or("the weight is not contiguous")?;
-        let tensor = round_groups(values, shape, scheme, &|group, _| solve(group, scheme))?;
-        let output_error = statistics.map(|statistics| output_error::relative(values, &tensor, statistics));
-        Ok(Quantized { tensor, output_error })
+        _: Option<&InputStatistics>,
+    ) -> Result<QuantizedTensor, String> {
+        round_groups(values, shape, scheme, &|group, _| solve(group, scheme))
     }
 }
 

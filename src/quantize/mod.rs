@@ -72,18 +72,36 @@ pub trait Quantizer: Sync {
     fn rescaling(&self) -> Option<Rescaling> {
         None
     }
-    /// Quantizes `weight` (out_features, in_features). The result depends on the arguments only, not on the number of
-    /// threads of the rayon pool that it runs in.
+    /// The algorithm itself: chooses grids and codes for `values` `(rows, cols)`, row-major, finite and not empty. The
+    /// result depends on the arguments only, not on the number of threads of the rayon pool that it runs in.
     ///
     /// # Errors
-    /// NaN or infinite weights, a scheme that does not fit, missing or wrongly sized statistics; the message names no
-    /// tensor.
+    /// A scheme that does not fit, missing statistics; the message names no tensor.
+    fn round(
+        &self,
+        values: &[f32],
+        shape: (usize, usize),
+        scheme: WeightScheme,
+        statistics: Option<&InputStatistics>,
+    ) -> Result<QuantizedTensor, String>;
+
+    /// Quantizes `weight` (out_features, in_features) and measures the error of its output.
+    ///
+    /// # Errors
+    /// Those of [`Quantizer::round`]; NaN or infinite weights, statistics of another size.
     fn quantize(
         &self,
         weight: ArrayView2<'_, f32>,
         scheme: WeightScheme,
         statistics: Option<&InputStatistics>,
-    ) -> Result<Quantized, String>;
+    ) -> Result<Quantized, String> {
+        check_inputs(weight, statistics)?;
+        let contiguous = weight.as_standard_layout();
+        let values = contiguous.as_slice().ok_or("the weight is not contiguous")?;
+        let tensor = self.round(values, weight.dim(), scheme, statistics)?;
+        let output_error = statistics.map(|statistics| output_error::relative(values, &tensor, statistics));
+        Ok(Quantized { tensor, output_error })
+    }
 }
 
 /// All quantizers.

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::grid::Grid;
 use super::observer::{grid, importance};
-use super::{InputStatistics, Quantized, Quantizer, check_inputs, group_size, output_error};
+use super::{InputStatistics, Quantizer, group_size};
 use crate::suite::WeightScheme;
 use crate::tensor::{Granularity, QuantizedTensor, Zero};
 
@@ -24,21 +23,15 @@ impl Quantizer for Rtn {
         false
     }
 
-    fn quantize(
+    fn round(
         &self,
-        weight: ArrayView2<'_, f32>,
+        values: &[f32],
+        (rows, cols): (usize, usize),
         scheme: WeightScheme,
         statistics: Option<&InputStatistics>,
-    ) -> Result<Quantized, String> {
-        check_inputs(weight, statistics)?;
-        let (rows, cols) = weight.dim();
-        let weight = weight.as_standard_layout();
-        let values = weight.as_slice().ok_or("the weight is not contiguous")?;
+    ) -> Result<QuantizedTensor, String> {
         let importance = importance(scheme, statistics, cols)?;
-        let tensor =
-            round_groups(values, (rows, cols), scheme, &|group, columns| grid(group, &importance[columns], scheme))?;
-        let output_error = statistics.map(|s| output_error::relative(values, &tensor, s));
-        Ok(Quantized { tensor, output_error })
+        round_groups(values, (rows, cols), scheme, &|group, columns| grid(group, &importance[columns], scheme))
     }
 }
 
