@@ -46,6 +46,10 @@ pub fn describe() -> MachineRecord {
     if available.last().is_some_and(|best| *best != isa) {
         disturbances.push(format!("BENCH_ISA lowers the kernels to {isa}; unset it to measure what this CPU can do"));
     }
+    if let Ok(share) = std::env::var(super::SLOWDOWN) {
+        disturbances
+            .push(format!("{} plants a slowdown of {share} in every slot; unset it to measure", super::SLOWDOWN));
+    }
     MachineRecord {
         cpu: cpu.unwrap_or_else(|| "unknown".into()),
         arch: std::env::consts::ARCH.into(),

@@ -13,6 +13,9 @@ pub use interrupt::{catch_interrupts, interrupted};
 pub use probe::Probe;
 pub use record::{Covariates, MachineRecord};
 
+/// Name of the environment variable that lengthens timed phases by a share, to test what finds slowdowns.
+pub const SLOWDOWN: &str = "BENCH_SLOWDOWN";
+
 /// Processors that this process may use: its affinity, bounded by a control group's quota.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

@@ -10,6 +10,7 @@ mod prepare;
 mod protocol;
 mod score;
 mod similarity;
+mod slowdown;
 mod time;
 
 pub use protocol::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::protocol::{TimeJob, Timing};
+use super::slowdown::Slowdown;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
@@ -56,7 +57,8 @@ fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let prompt = work.prompt;
     let cache = decoder.cache(job.batch, prompt + job.generate - 1);
     let (weight_bytes, kv_bytes) = (decoder.weight_bytes(), cache.bytes());
-    let mut run = Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, logits: Vec::new() };
+    let slowdown = Slowdown::planted()?;
+    let mut run = Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, slowdown, logits: Vec::new() };
     let timed = measure(job, work, &mut |tokens| run.once(tokens))?;
     let phases = if job.profile { run.profile(&work.warmup[0])? } else { Vec::new() };
     Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), phases, load_s))
@@ -68,10 +70,12 @@ fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let encoder = Encoder::load(checkpoint, LoadOptions::default())?;
     let load_s = began.elapsed().as_secs_f64();
     let mut memory = encoder.memory();
+    let slowdown = Slowdown::planted()?;
     let mut encode = |tokens: &[u32]| {
         let sequences: Vec<&[u32]> = tokens.chunks_exact(work.prompt).collect();
         let began = Instant::now();
         encoder.forward(&pool, &sequences, &mut memory)?;
+        slowdown.lengthen(began);
         let ttft_s = began.elapsed().as_secs_f64();
         Ok(Sample { ttft_s, decode_s: 0.0, prompt_tokens: tokens.len(), generated_tokens: 0 })
     };
@@ -148,6 +152,7 @@ struct Iteration<'a> {
     cache: KvCache,
     job: &'a TimeJob,
     prompt: usize,
+    slowdown: Slowdown,
     /// `(batch, vocab_size)`.
     logits: Vec<f32>,
 }
@@ -159,8 +164,10 @@ impl Iteration<'_> {
         let mut next = Vec::with_capacity(self.job.batch);
         let began = Instant::now();
         self.step(tokens, &mut next)?;
+        self.slowdown.lengthen(began);
         let first = Instant::now();
         self.generate(&mut next)?;
+        self.slowdown.lengthen(first);
         let last = Instant::now();
         Ok(Sample {
             ttft_s: (first - began).as_secs_f64(),
