@@ -293,4 +293,13 @@ impl DenseFormat {
             DenseFormat::F16 | DenseFormat::Bf16 => 2,
         }
     }
+
+    /// Its name in suites.
+    pub fn name(self) -> &'static str {
+        match self {
+            DenseFormat::F32 => "f32",
+            DenseFormat::F16 => "f16",
+            DenseFormat::Bf16 => "bf16",
+        }
+    }
 }

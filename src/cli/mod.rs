@@ -12,10 +12,12 @@ mod limits;
 mod machine;
 mod model;
 mod plan;
+mod progress;
 mod provable;
 mod quantize;
 mod report;
 mod run;
+mod sensitivity;
 mod speed;
 
 use std::io::{ErrorKind, Write};
@@ -59,6 +61,7 @@ enum Command {
     Fetch(fetch::Args),
     Init(init::Args),
     Quantize(quantize::Args),
+    Sensitivity(sensitivity::Args),
     Eval(eval::Args),
     Embed(embed::Args),
     Kernels(kernels::Args),
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Sensitivity(args) => sensitivity::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Kernels(args) => kernels::run(&args),

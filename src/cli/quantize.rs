@@ -1,6 +1,5 @@
 //! `bench quantize`: one model under one recipe, as a folder that other programs can load.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +12,7 @@ use crate::units;
 use crate::variant::{self, CalibrationTokens, Order};
 
 use super::model;
+use super::progress::Progress;
 
 /// Quantize a model under one recipe.
 ///
@@ -85,12 +85,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         calibration: calibration.as_ref(),
         threads: model::threads(args.threads)?,
     };
-    let talk = std::io::stderr().is_terminal();
-    let mut progress = |done: usize, total: usize| {
-        if talk {
-            eprint!("\r{done} of {total}{}", if done == total { "\n" } else { "" });
-        }
-    };
+    let mut shown = Progress::new("quantizing");
+    let mut progress = |done: usize, total: usize| shown.advance(done, total);
     let (artefact, details) = match args.format {
         Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
         Format::Gguf => {

@@ -139,11 +139,11 @@ impl Block {
         })
     }
 
-    /// Replaces a linear layer's weight: `self_attn.q_proj`, `mlp.down_proj`, ...
+    /// Replaces a linear layer's weight (`self_attn.q_proj`, `mlp.down_proj`, ...) and returns the one before.
     ///
     /// # Errors
     /// An unknown name or another shape.
-    pub fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {
+    pub fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<Matrix> {
         let linear = match name {
             "self_attn.q_proj" => &mut self.query,
             "self_attn.k_proj" => &mut self.key,
@@ -158,8 +158,7 @@ impl Block {
         if expected != got {
             return Err(Error::input(name, format!("expected a weight of shape {expected:?}, got {got:?}")));
         }
-        linear.set_weight(weight);
-        Ok(())
+        Ok(linear.set_weight(weight))
     }
 
     /// Replaces a norm's weight or a linear layer's bias: `input_layernorm.weight`, `mlp.up_proj.bias`, ...

@@ -58,6 +58,22 @@ impl Decoder {
         &self.config
     }
 
+    /// Block `layer`.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn block(&self, layer: usize) -> &Block {
+        &self.blocks[layer]
+    }
+
+    /// Block `layer`, to be changed.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn block_mut(&mut self, layer: usize) -> &mut Block {
+        &mut self.blocks[layer]
+    }
+
     /// The output head.
     pub fn head(&self) -> &Head {
         &self.head
@@ -146,6 +162,19 @@ impl Decoder {
         });
         cache.length += length;
         Ok(&cache.normalized)
+    }
+
+    /// Runs blocks `layer..` in place over whole sequences of `length` tokens, `hidden` being the states before block `layer`,
+    /// `(sequences * length, hidden_size)`, and leaves final normalized states as [`Decoder::forward`] returns them.
+    ///
+    /// # Panics
+    /// When `hidden` is not whole sequences.
+    pub fn run_on(&self, pool: &Pool, layer: usize, length: usize, hidden: &mut [f32]) {
+        let sequences = hidden.len() / (length * self.config.hidden_size);
+        for block in &self.blocks[layer..] {
+            block.forward(pool, hidden, sequences, length, &mut |_, _| {});
+        }
+        rows::rms_norm_in_place(pool, hidden, &self.norm, self.config.rms_norm_eps);
     }
 
     fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<()> {

@@ -30,10 +30,15 @@ impl Head {
         Head::load_for(checkpoint, &config, options)
     }
 
+    /// A head of its weight, `(vocab_size, hidden_size)`.
+    pub fn new(weight: Matrix) -> Head {
+        Head { weight, input: Mutex::default() }
+    }
+
     pub(super) fn load_for(checkpoint: &Checkpoint, config: &Config, options: LoadOptions) -> Result<Head> {
         let name = if config.tied_head { EMBEDDING } else { "lm_head.weight" };
         let weight = load_matrix(checkpoint, name, (config.vocab_size, config.hidden_size), options)?;
-        Ok(Head { weight, input: Mutex::default() })
+        Ok(Head::new(weight))
     }
 
     /// The packed weight, `(vocab_size, hidden_size)`.

@@ -59,9 +59,9 @@ impl Linear {
         &self.weight
     }
 
-    /// Replaces the weight by one of the same shape; the bias stays.
-    pub fn set_weight(&mut self, weight: Matrix) {
-        self.weight = weight;
+    /// Replaces the weight by one of the same shape and returns the one before; the bias stays.
+    pub fn set_weight(&mut self, weight: Matrix) -> Matrix {
+        std::mem::replace(&mut self.weight, weight)
     }
 
     /// Bytes of weight and bias.

@@ -18,6 +18,7 @@ pub use awq::Awq;
 pub use gptq::Gptq;
 pub use grid::Grid;
 pub use hqq::Hqq;
+pub use output_error::output_energies;
 pub use rescaling::{Consumer, Rescaling};
 pub use rtn::Rtn;
 pub use statistics::StatisticsAccumulator;

@@ -14,10 +14,19 @@ const SLAB_ROWS: usize = 64;
 
 /// The relative output error of `tensor` as a stand-in for `weight` (rows, cols), row-major; 0 where both are 0.
 pub(super) fn relative(weight: &[f32], tensor: &QuantizedTensor, statistics: &InputStatistics) -> f64 {
+    let (of_error, of_output) = output_energies(weight, tensor, statistics);
+    if of_error == 0.0 { 0.0 } else { of_error / of_output }
+}
+
+/// `E|(W - Q) x|^2` and `E|W x|^2` of `tensor` as a stand-in for `weight` (rows, cols), row-major.
+///
+/// # Panics
+/// When weight, tensor and statistics do not fit each other.
+pub fn output_energies(weight: &[f32], tensor: &QuantizedTensor, statistics: &InputStatistics) -> (f64, f64) {
     let hessian = statistics.hessian.mapv(|value| value as f32);
     let of_error: f64 = row_energies(&difference(weight, tensor), &hessian).iter().sum();
     let of_output: f64 = row_energies(weight, &hessian).iter().sum();
-    if of_error == 0.0 { 0.0 } else { of_error / of_output }
+    (of_error, of_output)
 }
 
 /// `W - Q`, row-major.

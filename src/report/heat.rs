@@ -38,8 +38,12 @@ struct Cell {
 
 /// The maps of variants whose method measures errors.
 pub(super) fn maps(run: &Run) -> Vec<HeatMap> {
-    let measured = run.variants.iter().filter_map(|v| Some((v, &v.artefact.as_ref()?.layer_errors)));
-    let measured: Vec<_> = measured.filter(|(_, errors)| !errors.is_empty()).collect();
+    let measured = run.variants.iter().filter_map(|v| Some((v.name.as_str(), &v.artefact.as_ref()?.layer_errors)));
+    of_values(&measured.filter(|(_, errors)| !errors.is_empty()).collect::<Vec<_>>())
+}
+
+/// Maps of values by the names of tensors, each with its title.
+pub(super) fn of_values(measured: &[(&str, &BTreeMap<String, f64>)]) -> Vec<HeatMap> {
     let logs = || measured.iter().flat_map(|(_, errors)| errors.values()).filter(|e| **e > 0.0).map(|e| e.ln());
     let (low, high) = (logs().fold(f64::INFINITY, f64::min), logs().fold(f64::NEG_INFINITY, f64::max));
     let heat = |error: f64| {
@@ -66,7 +70,7 @@ pub(super) fn maps(run: &Run) -> Vec<HeatMap> {
             columns: columns.iter().map(|column| one_line(column)).collect(),
         }
     };
-    measured.iter().map(|(variant, errors)| map(&variant.name, errors)).collect()
+    measured.iter().map(|(variant, errors)| map(variant, errors)).collect()
 }
 
 /// Block and matrix of a tensor: `model.layers.3.mlp.down_proj.weight` is `down_proj` of block 3.

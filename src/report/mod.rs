@@ -16,6 +16,7 @@ mod markdown;
 mod outlook;
 mod plot;
 mod samples;
+mod sensitivity;
 mod terminal;
 mod text;
 mod view;
@@ -27,6 +28,7 @@ use crate::results::{Evidence, Run, create_folder, write_whole};
 
 pub use compare::Comparison;
 pub use history::write_history;
+pub use sensitivity::sensitivity_page;
 pub use terminal::terminal;
 
 /// Writes `report/index.html`, `report/*.svg`, `report/summary.md`, `report/summary.csv` and `report/junit.xml` into the

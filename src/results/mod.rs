@@ -10,6 +10,7 @@ mod evidence;
 mod folder;
 mod journal;
 mod run;
+mod sensitivity;
 mod tables;
 mod whole;
 
@@ -25,5 +26,6 @@ pub use run::{
     Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run, SCHEMA_VERSION,
     ScoreEstimates, SimilarityEstimates, TurningPoint, TurningPoints, Unit, VariantResult, Verdict, Why,
 };
+pub use sensitivity::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity};
 pub use tables::{samples_csv, scores_csv};
 pub use whole::{create_folder, write_whole};

@@ -4,13 +4,13 @@ use std::fmt;
 
 use super::schema::{Method, Observer, Recipe, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::tensor::{ActivationScheme, Granularity};
 
 impl fmt::Display for Recipe {
     /// `GPTQ, 4 bits symmetric, groups of 64, weight-only; lm_head 8 bits symmetric, per channel`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Recipe::Cast { dtype } => write!(f, "cast to {}", name(*dtype)),
+            Recipe::Cast { dtype } => write!(f, "cast to {}", dtype.name()),
             Recipe::Quantize(method) => quantize(method, f),
             Recipe::Import { source, activations } => {
                 match source.as_str() {
@@ -68,7 +68,7 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for rule in &method.overrides {
         match rule.weights {
             Some(scheme) => write!(f, "; {} {scheme}", rule.tensors)?,
-            None => write!(f, "; {} {}", rule.tensors, name(method.dense))?,
+            None => write!(f, "; {} {}", rule.tensors, method.dense.name())?,
         }
         if let Some(activations) = rule.activations {
             write!(f, ", {}", inputs(activations))?;
@@ -86,18 +86,11 @@ fn inputs(activations: ActivationScheme) -> &'static str {
     }
 }
 
-fn name(dtype: DenseFormat) -> &'static str {
-    match dtype {
-        DenseFormat::F32 => "f32",
-        DenseFormat::F16 => "f16",
-        DenseFormat::Bf16 => "bf16",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::suite::{Observer, Override};
+    use crate::tensor::DenseFormat;
 
     #[test]
     fn recipes_read_well() {

@@ -7,11 +7,13 @@
 mod accept;
 mod describe;
 mod fields;
+mod format;
 mod read;
 mod schema;
 mod variants;
 
 pub use accept::{RULES, changed};
+pub use format::Format;
 pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 

@@ -14,22 +14,24 @@ impl Order<'_> {
     /// Cache key: SHA-256 of model, recipe, calibration tokens and tool version, as hex. The number of threads is not
     /// in it, as it changes no number.
     pub fn key(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |part: &[u8]| {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        };
-        add(env!("CARGO_PKG_VERSION").as_bytes());
-        add(&ALGORITHM_REVISION.to_le_bytes());
-        add(self.model_sha256.as_bytes());
         // Fields are written in the order of their declaration, so equal recipes have equal JSON.
-        add(serde_json::to_string(self.recipe).unwrap_or_default().as_bytes());
-        add(self.import.map(|path| path.display().to_string()).unwrap_or_default().as_bytes());
-        for window in self.calibration.iter().flat_map(|tokens| &tokens.windows) {
-            add(bytemuck::cast_slice(window));
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let recipe = serde_json::to_string(self.recipe).unwrap_or_default();
+        let import = self.import.map(|path| path.display().to_string()).unwrap_or_default();
+        let windows = self.calibration.iter().flat_map(|tokens| &tokens.windows);
+        let parts = [self.model_sha256.as_bytes(), recipe.as_bytes(), import.as_bytes()].into_iter();
+        key_of(&parts.chain(windows.map(|window| bytemuck::cast_slice(window))).collect::<Vec<&[u8]>>())
     }
+}
+
+/// SHA-256 of the tool's version and of `parts`, as hex.
+pub(super) fn key_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    let revision = ALGORITHM_REVISION.to_le_bytes();
+    for part in [env!("CARGO_PKG_VERSION").as_bytes(), &revision].iter().chain(parts) {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Folder of an artefact in the cache; it exists only when complete.

@@ -14,6 +14,7 @@ mod gguf_tests;
 mod gguf_writer;
 mod key;
 mod maker;
+mod mixture;
 mod plan;
 mod proof;
 mod propagation;
@@ -28,6 +29,7 @@ pub use build::build;
 pub use calibration::CalibrationTokens;
 pub use gguf_export::{Exported, build_gguf};
 pub use key::cached;
+pub use mixture::{Survey, Work};
 
 use crate::suite::Recipe;
 

@@ -258,7 +258,11 @@ impl Plan {
 }
 
 /// Checks that a scheme fits matrices of `cols` columns and that a kernel multiplies them.
-fn check_kernel(scheme: WeightScheme, activations: ActivationScheme, cols: usize) -> std::result::Result<(), String> {
+pub(super) fn check_kernel(
+    scheme: WeightScheme,
+    activations: ActivationScheme,
+    cols: usize,
+) -> std::result::Result<(), String> {
     let group_size = group_size(scheme, cols)?;
     let groups = cols / group_size;
     let row = QuantizedTensor {

@@ -88,6 +88,16 @@ impl<'a> Propagation<'a> {
         accumulators.into_iter().map(|(site, accumulator)| Ok((site, accumulator.finish()?))).collect()
     }
 
+    /// Hidden states of a few windows at a time, `(windows * length, hidden_size)` each.
+    pub(super) fn batches(&self) -> impl Iterator<Item = &[f32]> {
+        self.batches.iter().map(Vec::as_slice)
+    }
+
+    /// Tokens of a window.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Moves the hidden states behind `block`.
     pub(super) fn advance(&mut self, block: &Block) {
         for hidden in &mut self.batches {

@@ -110,7 +110,7 @@ fn set(block: &mut Block, tensor: &PlannedTensor, part: &str, values: &[f32]) ->
     let [rows, cols] = tensor.shape[..] else { return block.set_vector(part, values.to_vec()) };
     let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&values[row * cols..(row + 1) * cols]);
     let linear = part.strip_suffix(".weight").unwrap_or(part);
-    block.set_linear(linear, Matrix::from_rows(DenseFormat::F32, rows, cols, &row))
+    block.set_linear(linear, Matrix::from_rows(DenseFormat::F32, rows, cols, &row)).map(drop)
 }
 
 #[cfg(test)]
