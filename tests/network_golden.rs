@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::{Isa, KvFormat, Pool, vector};
-use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, Site, score};
+use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, Site, Workspace, score};
 use quantbench::tensor::DenseFormat;
 
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
@@ -126,9 +126,10 @@ fn blocks_alone_make_the_decoder_and_show_their_inputs() {
         for layer in 0..config.layers {
             let block = Block::load(&golden.checkpoint, config, layer, EXACT).unwrap();
             let mut seen = Vec::new();
-            block.forward(&pool, &mut hidden, 1, golden.tokens.len(), &mut |site, inputs| {
-                seen.push((site, inputs.len() / golden.tokens.len()));
-            });
+            let (tokens, mut work) = (golden.tokens.len(), Workspace::default());
+            let mut see = |site, inputs: &[f32]| seen.push((site, inputs.len() / tokens));
+            block.observe(&pool, &hidden, 1, tokens, &mut work, &mut see);
+            block.forward(&pool, &mut hidden, 1, tokens, &mut work);
             let widths = [config.hidden_size, config.query_width(), config.hidden_size, config.intermediate_size];
             assert_eq!(seen, Site::ALL.into_iter().zip(widths).collect::<Vec<_>>());
         }

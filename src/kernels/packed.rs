@@ -18,8 +18,9 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::activations::bf16_bits;
+use super::activations::round_to_bf16;
 use super::buffer::AlignedBuffer;
+use super::isa::Isa;
 use crate::tensor::{DenseFormat, QuantizedTensor, Zero};
 
 /// Weight rows in a panel.
@@ -117,10 +118,11 @@ impl DensePanels {
                 let padded = 2 * bf16_pairs(cols);
                 let mut data = AlignedBuffer::<u16>::zeroed(panels * padded * LANES);
                 data.par_chunks_mut((padded * LANES).max(1)).enumerate().for_each(|(panel, out)| {
+                    let mut bits = vec![0; padded];
                     fetch(panel, &mut |lane, values| {
-                        for (k, &v) in values.iter().enumerate() {
-                            out[(k / 2 * LANES + lane) * 2 + k % 2] = bf16_bits(v);
-                        }
+                        round_to_bf16(Isa::active(), values, &mut bits[..cols]);
+                        let pairs = out.chunks_exact_mut(2).skip(lane).step_by(LANES);
+                        pairs.zip(bits.chunks_exact(2)).for_each(|(out, pair)| out.copy_from_slice(pair));
                     });
                 });
                 DensePanels::Bf16(data)

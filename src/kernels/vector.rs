@@ -37,6 +37,14 @@ per_isa! {
 }
 
 per_isa! {
+    /// `x -= factor * y`, the product rounded before it is subtracted.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn subtract_scaled(isa, x: &mut [f32], factor: f32, y: &[f32]) = subtract_scaled_body
+}
+
+per_isa! {
     /// `x += y`.
     ///
     /// # Panics
@@ -212,6 +220,12 @@ fn silu_multiply_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *out = g / (1.0 + exp(-g)) * u;
     }
+}
+
+#[inline(always)]
+fn subtract_scaled_body(x: &mut [f32], factor: f32, y: &[f32]) {
+    assert_eq!(x.len(), y.len());
+    x.iter_mut().zip(y).for_each(|(x, &y)| *x -= factor * y);
 }
 
 #[inline(always)]

@@ -91,7 +91,7 @@ pub(super) struct Pass<'a> {
 
 /// Memory of a forward pass, kept between passes.
 #[derive(Debug, Default)]
-pub(super) struct Workspace {
+pub struct Workspace {
     /// Input of linear layers.
     x: Activations,
     /// `(tokens, heads * head_dim)`.
@@ -105,6 +105,8 @@ pub(super) struct Workspace {
     /// `(tokens, hidden_size)`: what is added to the residual stream.
     delta: Vec<f32>,
     attention: AttentionScratch,
+    /// Hidden states of a pass that leaves its input as it is.
+    hidden: Vec<f32>,
 }
 
 impl Block {
@@ -184,24 +186,50 @@ impl Block {
     }
 
     /// Runs the block in place over `sequences` sequences of `length` tokens each, `hidden` being
-    /// `(sequences * length, hidden_size)` row-major, positions from 0 in each sequence. `observe(site, inputs)` sees
-    /// every site's input, `(sequences * length, features)` row-major.
+    /// `(sequences * length, hidden_size)` row-major, positions from 0 in each sequence.
     ///
     /// # Panics
     /// When `hidden` has another size.
-    pub fn forward(
+    pub fn forward(&self, pool: &Pool, hidden: &mut [f32], sequences: usize, length: usize, work: &mut Workspace) {
+        self.with_pass(pool, hidden.len(), sequences, length, |pass, cache| self.run(pass, hidden, cache, work));
+    }
+
+    /// Shows `observe(site, inputs)` what every site would read in [`Block::forward`], `(sequences * length, features)`
+    /// row-major.
+    ///
+    /// # Panics
+    /// When `hidden` has another size.
+    pub fn observe(
         &self,
         pool: &Pool,
-        hidden: &mut [f32],
+        hidden: &[f32],
         sequences: usize,
         length: usize,
+        work: &mut Workspace,
         observe: &mut dyn FnMut(Site, &[f32]),
     ) {
-        assert_eq!(hidden.len(), sequences * length * self.config.hidden_size, "hidden states of another size");
+        self.with_pass(pool, hidden.len(), sequences, length, |pass, cache| {
+            let mut copy = std::mem::take(&mut work.hidden);
+            copy.clear();
+            copy.extend_from_slice(hidden);
+            self.run_to_down(pass, &mut copy, cache, work, observe);
+            work.hidden = copy;
+        });
+    }
+
+    /// A pass over whole sequences of `values` hidden values, and its empty keys and values.
+    fn with_pass(
+        &self,
+        pool: &Pool,
+        values: usize,
+        sequences: usize,
+        length: usize,
+        run: impl FnOnce(&Pass<'_>, &mut KeyValues),
+    ) {
+        assert_eq!(values, sequences * length * self.config.hidden_size, "hidden states of another size");
         let rotary = Rotary::new(&self.config, length);
         let mut cache = self.cache(kv_format(self.linears().into_iter()), sequences, length);
-        let pass = Pass { pool, rotary: &rotary, sequences, start: 0, length };
-        self.run(&pass, hidden, &mut cache, &mut Workspace::default(), observe);
+        run(&Pass { pool, rotary: &rotary, sequences, start: 0, length }, &mut cache);
     }
 
     /// Empty keys and values of this block.
@@ -222,7 +250,14 @@ impl Block {
     }
 
     /// Runs the block in place over the new tokens of `pass`, whose keys and values are added to `cache`.
-    pub(super) fn run(
+    pub(super) fn run(&self, pass: &Pass<'_>, hidden: &mut [f32], cache: &mut KeyValues, work: &mut Workspace) {
+        self.run_to_down(pass, hidden, cache, work, &mut |_, _| {});
+        self.down.apply(pass.pool, &mut work.x, &mut work.delta);
+        rows::add(pass.pool, hidden, &work.delta, self.config.hidden_size);
+    }
+
+    /// [`Block::run`] up to the input of the last linear layer, which it leaves in `work.x`.
+    fn run_to_down(
         &self,
         pass: &Pass<'_>,
         hidden: &mut [f32],
@@ -230,8 +265,7 @@ impl Block {
         work: &mut Workspace,
         observe: &mut dyn FnMut(Site, &[f32]),
     ) {
-        let (pool, eps, width) = (pass.pool, self.config.rms_norm_eps, self.config.hidden_size);
-        let tokens = pass.sequences * pass.length;
+        let (pool, eps, tokens) = (pass.pool, self.config.rms_norm_eps, pass.sequences * pass.length);
 
         let x = work.x.write_for(tokens, self.query.weight());
         rows::rms_norm(pool, hidden, &self.input_norm, eps, x);
@@ -249,8 +283,6 @@ impl Block {
         apply_all(pool, x, [(&self.gate, gate), (&self.up, up)]);
         rows::silu_multiply(pool, gate, up, x.write_for(tokens, self.down.weight()));
         observe(Site::MlpDown, work.x.values());
-        self.down.apply(pool, &mut work.x, &mut work.delta);
-        rows::add(pool, hidden, &work.delta, width);
     }
 
     /// Rotates queries and keys, stores keys and values, and leaves attention's result in `work.x`.

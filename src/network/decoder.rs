@@ -154,7 +154,7 @@ impl Decoder {
         self.embed_into(tokens, hidden);
         let pass = Pass { pool, rotary, sequences: cache.sequences, start: cache.length, length };
         for (block, layer) in self.blocks.iter().zip(layers) {
-            block.run(&pass, hidden, layer, work, &mut |_, _| {});
+            block.run(&pass, hidden, layer, work);
         }
         let (isa, width, eps) = (Isa::active(), self.norm.len(), self.config.rms_norm_eps);
         rows::for_rows(pool, tokens.len(), [normalized], |row, [out]| {

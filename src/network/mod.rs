@@ -20,7 +20,7 @@ mod score;
 mod tokenizer;
 
 pub use architecture::Architecture;
-pub use block::{Block, Site};
+pub use block::{Block, Site, Workspace};
 pub use config::{Config, RopeScaling};
 pub use continuations::{Continuations, score_continuations};
 pub use decoder::Decoder;

@@ -22,6 +22,7 @@ use super::inverse_factor::inverse_factor;
 use super::observer::{grid, importance, shared_grid};
 use super::rtn::assemble;
 use super::{InputStatistics, Quantizer, group_size};
+use crate::kernels::{Isa, vector};
 use crate::suite::WeightScheme;
 use crate::tensor::QuantizedTensor;
 
@@ -125,7 +126,7 @@ impl<'a> Slab<'a> {
     /// Quantizes columns `start..end` of a row and corrects the later ones among them.
     fn quantize_row(&mut self, row: usize, start: usize, end: usize) {
         let Plan { order, feedback, shared, importance, group_size, scheme } = self.plan;
-        let groups = self.cols / group_size;
+        let (isa, groups) = (Isa::active(), self.cols / group_size);
         let weights = &mut self.weights[row * self.cols..(row + 1) * self.cols];
         let errors = &mut self.errors[row * BLOCK_COLS..(row + 1) * BLOCK_COLS];
         for position in start..end {
@@ -143,7 +144,7 @@ impl<'a> Slab<'a> {
             let feedback = feedback.row(position);
             let feedback = feedback.as_slice().unwrap_or_default();
             let later = position + 1..end;
-            weights[later.clone()].iter_mut().zip(&feedback[later]).for_each(|(w, &u)| *w -= error * u);
+            vector::subtract_scaled(isa, &mut weights[later.clone()], error, &feedback[later]);
         }
     }
 

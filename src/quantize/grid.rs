@@ -45,9 +45,8 @@ impl Grid {
     /// Code of the nearest number of the grid, half to even.
     #[inline]
     pub fn code(&self, value: f32) -> i8 {
-        // The cast saturates, and the clamp brings the code into i8.
-        let code = ((value / self.scale).round_ties_even() as i32).saturating_add(self.zero_point);
-        code.clamp(self.low, self.high) as i8
+        let (low, high) = self.distances();
+        (round((value / self.scale).clamp(low, high)) as i32 + self.zero_point) as i8
     }
 
     /// The number that `code` stands for, by the formula of [`crate::tensor::QuantizedTensor`].
@@ -91,6 +90,14 @@ impl Grid {
     pub fn zero_point(&self) -> i8 {
         self.zero_point as i8
     }
+}
+
+/// The nearest whole number, half to even, of a magnitude up to 2^22: addition rounds, and costs no call as
+/// `round_ties_even` does on processors of 2003.
+#[inline]
+pub(super) fn round(value: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    (value + ROUND) - ROUND
 }
 
 /// `scale` as an artefact stores it: rounded to f16 where f16 holds it well, else as it is.

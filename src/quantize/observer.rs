@@ -9,7 +9,7 @@
 //! `imatrix_mse`, the diagonal of the Hessian (llama.cpp's importance matrix).
 
 use super::InputStatistics;
-use super::grid::Grid;
+use super::grid::{Grid, round};
 use crate::suite::{Observer, WeightScheme};
 use crate::tensor::Granularity;
 
@@ -108,15 +108,13 @@ fn starts(covering: Grid, values: &[f32], scheme: WeightScheme) -> impl Iterator
 fn moments(grid: Grid, values: &[f32], importance: &[f32]) -> (f64, f64) {
     /// Sums that run side by side, so that a processor's vector unit can.
     const LANES: usize = 8;
-    /// Added and subtracted, it rounds a number below 2^22 to the nearest whole one, half to even.
-    const ROUND: f32 = 12_582_912.0;
     let (inverse, (low, high)) = (1.0 / grid.scale(), grid.distances());
     let (mut along, mut square) = (0.0f64, 0.0f64);
     for row in values.chunks(importance.len()) {
         let (mut row_along, mut row_square) = ([0.0f32; LANES], [0.0f32; LANES]);
         for (values, importance) in row.chunks(LANES).zip(importance.chunks(LANES)) {
             for (lane, (&w, &h)) in values.iter().zip(importance).enumerate() {
-                let u = ((w * inverse).clamp(low, high) + ROUND) - ROUND;
+                let u = round((w * inverse).clamp(low, high));
                 row_along[lane] += h * w * u;
                 row_square[lane] += h * u * u;
             }

@@ -184,11 +184,12 @@ pub(super) fn layer_for_tests(rows: usize, cols: usize, seed: u64) -> (Array2<f3
     let weight = Array2::from_shape_simple_fn((rows, cols), || random.random_range(-1.0f32..1.0).powi(3));
     let sizes: Vec<f32> = (0..cols).map(|_| random.random_range(-2.5f32..2.5).exp()).collect();
     let mut accumulator = super::StatisticsAccumulator::new(cols);
+    let mut tokens = Vec::new();
     for _ in 0..3 * cols {
         let common = random.random_range(-0.5f32..0.5);
-        let token: Vec<f32> = sizes.iter().map(|size| size * (common + random.random_range(-1.0f32..1.0))).collect();
-        accumulator.add(&token);
+        tokens.extend(sizes.iter().map(|size| size * (common + random.random_range(-1.0f32..1.0))));
     }
+    accumulator.add(&tokens);
     (weight, accumulator.finish().unwrap_or_default())
 }
 
@@ -288,7 +289,7 @@ mod tests {
     #[test]
     fn statistics_follow_the_inputs() {
         let (_, statistics) = layer_for_tests(4, 8, 2);
-        let factors: Vec<f32> = (1..=8).map(|k| k as f32).collect();
+        let factors: Vec<f32> = (1..=8).map(|k| 2f32.powi(k - 4)).collect(); // exact in bfloat16
         let mut accumulator = super::super::StatisticsAccumulator::new(8);
         let mut divided = statistics.sample.clone();
         divided.indexed_iter_mut().for_each(|((_, k), x)| *x /= factors[k]);

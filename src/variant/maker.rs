@@ -1,5 +1,6 @@
 //! Writes the tensors of an artefact: dense ones and the head first, then block by block.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::network::{Architecture, Block, LoadOptions, Site};
 use crate::quantize::{InputStatistics, Quantized};
-use crate::tensor::{DenseFormat, QuantizedTensor};
+use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Values that one task converts.
 const CHUNK: usize = 1 << 16;
@@ -102,8 +103,8 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    /// Quantizes block after block, each calibrated on what the already quantized blocks before it put out, on the
-    /// kernels that will run. Matrices that are not quantized calculate in 32 bits here.
+    /// Quantizes block after block, each calibrated on what the already quantized blocks before it put out: matrices with
+    /// 8-bit inputs on the kernels that will run, all others in bfloat16.
     fn make_blocks_calibrated(
         &mut self,
         order: &Order<'_>,
@@ -117,17 +118,17 @@ impl<'a> Maker<'a> {
             Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
         })?;
         let table = self.embedding_table(embedding)?;
-        let mut propagation = Propagation::new(config, tokens, &table, order.threads, self.workers)?;
+        let mut propagation = Propagation::new(config, tokens, &table, self.workers)?;
         drop(table);
         for layer in 0..config.layers {
-            let options = LoadOptions { dense: Some(DenseFormat::F32), kv_cache: None };
+            let options = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
             let mut block = Block::load(self.checkpoint, config, layer, options)?;
             let statistics = propagation.observe(&block, &self.calibrated_sites(layer)).map_err(|problem| {
                 Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)
             })?;
             let statistics = self.rescale_block(config, layer, statistics)?;
             for linear in self.quantize_block(layer, &statistics)? {
-                let matrix = Matrix::from_quantized(&linear.quantized.tensor, linear.quantization.activations);
+                let matrix = calibration_matrix(&linear.quantized.tensor, linear.quantization.activations);
                 block.set_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
                 self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
             }
@@ -150,7 +151,8 @@ impl<'a> Maker<'a> {
         Site::ALL.into_iter().filter(learns).collect()
     }
 
-    /// Quantizes all linear layers of a block, several at once: a factorization keeps only one thread busy.
+    /// Quantizes all linear layers of a block, several at once, as a factorization keeps only one thread busy; the one
+    /// with most inputs, whose factorization is the longest, begins.
     fn quantize_block(&self, layer: usize, statistics: &BTreeMap<Site, InputStatistics>) -> Result<Vec<Linear<'a>>> {
         let plan: &'a Plan = self.plan;
         let quantize = |(name, tensor, quantization): (&'static str, &'a PlannedTensor, Quantization)| {
@@ -159,7 +161,9 @@ impl<'a> Maker<'a> {
             let quantized = self.quantize(tensor, quantization, of_site)?;
             Ok(Linear { name, tensor, quantization, quantized })
         };
-        self.workers.install(|| plan.linears_of(layer).into_par_iter().map(quantize).collect())
+        let mut linears = plan.linears_of(layer);
+        linears.sort_by_key(|(_, tensor, _)| Reverse(tensor.shape[1]));
+        self.workers.install(|| linears.into_par_iter().map(quantize).collect())
     }
 
     fn quantize(
@@ -242,6 +246,17 @@ impl<'a> Maker<'a> {
 
     pub(super) fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {
         Error::input(format!("{}: tensor \"{}\"", self.checkpoint.path().display(), tensor.name), problem)
+    }
+}
+
+/// A quantized weight as calibration runs it.
+fn calibration_matrix(tensor: &QuantizedTensor, activations: ActivationScheme) -> std::result::Result<Matrix, String> {
+    match activations {
+        ActivationScheme::None => {
+            let row = |row: usize, out: &mut [f32]| tensor.row_to_f32(row, out);
+            Ok(Matrix::from_rows(DenseFormat::Bf16, tensor.rows, tensor.cols, &row))
+        }
+        _ => Matrix::from_quantized(tensor, activations),
     }
 }
 

@@ -1,30 +1,40 @@
 //! The calibration windows on their way through the network: hidden states before the block at hand.
 //!
-//! One block's weights are in memory at a time, and the hidden states of all windows.
+//! One block's weights are in memory at a time, and the hidden states of all windows. Every thread runs batches of
+//! windows of its own.
 
 use std::collections::BTreeMap;
 
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use super::CalibrationTokens;
 use crate::error::{Error, Result};
 use crate::kernels::Pool;
-use crate::network::{Block, Config, Site};
+use crate::network::{Block, Config, Site, Workspace};
 use crate::quantize::{InputStatistics, StatisticsAccumulator};
 
 /// Tokens that run through a block at once.
-const BATCH_TOKENS: usize = 4096;
+const BATCH_TOKENS: usize = 512;
 
 /// Hidden states of all calibration windows.
 pub(super) struct Propagation<'a> {
     config: &'a Config,
-    pool: Pool,
-    /// Threads of the statistics.
     workers: &'a ThreadPool,
     /// Tokens of a window.
     length: usize,
     /// `(windows of the batch * length, hidden_size)` each.
     batches: Vec<Vec<f32>>,
+    /// One for each thread.
+    lanes: Vec<Lane>,
+}
+
+/// What a thread needs to run a batch.
+struct Lane {
+    pool: Pool,
+    work: Workspace,
+    /// Inputs of the batch by their site.
+    inputs: BTreeMap<Site, Vec<f32>>,
 }
 
 impl<'a> Propagation<'a> {
@@ -36,7 +46,6 @@ impl<'a> Propagation<'a> {
         config: &'a Config,
         tokens: &CalibrationTokens,
         table: &[f32],
-        threads: usize,
         workers: &'a ThreadPool,
     ) -> Result<Self> {
         let length = tokens.windows.first().map_or(0, Vec::len);
@@ -61,7 +70,9 @@ impl<'a> Propagation<'a> {
             }
             batches.push(hidden);
         }
-        Ok(Propagation { config, pool: Pool::new(threads), workers, length, batches })
+        let lane = || Lane { pool: Pool::new(1), work: Workspace::default(), inputs: BTreeMap::new() };
+        let lanes = std::iter::repeat_with(lane).take(workers.current_num_threads()).collect();
+        Ok(Propagation { config, workers, length, batches, lanes })
     }
 
     /// Statistics of the inputs that `block` would see at `sites`; the hidden states stay before the block.
@@ -69,21 +80,33 @@ impl<'a> Propagation<'a> {
     /// # Errors
     /// Inputs that overflow.
     pub(super) fn observe(
-        &self,
+        &mut self,
         block: &Block,
         sites: &[Site],
     ) -> std::result::Result<BTreeMap<Site, InputStatistics>, String> {
         let mut accumulators: BTreeMap<Site, StatisticsAccumulator> = BTreeMap::new();
-        for batch in &self.batches {
-            let mut hidden = batch.clone();
-            let tokens = hidden.len() / self.config.hidden_size;
-            block.forward(&self.pool, &mut hidden, tokens / self.length, self.length, &mut |site, inputs| {
-                if sites.contains(&site) {
+        let Propagation { config, workers, length, batches, lanes } = self;
+        for batches in batches.chunks(lanes.len()) {
+            let observe = |(batch, lane): (&Vec<f32>, &mut Lane)| {
+                let Lane { pool, work, inputs: kept } = lane;
+                let sequences = batch.len() / config.hidden_size / *length;
+                block.observe(pool, batch, sequences, *length, work, &mut |site, inputs| {
+                    if sites.contains(&site) {
+                        let kept = kept.entry(site).or_default();
+                        kept.clear();
+                        kept.extend_from_slice(inputs);
+                    }
+                });
+            };
+            workers.install(|| batches.par_iter().zip(&mut *lanes).for_each(observe));
+            for (batch, lane) in batches.iter().zip(&*lanes) {
+                let tokens = batch.len() / config.hidden_size;
+                for (site, inputs) in lane.inputs.iter().filter(|(site, _)| sites.contains(site)) {
                     let new = || StatisticsAccumulator::new(inputs.len() / tokens);
-                    let accumulator = accumulators.entry(site).or_insert_with(new);
-                    self.workers.install(|| accumulator.add(inputs));
+                    let accumulator = accumulators.entry(*site).or_insert_with(new);
+                    workers.install(|| accumulator.add(inputs));
                 }
-            });
+            }
         }
         accumulators.into_iter().map(|(site, accumulator)| Ok((site, accumulator.finish()?))).collect()
     }
@@ -100,9 +123,13 @@ impl<'a> Propagation<'a> {
 
     /// Moves the hidden states behind `block`.
     pub(super) fn advance(&mut self, block: &Block) {
-        for hidden in &mut self.batches {
-            let sequences = hidden.len() / self.config.hidden_size / self.length;
-            block.forward(&self.pool, hidden, sequences, self.length, &mut |_, _| {});
+        let Propagation { config, workers, length, batches, lanes } = self;
+        for batches in batches.chunks_mut(lanes.len()) {
+            let forward = |(hidden, lane): (&mut Vec<f32>, &mut Lane)| {
+                let sequences = hidden.len() / config.hidden_size / *length;
+                block.forward(&lane.pool, hidden, sequences, *length, &mut lane.work);
+            };
+            workers.install(|| batches.par_iter_mut().zip(&mut *lanes).for_each(forward));
         }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::kernels::Pool;
-    use crate::network::{Architecture, LoadOptions};
+    use crate::network::{Architecture, LoadOptions, Workspace};
     use crate::suite::{Method, Recipe, Smooth};
     use crate::tensor::Granularity;
 
@@ -149,7 +149,7 @@ mod tests {
 
         let workers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let (_, table) = checkpoint.tensor_f32("model.embed_tokens.weight").unwrap();
-        let propagation = Propagation::new(config, &calibration(), &table, 1, &workers).unwrap();
+        let mut propagation = Propagation::new(config, &calibration(), &table, &workers).unwrap();
         let statistics = propagation.observe(&original, &Site::ALL).unwrap();
         let mut maker = Maker::new(&checkpoint, &plan, &workers, &folder.path().join("out.safetensors")).unwrap();
         maker.rescale_block(config, 1, statistics).unwrap();
@@ -165,7 +165,7 @@ mod tests {
         let hidden: Vec<f32> = (0..10 * config.hidden_size).map(|_| random.random_range(-1.0f32..1.0)).collect();
         let forward = |block: &Block| {
             let mut hidden = hidden.clone();
-            block.forward(&Pool::new(1), &mut hidden, 2, 5, &mut |_, _| {});
+            block.forward(&Pool::new(1), &mut hidden, 2, 5, &mut Workspace::default());
             hidden
         };
         let (expected, found) = (forward(&original), forward(&folded));
