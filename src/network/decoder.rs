@@ -170,9 +170,9 @@ impl Decoder {
     /// # Panics
     /// When `hidden` is not whole sequences.
     pub fn run_on(&self, pool: &Pool, layer: usize, length: usize, hidden: &mut [f32]) {
-        let sequences = hidden.len() / (length * self.config.hidden_size);
+        let (sequences, mut work) = (hidden.len() / (length * self.config.hidden_size), Workspace::default());
         for block in &self.blocks[layer..] {
-            block.forward(pool, hidden, sequences, length, &mut |_, _| {});
+            block.forward(pool, hidden, sequences, length, &mut work);
         }
         rows::rms_norm_in_place(pool, hidden, &self.norm, self.config.rms_norm_eps);
     }

@@ -114,7 +114,7 @@ impl Survey<'_> {
         }
         let mut bench = Bench::new(self, &checkpoint, &architecture, config)?;
         let table = bench.decoder.embed(&(0..config.vocab_size as u32).collect::<Vec<u32>>());
-        let carry = |tokens, workers| Propagation::new(config, tokens, &table, self.threads, workers);
+        let carry = |tokens, workers| Propagation::new(config, tokens, &table, workers);
         let workers = bench.workers.clone();
         let mut windows = carry(self.windows, &workers)?;
         let mut calibration = self.calibration.map(|tokens| carry(tokens, &workers)).transpose()?;
@@ -128,7 +128,8 @@ impl Survey<'_> {
             let trials = UNITS * self.formats.len();
             let steps = trials * (config.layers - layer) + (trials + 1) * work.head_cost;
             if found.units.len() < UNITS * (layer + 1) {
-                let units = bench.block(layer, &windows, calibration.as_ref(), &mut |passes| count(done + passes))?;
+                let units =
+                    bench.block(layer, &mut windows, calibration.as_mut(), &mut |passes| count(done + passes))?;
                 found.units.extend(units);
                 self.write(&file, &found)?;
             }
@@ -284,12 +285,13 @@ impl<'a> Bench<'a> {
     fn block(
         &mut self,
         layer: usize,
-        windows: &Propagation<'_>,
-        calibration: Option<&Propagation<'_>>,
+        windows: &mut Propagation<'_>,
+        calibration: Option<&mut Propagation<'_>>,
         count: &mut dyn FnMut(usize),
     ) -> Result<Vec<UnitSensitivity>> {
         let fault = |problem| Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem);
-        let observe = |through: &Propagation<'_>| through.observe(self.decoder.block(layer), &Site::ALL).map_err(fault);
+        let observe =
+            |through: &mut Propagation<'_>| through.observe(self.decoder.block(layer), &Site::ALL).map_err(fault);
         let (seen, learned) = (observe(windows)?, calibration.map(observe).transpose()?);
         let units = Unit::of_block(self.architecture, layer);
         let mut tried: Vec<Tried> = Vec::new();
@@ -333,8 +335,7 @@ impl<'a> Bench<'a> {
             };
             let states = if self.config.tied_head {
                 let table = tensor.to_f32();
-                let windows =
-                    Propagation::new(self.config, self.survey.windows, &table, self.survey.threads, &self.workers)?;
+                let windows = Propagation::new(self.config, self.survey.windows, &table, &self.workers)?;
                 self.run_on(0, &windows)
             } else {
                 self.reference.clone()
