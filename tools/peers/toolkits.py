@@ -16,6 +16,7 @@ import argparse
 import glob
 import hashlib
 import json
+import os
 import pathlib
 import random
 import resource
@@ -71,6 +72,9 @@ def llm_compressor(args, windows):
         recipe = [GPTQModifier(**scheme)]
     else:
         from llmcompressor.modifiers.transform.awq import AWQModifier
+        from llmcompressor.pipelines.cache import IntermediatesCache
+        # It pins memory for copies to a GPU, which fails without one.
+        IntermediatesCache.pin_memory = lambda *_, **__: None
         recipe = [AWQModifier(), QuantizationModifier(**scheme)]
     model = load(args.model)
     data = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(window) for window in windows]})
@@ -107,6 +111,7 @@ def neural_compressor(args, windows):
     import torch
     from neural_compressor.torch.quantization import AWQConfig, GPTQConfig, convert, prepare
 
+    os.environ["INC_TARGET_DEVICE"] = "cpu"
     model = load(args.model)
     scheme = {"bits": 4, "group_size": args.group_size, "use_sym": True, "dtype": "int"}
     config = (AWQConfig if args.method == "awq" else GPTQConfig)(**scheme)
@@ -156,8 +161,7 @@ def main():
     quantize()
     seconds, peak = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     save()
-    for name in ("tokenizer.json",):
-        (pathlib.Path(args.out) / name).write_bytes((pathlib.Path(args.model) / name).read_bytes())
+    (pathlib.Path(args.out) / "tokenizer.json").write_bytes((pathlib.Path(args.model) / "tokenizer.json").read_bytes())
     print(f"{args.command} {args.method}, groups of {args.group_size}: {seconds:.1f} s, {peak:.0f} MiB")
 
 
