@@ -11,6 +11,7 @@
 use super::isa::{Isa, per_isa};
 use super::matrix::Matrix;
 use super::pool::Pool;
+use super::rows::for_rows;
 use crate::tensor::ActivationScheme;
 
 mod fixed_point;
@@ -27,8 +28,6 @@ use tiles::Tiles;
 const PAD: usize = 64;
 /// Row strides that are a multiple of this many bytes put the rows of a tile into the same cache sets.
 const ALIASING_BYTES: usize = 2048;
-/// Values below which making a form is not worth waking other threads.
-const SPLIT_VALUES: usize = 16 * 1024;
 
 /// `(tokens, features)` row-major inputs. Derived forms are made on first use after [`Activations::write`] and shared by
 /// all matrices that read the same input (q, k, v; gate, up) in the same form.
@@ -328,7 +327,7 @@ impl Activations {
         }
     }
 
-    /// A form that was made.
+    /// Stops where `form` was not made.
     fn check_made(&self, form: InputForm) {
         assert!(self.made.contains(&form), "the inputs were not made into {form:?}");
     }
@@ -415,11 +414,7 @@ fn each_token(
     (tokens, features): (usize, usize),
     task: &(impl Fn(usize, &mut [f32]) + Sync + ?Sized),
 ) {
-    let rows = Rows::new(&mut values[..tokens * features], features);
-    pool.split(tokens, 1, tokens > 1 && tokens * features >= SPLIT_VALUES, &|share| {
-        // SAFETY: the shares of the threads do not overlap.
-        share.for_each(|t| task(t, unsafe { rows.row(t) }));
-    });
+    for_rows(pool, tokens, [&mut values[..tokens * features]], |token, [row]| task(token, row));
 }
 
 impl<T: Copy + Default> Form<T> {

@@ -279,6 +279,7 @@ fn attend_body(
     let Scratch { queries: scaled, scores, result, keys, values, pairs } = scratch;
     gather(attention, tile, queries, scaled);
     let in_pairs = cache.is_bf16() && Numbers::bf16_pairs(isa);
+    let numbers = if in_pairs { Numbers::Bf16Pairs } else { Numbers::F32 };
     if cache.is_bf16() {
         pairs.resize(rows * dim.max(KEY_BLOCK), 0);
         round(scaled, &mut pairs[..rows * dim], in_pairs);
@@ -304,16 +305,12 @@ fn attend_body(
     for from in seen.clone().step_by(KEY_BLOCK) {
         let count = KEY_BLOCK.min(seen.end - from);
         let blocks = count.div_ceil(LANES);
-        if in_pairs {
-            let keys = bytemuck::cast_slice(cache.key_pairs(tile.head, from, count));
-            let (block, inner) = (Factor { numbers: keys, row: LANES, block: dim / 2 * LANES }, dim / 2);
-            let sizes = (rows, inner, blocks);
-            product(isa, Numbers::Bf16Pairs, sizes, (scaled, inner), block, (scores, KEY_BLOCK), false);
-        } else {
-            let keys = cache.keys(isa, tile.head, from, count, keys);
-            let block = Factor { numbers: keys, row: LANES, block: dim * LANES };
-            product(isa, Numbers::F32, (rows, dim, blocks), (scaled, dim), block, (scores, KEY_BLOCK), false);
-        }
+        let (keys, inner) = match in_pairs {
+            true => (bytemuck::cast_slice(cache.key_pairs(tile.head, from, count)), dim / 2),
+            false => (cache.keys(isa, tile.head, from, count, keys), dim),
+        };
+        let keys = Factor { numbers: keys, row: LANES, block: inner * LANES };
+        product(isa, numbers, (rows, inner, blocks), (scaled, inner), keys, (scores, KEY_BLOCK), false);
         for (r, scores) in scores.chunks_exact_mut(KEY_BLOCK).take(rows).enumerate() {
             let visible = visible(r / group);
             let visible = visible.start.clamp(from, from + count) - from..visible.end.clamp(from, from + count) - from;
@@ -322,24 +319,15 @@ fn attend_body(
         if cache.is_bf16() {
             round(scores, &mut pairs[..rows * KEY_BLOCK], in_pairs);
         }
-        if in_pairs {
-            let values = bytemuck::cast_slice(cache.value_pairs(tile.head, from, count));
-            let block = Factor { numbers: values, row: padded, block: LANES };
-            let sizes = (rows, count.div_ceil(2), padded / LANES);
-            product(isa, Numbers::Bf16Pairs, sizes, (scores, KEY_BLOCK / 2), block, (result, width), true);
-        } else {
-            let values = cache.values(isa, tile.head, from, count, values);
-            let block = Factor { numbers: values, row: padded, block: LANES };
-            product(
-                isa,
-                Numbers::F32,
-                (rows, count, padded / LANES),
-                (scores, KEY_BLOCK),
-                block,
-                (result, width),
-                true,
-            );
-        }
+        let (values, inner, stride) = match in_pairs {
+            true => {
+                let values = bytemuck::cast_slice(cache.value_pairs(tile.head, from, count));
+                (values, count.div_ceil(2), KEY_BLOCK / 2)
+            }
+            false => (cache.values(isa, tile.head, from, count, values), count, KEY_BLOCK),
+        };
+        let values = Factor { numbers: values, row: padded, block: LANES };
+        product(isa, numbers, (rows, inner, padded / LANES), (scores, stride), values, (result, width), true);
     }
     if tile.parts == 1 {
         attention.store(tile, result, outputs);

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::activations::Rows;
 use super::isa::Isa;
 use super::pool::Pool;
+use super::rows::SMALL;
 use super::sequences::Sequences;
 use super::vector::LANES;
 
@@ -28,8 +29,6 @@ mod number;
 
 use number::{Number, widen_keys, widen_pairs, widen_values, widened};
 
-/// Numbers below which storing them is not worth waking other threads.
-const SMALL: usize = 16 * 1024;
 /// Numbers of a token narrowed at a time; even, for pairs.
 const PIECE: usize = 512;
 

@@ -11,7 +11,7 @@ use super::pool::Pool;
 use super::vector;
 
 /// Below this many numbers waking the pool costs more than it saves.
-const SMALL: usize = 16 * 1024;
+pub(super) const SMALL: usize = 16 * 1024;
 
 /// Runs `task(row, [the row of every buffer])` for every row of `0..rows`; each buffer holds `rows` rows of its own
 /// width.

@@ -3,9 +3,10 @@
 //! A tile is one stretch of memory, so that its 16 rows lie in 16 different sets of a cache and all loads are aligned,
 //! and it is full, so that kernels need one shape only. The copy is made once for all matrices that read the input.
 
-use super::{Activations, Rows, SPLIT_VALUES};
+use super::{Activations, Rows};
 use crate::kernels::buffer::AlignedBuffer;
 use crate::kernels::pool::Pool;
+use crate::kernels::rows::SMALL;
 
 /// Tokens of a tile.
 pub(in crate::kernels) const TILE_TOKENS: usize = 16;
@@ -39,7 +40,7 @@ impl Tiles {
             self.data = AlignedBuffer::zeroed(blocks * block_bytes);
         }
         let out = Rows::new(&mut self.data, block_bytes);
-        pool.split(blocks, 1, tokens * groups * group >= SPLIT_VALUES, &|blocks| {
+        pool.split(blocks, 1, tokens * groups * group >= SMALL, &|blocks| {
             for block in blocks {
                 // SAFETY: each block is written by one thread only.
                 let tiles = unsafe { out.row(block) };
