@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod pipeline;
 pub mod report;
+pub mod gate;
 pub mod decide;
 pub mod measure;
 pub mod worker;

@@ -1,5 +1,11 @@
 //! The whole story: suite, model, variants, scores, timings, verdicts, report.
 
+mod gate;
+mod revision;
+
+pub use gate::{GateFile, GateOptions, gate, update_baseline};
+pub use revision::build_revision;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -9,10 +9,12 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "report",
     "compare",
+    "gate",
+    "baseline",
     "plan",
     "machine",
     "fetch",

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the top layer to the bottom one, as `src/lib.rs` lists them.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "cli",
     "pipeline",
     "report",
+    "gate",
     "decide",
     "measure",
     "worker",
@@ -33,7 +34,7 @@ const LAYERS: [&str; 20] = [
 const UNSAFE_ROOMS: [&str; 3] = ["kernels", "checkpoint", "machine"];
 
 /// Rooms that judge or show stored results; they must not be able to reach a kernel or a model.
-const READERS: [&str; 2] = ["report", "decide"];
+const READERS: [&str; 3] = ["report", "gate", "decide"];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

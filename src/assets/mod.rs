@@ -74,6 +74,14 @@ pub struct Local {
 const FORMS: &str = "path:FILE-OR-FOLDER, pypi:NAME==VERSION#INSIDE, npm:NAME@VERSION#INSIDE, hf:ORG/NAME@REVISION, \
                      bundled:NAME";
 
+/// Hash and size of the file or folder at `path`; names of files count from the folder.
+///
+/// # Errors
+/// What is missing or cannot be read.
+pub fn content(path: &Path) -> Result<Local> {
+    files::local(files::find(path)?)
+}
+
 impl Source {
     /// Parses a source.
     ///

@@ -1,11 +1,13 @@
 //! Command line: one file per subcommand. Each returns its exit code; an error becomes one message on standard error
 //! and the code of its kind.
 
+mod baseline;
 mod compare;
 mod completions;
 mod embed;
 mod eval;
 mod fetch;
+mod gate;
 mod init;
 mod kernels;
 mod limits;
@@ -56,6 +58,8 @@ enum Command {
     Run(run::Args),
     Report(report::Args),
     Compare(compare::Args),
+    Gate(gate::Args),
+    Baseline(baseline::Args),
     Plan(plan::Args),
     Machine(machine::Args),
     Fetch(fetch::Args),
@@ -79,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Gate(args) => gate::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Machine(args) => machine::run(&args),
         Command::Fetch(args) => fetch::run(&args),

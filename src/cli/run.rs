@@ -44,7 +44,7 @@ pub struct Args {
     quiet: bool,
 }
 
-fn duration(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     let seconds = units::parse_seconds(text).filter(|s| *s > 0.0);
     let seconds = seconds.ok_or("expected a time above 0 with its unit, such as 90s, 10m or 1h")?;
     Ok(Duration::from_secs_f64(seconds))

@@ -388,7 +388,7 @@ fn uses_tiles(isa: Isa, tokens: usize) -> bool {
 }
 
 /// Whether kernels of `isa` multiply pairs of bfloat16: `vdpbf16ps`, `bfdot`.
-pub(super) fn has_bf16(isa: Isa) -> bool {
+pub fn has_bf16(isa: Isa) -> bool {
     #[cfg(target_arch = "x86_64")]
     return isa.base() == Isa::Avx512Vnni && is_x86_feature_detected!("avx512bf16");
     #[cfg(target_arch = "aarch64")]

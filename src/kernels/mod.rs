@@ -37,7 +37,7 @@ pub use gelu::Gelu;
 pub use isa::Isa;
 pub use key_values::{KeyValues, KvFormat};
 pub use layer_norm::LayerNorm;
-pub use matrix::{Matrix, multiply_all};
+pub use matrix::{Matrix, has_bf16, multiply_all};
 pub use pool::Pool;
 pub use profile::{Part, Profile};
 pub use sequences::Sequences;

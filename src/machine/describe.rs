@@ -10,7 +10,7 @@ use sysinfo::{Cpu, CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::proc;
 use super::record::MachineRecord;
-use crate::kernels::Isa;
+use crate::kernels::{Isa, has_bf16};
 use crate::units;
 
 /// Facts by name.
@@ -42,6 +42,7 @@ pub fn describe() -> MachineRecord {
     let cpu = names(processors.iter().map(Cpu::brand)).or_else(|| proc::arm_part(cpuinfo.as_deref()?));
     let available = Isa::available();
     let isa = Isa::active();
+    facts.insert("bfloat16_products".into(), if has_bf16(isa) { "yes" } else { "no" }.into());
     let mut disturbances = disturbances(&facts, cores, virtual_machine);
     if available.last().is_some_and(|best| *best != isa) {
         disturbances.push(format!("BENCH_ISA lowers the kernels to {isa}; unset it to measure what this CPU can do"));

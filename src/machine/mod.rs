@@ -4,12 +4,14 @@
 
 mod describe;
 mod interrupt;
+mod pace;
 mod probe;
 mod proc;
 mod record;
 
 pub use describe::describe;
 pub use interrupt::{catch_interrupts, interrupted};
+pub use pace::Pace;
 pub use probe::Probe;
 pub use record::{Covariates, MachineRecord};
 

@@ -46,7 +46,7 @@ pub(super) fn points(suite: &Suite) -> Vec<(usize, usize)> {
 }
 
 /// A generator of its own for every block and point, seeded with the SHA-256 of the three numbers.
-fn rng(seed: u64, block: usize, point: usize) -> Xoshiro256PlusPlus {
+pub(super) fn rng(seed: u64, block: usize, point: usize) -> Xoshiro256PlusPlus {
     let digest = Sha256::digest(format!("{seed} {block} {point}"));
     Xoshiro256PlusPlus::from_seed(digest.into())
 }

@@ -13,6 +13,7 @@
 mod blocks;
 mod disturbances;
 mod inputs;
+mod instruction_sets;
 mod memory;
 mod processes;
 mod progress;
@@ -20,12 +21,15 @@ mod racing;
 mod scoring;
 mod session;
 mod timing;
+mod versus;
 
 pub use inputs::Inputs;
+pub use instruction_sets::{IsaOutcome, under_instruction_sets};
 pub use processes::Processes;
 pub use progress::Progress;
 pub use racing::Referee;
 pub use session::Session;
+pub use versus::{Arm, Compared, Pair, Versus};
 
 use crate::error::Result;
 use crate::results::Score;

@@ -1,5 +1,6 @@
 //! Workers in earnest: this program again, as `bench __worker`, one process a job.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Processes {
     executable: PathBuf,
+    /// Variables that workers get beside this process's own.
+    environment: Vec<(&'static str, OsString)>,
     began: Instant,
 }
 
@@ -35,7 +38,18 @@ impl Processes {
     pub fn new() -> Result<Self> {
         let executable = std::env::current_exe()
             .map_err(|e| Error::Measurement(format!("cannot find this program's own file to start workers: {e}")))?;
-        Ok(Processes { executable, began: Instant::now() })
+        Ok(Processes::of(executable))
+    }
+
+    /// Workers of another build of this program.
+    pub fn of(executable: PathBuf) -> Self {
+        Processes { executable, environment: Vec::new(), began: Instant::now() }
+    }
+
+    /// The same workers with an environment variable set.
+    pub fn with(mut self, variable: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((variable, value.into()));
+        self
     }
 
     /// Runs one job in a process of its own.
@@ -50,6 +64,7 @@ impl Processes {
         let log_of_child = log.try_clone().map_err(|e| failed(format!("cannot share a log file: {e}")))?;
         let mut child = Command::new(&self.executable)
             .arg("__worker")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_of_child)

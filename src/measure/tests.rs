@@ -53,6 +53,7 @@ pub(super) fn suite(candidates: usize) -> Suite {
             memory: None,
             confidence: 0.95,
         },
+        gate: Default::default(),
         variants: variants.collect(),
         seed: 7,
     }

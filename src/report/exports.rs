@@ -102,7 +102,7 @@ pub(super) fn junit(run: &Run) -> String {
 }
 
 /// Text for XML, in attributes too.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let escapes = [('&', "&amp;"), ('<', "&lt;"), ('>', "&gt;"), ('"', "&quot;"), ('\'', "&apos;")];
     escapes.into_iter().fold(one_line(text), |text, (c, code)| text.replace(c, code))
 }

@@ -94,7 +94,7 @@ fn warnings(run: &Run, out: &mut String) {
 }
 
 /// Text that Markdown shows as it is: no HTML, no table cell, no markup, no mention, no link.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -8,6 +8,7 @@ mod compare;
 mod data;
 mod details;
 mod exports;
+mod gate;
 mod heat;
 mod history;
 mod html;
@@ -27,6 +28,7 @@ use crate::error::Result;
 use crate::results::{Evidence, Run, create_folder, write_whole};
 
 pub use compare::Comparison;
+pub use gate::{annotations as gate_annotations, markdown as gate_markdown, terminal as gate_terminal, write_gate};
 pub use history::write_history;
 pub use sensitivity::sensitivity_page;
 pub use terminal::terminal;

@@ -1,4 +1,4 @@
-//! `[accept]`: thresholds and the rule that combines them.
+//! `[accept]`: thresholds and the rule that combines them; `[gate]`: limits of a regression gate.
 //!
 //! | key | form |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! `max_drop` (of the mean cosine, below 1).
 
 use super::fields::{At, Fields, list_names, suggestion};
-use super::schema::{Accept, AccuracyLimit, AccuracyMetric, MemoryLimit, MemoryMetric};
+use super::schema::{Accept, AccuracyLimit, AccuracyMetric, GateLimits, MemoryLimit, MemoryMetric};
 use super::schema::{SpeedLimit, SpeedMetric, Task, Workload};
 use crate::error::{Error, Result};
 use crate::units;
@@ -47,6 +47,20 @@ pub(super) fn read(top: &Fields<'_>, workload: Option<&Workload>, tasks: &[At<Ta
     let rule = read_rule(&table);
     table.finish();
     Some(Accept { rule: rule?, accuracy: accuracy?, speed, memory, confidence })
+}
+
+/// Reads `[gate]`, which may be left out.
+pub(super) fn read_gate(top: &Fields<'_>) -> GateLimits {
+    let Some(table) = top.table("gate") else { return GateLimits::default() };
+    let limits = GateLimits {
+        max_flips_percent: table.positive("max_flips_percent", 100.0),
+        max_kl_p99: table.positive("max_kl_p99", 100.0),
+        max_worst_increase_percent: table.positive("max_worst_increase_percent", 1000.0),
+        max_worst_drop_points: table.positive("max_worst_drop_points", 100.0),
+        max_slowdown_percent: table.positive("max_slowdown_percent", 100.0),
+    };
+    table.finish();
+    limits
 }
 
 /// `accept` with one key given another value: a margin by its name in the suite, `min_speedup`, `max_memory`,

@@ -18,6 +18,7 @@ pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
-    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Observer, Override, Recipe,
-    Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, Calibration, GateLimits, MemoryLimit, MemoryMetric, Method, Observer,
+    Override, Recipe, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme,
+    Workload,
 };

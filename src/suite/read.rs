@@ -18,6 +18,7 @@
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3, `blocks` `[6, 30]` |
 //! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
+//! | `[gate]` | no limits: `max_flips_percent`, `max_kl_p99`, `max_worst_increase_percent`, `max_worst_drop_points`, `max_slowdown_percent` |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
 //!
 //! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight; with
@@ -102,6 +103,7 @@ fn resolve(top: Fields<'_>, name: &str, cores: Option<usize>) -> Option<Suite> {
         None => Some(default_workload()),
     };
     let accept = accept::read(&top, workload.as_ref(), &tasks);
+    let gate = accept::read_gate(&top);
     let mut variants = variants::read(&top);
     add_reference(&top, reference, &mut variants);
     if !calibrated {
@@ -121,6 +123,7 @@ fn resolve(top: Fields<'_>, name: &str, cores: Option<usize>) -> Option<Suite> {
         tasks: tasks.into_iter().map(|t| t.value).collect(),
         workload: workload?,
         accept: accept?,
+        gate,
         variants: variants.into_iter().map(|v| v.value).collect(),
         seed,
     })

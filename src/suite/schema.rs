@@ -25,6 +25,9 @@ pub struct Suite {
     pub workload: Workload,
     /// Thresholds and rule.
     pub accept: Accept,
+    /// What `bench gate` allows beside equality with its baseline.
+    #[serde(default, skip_serializing_if = "GateLimits::is_empty")]
+    pub gate: GateLimits,
     /// Variants in the order of the file; the reference is among them.
     pub variants: Vec<Variant>,
     /// Seed of every random choice.
@@ -233,6 +236,46 @@ pub struct Accept {
     pub memory: Option<MemoryLimit>,
     /// Confidence of every answer, between 0.5 and 1.
     pub confidence: f64,
+}
+
+/// Limits of a regression gate; `None` sets none.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GateLimits {
+    /// Share of tokens or items, in percent, that the reference has right and a candidate wrong or the other way round,
+    /// on any task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_flips_percent: Option<f64>,
+    /// 99 % quantile of the divergence from the reference over tokens, nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_kl_p99: Option<f64>,
+    /// Increase of perplexity over the reference in the worst genre, percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_worst_increase_percent: Option<f64>,
+    /// Drop of accuracy below the reference in the worst genre of a choice, percentage points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_worst_drop_points: Option<f64>,
+    /// How much slower than the base program counts as slower, percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_slowdown_percent: Option<f64>,
+}
+
+impl GateLimits {
+    /// Keys of the suite's `[gate]` with their values; all are looser the larger they are.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 5] {
+        [
+            ("max_flips_percent", self.max_flips_percent),
+            ("max_kl_p99", self.max_kl_p99),
+            ("max_worst_increase_percent", self.max_worst_increase_percent),
+            ("max_worst_drop_points", self.max_worst_drop_points),
+            ("max_slowdown_percent", self.max_slowdown_percent),
+        ]
+    }
+
+    /// No limit is set.
+    pub fn is_empty(&self) -> bool {
+        self.named().iter().all(|(_, limit)| limit.is_none())
+    }
 }
 
 /// A model under a recipe.

@@ -34,9 +34,13 @@ pub(super) fn key_of(parts: &[&[u8]]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Environment variable that names another folder for artefacts than `artefacts` in the cache.
+pub const ARTEFACTS: &str = "BENCH_ARTEFACTS";
+
 /// Folder of an artefact in the cache; it exists only when complete.
 pub fn cached(key: &str) -> PathBuf {
-    cache_dir().join("artefacts").join(key)
+    let folder = std::env::var_os(ARTEFACTS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    folder.unwrap_or_else(|| cache_dir().join("artefacts")).join(key)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::path::Path;
 pub use build::build;
 pub use calibration::CalibrationTokens;
 pub use gguf_export::{Exported, build_gguf};
-pub use key::cached;
+pub use key::{ARTEFACTS, cached};
 pub use mixture::{Survey, Work};
 
 use crate::suite::Recipe;

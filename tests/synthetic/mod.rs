@@ -127,6 +127,7 @@ fn suite(truths: &[Truth], setting: Setting) -> Suite {
             blocks: (setting.blocks, setting.blocks),
         },
         accept: accept(),
+        gate: Default::default(),
         variants: truths
             .iter()
             .map(|t| Variant { name: t.name.into(), recipe: t.recipe.clone(), kv_cache: None })
