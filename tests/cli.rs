@@ -9,7 +9,7 @@ use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty, starts_with};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "report",
     "compare",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 14] = [
     "fetch",
     "init",
     "quantize",
+    "sensitivity",
     "eval",
     "kernels",
     "speed",
@@ -284,4 +285,49 @@ fn speed_says_how_fast_a_model_is_and_where_the_time_goes() {
         .assert()
         .code(2)
         .stderr(contains("nothing to time"));
+}
+
+#[test]
+fn sensitivity_is_a_table_a_page_and_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("sensitivity.html");
+    let sensitivity = |more: &[&str]| {
+        let mut command = bench();
+        command.env("BENCH_CACHE", folder.path()).args(["sensitivity", "bundled:scribe-7m", "--windows", "1"]);
+        command.args(["--length", "32", "--calibration-windows", "2", "--formats", "4g64,8a8", "--method", "rtn"]);
+        command.args(more).assert().success()
+    };
+    let text = sensitivity(&["--html", page.to_str().unwrap()]);
+    text.stdout(contains("4g64: sum").and(contains("gate_up")).and(contains("most harmful")))
+        .stderr(contains("passes of 32 tokens through a block"));
+    assert!(fs::read_to_string(&page).unwrap().contains("Sensitivity of bundled:scribe-7m"));
+    let output = sensitivity(&["--json"]).get_output().stdout.clone();
+    let json: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!((json["schema_version"].as_u64(), json["units"].as_array().unwrap().len()), (Some(1), 8 * 4 + 1));
+    assert!(json["units"][0]["effects"][0]["kl"].as_f64().unwrap() > 0.0);
+    bench()
+        .args(["sensitivity", "bundled:scribe-7m", "--formats", "3g32"])
+        .assert()
+        .code(2)
+        .stderr(contains("3 bits have no kernel of their own"));
+}
+
+#[test]
+fn a_search_prints_what_it_tried_and_a_recipe_to_paste() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = r#"method = "search", quantizer = "rtn", formats = ["4g64", "8"], budget = { bytes = "5 MiB" }, probe_windows = 1, check_windows = 2"#;
+    bench()
+        .env("BENCH_CACHE", folder.path())
+        .args(["quantize", "bundled:scribe-7m", "--recipe", recipe, "--calibration", "bundled:scribe-7m/calibration"])
+        .args(["--windows", "2", "--length", "32", "-o"])
+        .arg(folder.path().join("mixed"))
+        .assert()
+        .success()
+        .stdout(contains("knapsack: ").and(contains("  taken")).and(contains("method = \"rtn\"\nweights = {")));
+    assert!(folder.path().join("mixed/model.safetensors").exists());
+    bench()
+        .args(["quantize", "bundled:scribe-7m", "--recipe", recipe, "-o", "unmade"])
+        .assert()
+        .code(2)
+        .stderr(contains("search learns from text; add --calibration FILE"));
 }

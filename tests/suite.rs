@@ -7,7 +7,7 @@ use quantbench::error::Error;
 use quantbench::kernels::KvFormat;
 use quantbench::quantize;
 use quantbench::suite::{
-    self, AccuracyMetric, MemoryMetric, Recipe, SpeedMetric, Suite, Task, TaskKind, recipe_from_text,
+    self, AccuracyMetric, Budget, MemoryMetric, Recipe, SpeedMetric, Suite, Task, TaskKind, recipe_from_text,
 };
 use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
 
@@ -163,7 +163,7 @@ fn all_faults_are_listed_at_once_in_the_order_of_the_file() {
         "lm.toml:8: [[task]] 1: `kind` is \"perplexty\"; expected `perplexity`, `choice` or `similarity`; did you mean `perplexity`?",
         "lm.toml:12: [workload]: `threads` is 0; expected a whole number from 1 to 4096",
         "lm.toml:15: [accept] accuracy: `max_increase_percent` is -5; expected a number above 0",
-        "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq`, `awq`, `hqq` or `cast`; did you mean `gptq`?",
+        "lm.toml:19: variant \"int4\": `method` is \"gptk\"; expected `rtn`, `gptq`, `awq`, `hqq`, `cast` or `search`; did you mean `gptq`?",
         "lm.toml:20: variant \"int4\" weights: `bits` is 9; expected a whole number from 2 to 8",
     ];
     for expected in expected {
@@ -270,6 +270,50 @@ fn keys_that_do_not_go_together_are_refused() {
         let observed = with(method, "").replace("bits = 4,", "bits = 4, observer = \"mse\",");
         assert!(faults(&observed)[0].contains("ranges of their own"), "{method}");
     }
+}
+
+#[test]
+fn a_search_has_keys_of_its_own() {
+    let with = |keys: &str| {
+        let variant = format!("\n[[variant]]\nname = \"mixed\"\nmethod = \"search\"\n{keys}\n");
+        format!("{GOOD}{variant}")
+    };
+    let suite = read(&with("budget = { bytes = \"90 MiB\" }")).unwrap();
+    let Recipe::Search(search) = &suite.variants.last().unwrap().recipe else { panic!("a search") };
+    let names: Vec<String> = search.formats.iter().map(|format| format.name()).collect();
+    assert_eq!((names, search.quantizer.as_str()), (["4g32", "4g64", "8"].map(String::from).into(), "gptq"));
+    assert_eq!((search.budget, search.probe_windows, search.check_windows), (Budget::Bytes(90 << 20), 4, 16));
+    assert_eq!(suite.held_out_windows(), 20);
+    for (keys, problem) in [
+        ("", "`budget` is missing"),
+        ("budget = {}", "expected one of `bytes`, `speedup` and `divergence`"),
+        ("budget = { speedup = 2, divergence = 0.1 }", "expected one of"),
+        ("budget = { bytes = \"90\" }", "expected a size above 0 with its unit"),
+        ("budget = { speedup = 2 }\nformats = []", "name at least one"),
+        ("budget = { speedup = 2 }\nformats = [\"4g32\", \"5g32\"]", "5 bits have no kernel of their own"),
+        ("budget = { speedup = 2 }\nformats = [\"8\", \"8\"]", "names 8 twice"),
+        ("budget = { speedup = 2 }\nquantizer = \"awq\"", "expected `rtn`, `gptq` or `hqq`"),
+        ("budget = { speedup = 2 }\nquantizer = \"hqq\"\nobserver = \"mse\"", "ranges of its own"),
+        ("budget = { speedup = 2 }\nweights = { bits = 4 }", "unknown key `weights`"),
+    ] {
+        assert!(faults(&with(keys))[0].contains(problem), "{keys}: {:?}", faults(&with(keys)));
+    }
+    let uncalibrated: String = with("budget = { speedup = 2 }")
+        .lines()
+        .filter(|line| !line.starts_with("calibration"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(faults(&uncalibrated).iter().any(|fault| fault.contains("search learns from text")), "{uncalibrated}");
+}
+
+#[test]
+fn an_override_may_name_several_tensors() {
+    let text = "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\n\
+                overrides = [{ tensors = [\"*.q_proj\", \"*.o_proj\"], keep = \"dense\" }]";
+    let Ok(Recipe::Quantize(method)) = recipe_from_text("test", text) else { panic!("a method") };
+    assert_eq!(method.overrides.iter().map(|rule| rule.tensors.as_str()).collect::<Vec<_>>(), ["*.q_proj", "*.o_proj"]);
+    let empty = text.replace("\"*.o_proj\"", "\" \"");
+    assert!(recipe_from_text("test", &empty).unwrap_err().to_string().contains("`tensors` is empty"));
 }
 
 #[test]

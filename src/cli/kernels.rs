@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -12,9 +11,8 @@ use super::{limits, model};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{self, Arithmetic};
-use crate::kernels::{Activations, Isa, Matrix, Pool, synthetic};
+use crate::kernels::{Isa, Matrix, Pool, synthetic};
 use crate::network::Architecture;
-use crate::stats::quantile;
 use crate::tensor::{ActivationScheme, DenseFormat};
 
 /// Time every kernel at the shapes of a model.
@@ -89,7 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let bytes = matrices[0].bytes();
             let bandwidth = roofline::read_bandwidth(isa, &pool, bytes * copies);
             for tokens in args.tokens.iter().map(|&tokens| usize::from(tokens)) {
-                let seconds = time(&matrices, &pool, tokens);
+                let seconds = synthetic::product_seconds(&matrices, &pool, tokens);
                 let products = (rows * cols * tokens) as f64 / seconds;
                 let kernel = matrices[0].kernel_name(isa, tokens);
                 let (numbers, needed) = Arithmetic::of(&kernel);
@@ -163,33 +161,6 @@ fn group(cols: usize) -> Option<usize> {
 
 fn quantized(rows: usize, cols: usize, bits: u8, group_size: usize, activations: ActivationScheme) -> Option<Matrix> {
     synthetic::quantized((rows, cols), bits, group_size, activations).ok()
-}
-
-/// Seconds of one matrix: the median pass over all of them.
-fn time(matrices: &[Matrix], pool: &Pool, tokens: usize) -> f64 {
-    const LEAST_SECONDS: f64 = 0.1;
-    const LEAST_PASSES: usize = 5;
-    let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
-    let mut x = Activations::with_capacity(tokens, cols);
-    let mut y = vec![0.0; tokens * rows];
-    let inputs = synthetic::inputs(tokens, cols);
-    let mut pass = || {
-        let mut seconds = 0.0;
-        for matrix in matrices {
-            // Written anew, so that their 8-bit form is made anew.
-            x.write(tokens, cols).copy_from_slice(&inputs);
-            let start = Instant::now();
-            matrix.multiply(pool, &mut x, &mut y);
-            seconds += start.elapsed().as_secs_f64();
-        }
-        seconds
-    };
-    pass();
-    let mut passes = Vec::new();
-    while passes.len() < LEAST_PASSES || passes.iter().sum::<f64>() < LEAST_SECONDS {
-        passes.push(pass());
-    }
-    quantile(&passes, 0.5).unwrap_or(f64::NAN) / matrices.len() as f64
 }
 
 fn table(found: &[Row]) -> Table {

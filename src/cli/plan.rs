@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Architecture;
-use crate::suite::{self, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
+use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -161,6 +161,16 @@ impl Model {
                 };
                 blocks + head + dense(self.embedding, method.dense)
             }
+            // The budget bounds it, or else all is 8 bits at most.
+            Recipe::Search(search) => {
+                let (scheme, dense) = (1.0, search.dense);
+                match search.budget {
+                    Budget::Bytes(bytes) => bytes as f64,
+                    Budget::Speedup(_) | Budget::Divergence(_) => {
+                        (self.blocks() + self.head as f64) * scheme + self.embedding as f64 * dense.bytes() as f64
+                    }
+                }
+            }
             Recipe::Import { source, .. } => *self.imports.get(source).unwrap_or(&self.file_bytes) as f64,
         }
     }
@@ -169,7 +179,7 @@ impl Model {
     fn is_cached(&self, recipe: &Recipe) -> Option<bool> {
         match recipe {
             Recipe::Import { .. } => return Some(true),
-            Recipe::Quantize(method) if method.learns().is_some() => return None,
+            recipe if recipe.learns().is_some() => return None,
             _ => {}
         }
         let order = Order {
@@ -369,16 +379,20 @@ fn range(low: f64, high: f64) -> String {
 /// about a quarter of the speed of the probe.
 fn build_seconds(suite: &Suite, recipe: &Recipe, model: &Model, speeds: &Speeds) -> f64 {
     const WEIGHTS_PER_SECOND: f64 = 1e8;
+    const LINEARS_OF_BLOCK: usize = 7;
     let pass = (model.blocks() + model.head as f64) / WEIGHTS_PER_SECOND;
-    let (Recipe::Quantize(method), Some(calibration)) = (recipe, &suite.calibration) else { return pass };
-    if method.learns().is_none() {
-        return pass;
-    }
+    let (Some(_), Some(calibration)) = (recipe.learns(), &suite.calibration) else { return pass };
     let tokens = (calibration.windows * calibration.length) as f64;
     let forward = 2.0 * tokens * model.blocks() / speeds.many;
     let moments: f64 = model.linears.iter().map(|(_, cols)| tokens * (cols * cols) as f64 * 4.0 / 7.0).sum();
     let solver: f64 = model.linears.iter().map(|(rows, cols)| (rows * cols * cols) as f64).sum();
-    pass + forward + (moments + solver) * 4.0 / speeds.many
+    let learned = pass + forward + (moments + solver) * 4.0 / speeds.many;
+    let Recipe::Search(search) = recipe else { return learned };
+    // Four units of every block in every format, each through half of the blocks and the head; then two mixtures.
+    let units = 4.0 * (model.linears.len() / LINEARS_OF_BLOCK) as f64 * search.formats.len() as f64;
+    let compared = (search.probe_windows * calibration.length) as f64;
+    units * compared * (model.blocks() / 2.0 + model.head as f64) / speeds.many
+        + learned * (search.formats.len() + 2) as f64
 }
 
 /// Seconds of one block: every slot loads, warms up once and answers its prompts.

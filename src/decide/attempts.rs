@@ -1,12 +1,10 @@
 //! What to try next when nothing passes: the nearest recipe of the suite with one thing changed, as an entry that can be
 //! pasted into the suite file.
 
-use std::fmt::Write;
-
 use super::Case;
 use crate::results::{Answer, Answers, Attempt, VariantResult};
 use crate::suite::{Method, Override, Recipe, WeightScheme, recipe_from_text};
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::tensor::{ActivationScheme, Granularity};
 
 /// Most layers that an attempt keeps at 8 bits.
 const KEPT_LAYERS: usize = 4;
@@ -18,7 +16,7 @@ pub(super) fn attempts(case: &Case<'_>, judged: &[(&VariantResult, &Answers)], n
         let known = case.evidence.suite.variants.iter().find(|v| v.name == variant.name)?;
         match &known.recipe {
             Recipe::Quantize(method) => Some((variant.name.clone(), method.clone())),
-            Recipe::Cast { .. } | Recipe::Import { .. } => None,
+            Recipe::Cast { .. } | Recipe::Search(_) | Recipe::Import { .. } => None,
         }
     };
     let met = |of: fn(&Answers) -> Option<Answer>| judged.iter().any(|(_, a)| of(a) == Some(Answer::Yes));
@@ -41,10 +39,14 @@ pub(super) fn attempts(case: &Case<'_>, judged: &[(&VariantResult, &Answers)], n
 
 /// The attempt, if its entry says all of the recipe.
 fn attempt(name: String, why: String, method: Method) -> Option<Attempt> {
-    let entry = entry(&name, &method);
-    let keys = entry.split_once("\nmethod")?.1;
-    let read = recipe_from_text("entry", &format!("method{keys}")).ok()?;
-    (read == Recipe::Quantize(method)).then_some(Attempt { why, entry })
+    let keys = method.keys();
+    let read = recipe_from_text("entry", &keys).ok()?;
+    (read == Recipe::Quantize(method)).then(|| Attempt { why, entry: entry(&name, &keys) })
+}
+
+/// The suite entry of a recipe's keys. Names come from a suite, where they were checked.
+fn entry(name: &str, keys: &str) -> String {
+    format!("[[variant]]\nname = {}\n{keys}", toml::Value::String(name.into()))
 }
 
 /// The variant that comes nearest to each threshold.
@@ -128,40 +130,6 @@ fn unused(case: &Case<'_>, name: String) -> String {
     std::iter::once(name.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(name)
 }
 
-/// The suite entry of a recipe. Names come from a suite, where they were checked.
-fn entry(name: &str, method: &Method) -> String {
-    let quoted = |text: &str| toml::Value::String(text.into()).to_string();
-    let mut out = format!("[[variant]]\nname = {}\nmethod = {}\n", quoted(name), quoted(&method.method));
-    let _ = writeln!(out, "weights = {}", scheme(&method.weights));
-    if method.activations == ActivationScheme::DynamicToken {
-        let _ = writeln!(out, "activations = {{ bits = 8, granularity = \"token\", mode = \"dynamic\" }}");
-    }
-    if method.dense != DenseFormat::F16 {
-        let dense = if method.dense == DenseFormat::F32 { "f32" } else { "bf16" };
-        let _ = writeln!(out, "dense = \"{dense}\"");
-    }
-    if !method.overrides.is_empty() {
-        let rule = |rule: &Override| match &rule.weights {
-            Some(weights) => format!("  {{ tensors = {}, weights = {} }},\n", quoted(&rule.tensors), scheme(weights)),
-            None => format!("  {{ tensors = {}, keep = \"dense\" }},\n", quoted(&rule.tensors)),
-        };
-        let rules: String = method.overrides.iter().map(rule).collect();
-        let _ = writeln!(out, "overrides = [\n{rules}]");
-    }
-    out
-}
-
-fn scheme(weights: &WeightScheme) -> String {
-    let granularity = match weights.granularity {
-        Granularity::Tensor => "tensor",
-        Granularity::Channel => "channel",
-        Granularity::Group => "group",
-    };
-    let size = weights.group_size.map_or_else(String::new, |size| format!(", group_size = {size}"));
-    let symmetric = if weights.symmetric { "" } else { ", symmetric = false" };
-    format!("{{ bits = {}, granularity = \"{granularity}\"{size}{symmetric} }}", weights.bits)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +146,7 @@ mod tests {
     fn an_entry_is_read_back_as_the_recipe() {
         let tried = [faster("v", int4("rtn")), smaller("v", int4("gptq"))].into_iter().flatten();
         for (name, _, method) in tried {
-            let text = entry(&name, &method);
+            let text = entry(&name, &method.keys());
             let found = attempt(name, "why".into(), method).unwrap();
             assert_eq!(found.entry, text);
         }

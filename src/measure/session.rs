@@ -142,17 +142,28 @@ impl<'w> Session<'w> {
                 return Err(Error::Worker { task: format!("fetching \"{}\"", variant.name), reason: reason.clone() });
             }
         };
+        // What this run has decided stays decided, even where the cache has forgotten it.
+        let decided = self.found(&variant.name).and_then(|found| match &found.built {
+            Built::Ready(Artefact { mixture: Some(mixture), .. }) => {
+                Some((Recipe::Quantize(mixture.recipe.clone()), mixture.clone()))
+            }
+            _ => None,
+        });
         let job = BuildJob {
             model: self.inputs.model.clone(),
             model_sha256: self.inputs.model_sha256.clone(),
-            recipe: variant.recipe.clone(),
+            recipe: decided.as_ref().map_or(&variant.recipe, |(recipe, _)| recipe).clone(),
             import,
-            calibration: needs_calibration(&variant.recipe).then(|| self.token_files().calibration()),
+            calibration: variant.recipe.learns().map(|_| self.token_files().calibration()),
+            held_out: matches!(variant.recipe, Recipe::Search(_)).then(|| self.token_files().held_out()),
             threads: self.threads(),
         };
         let mut progress = self.progress.step("build", &variant.name);
-        let outcome = self.workers.build(job, &mut |done, total| progress.advance(done, total))?;
+        let mut outcome = self.workers.build(job, &mut |done, total| progress.advance(done, total))?;
         self.saw_peak(outcome.peak_rss);
+        if let Some((_, mixture)) = decided {
+            outcome.artefact.mixture = Some(mixture);
+        }
         Ok(outcome.artefact)
     }
 
@@ -247,10 +258,6 @@ impl<'w> Session<'w> {
             _ => !self.has_failed(variant, "build"),
         }
     }
-}
-
-fn needs_calibration(recipe: &Recipe) -> bool {
-    matches!(recipe, Recipe::Quantize(method) if method.learns().is_some())
 }
 
 /// Refuses to mix two suites, models, programs or machines in one run.

@@ -134,6 +134,7 @@ impl Workers for Fake {
             cached: false,
             layer_errors: BTreeMap::new(),
             bits_per_weight: None,
+            mixture: None,
             proof: Vec::new(),
         };
         Ok(BuildOutcome { artefact, peak_rss: Some(5) })

@@ -8,8 +8,8 @@ use super::text::one_line;
 use super::view;
 use crate::decide::{metric_name, metrics};
 use crate::results::{
-    ChoiceEstimates, Estimate, KernelUse, PhaseProfile, PointEstimates, Run, ScoreEstimates, SimilarityEstimates,
-    VariantResult,
+    ChoiceEstimates, Estimate, KernelUse, Mixture, PhaseProfile, PointEstimates, Run, ScoreEstimates,
+    SimilarityEstimates, VariantResult,
 };
 use crate::suite::{Recipe, Variant};
 use crate::units;
@@ -30,6 +30,8 @@ pub(super) struct Detail {
     kernels: Vec<KernelRow>,
     /// (name, value) of the artefact and of what it learned from.
     facts: Vec<(String, String)>,
+    /// The recipe that a search decided on, as keys of a suite.
+    decided: Option<String>,
     points: Vec<PointRow>,
     phases: Vec<PhaseRow>,
     import: Option<Import>,
@@ -126,6 +128,7 @@ pub(super) fn detail(run: &Run, variant: &VariantResult, row: &view::Row) -> Det
         strips: Vec::new(),
         memory: memory_bar(run, variant),
         kernels: variant.kernels.iter().map(kernel_row).collect(),
+        decided: decided(variant),
         facts: artefact_facts(variant).into_iter().chain(calibration_facts(run, variant)).collect(),
         points: points(run, variant),
         phases: phases(variant),
@@ -299,6 +302,30 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
     if let Some(bits) = artefact.bits_per_weight.filter(|b| b.is_finite()) {
         facts.push(("bits per quantized weight".into(), format!("{bits:.2}")));
     }
+    facts.extend(artefact.mixture.iter().flat_map(mixture_facts));
+    facts
+}
+
+fn decided(variant: &VariantResult) -> Option<String> {
+    let keys = variant.artefact.as_ref()?.mixture.as_ref()?.recipe.keys();
+    // Whole, however long, so that it can be pasted.
+    Some(keys.chars().filter(|c| *c == '\n' || !c.is_control()).collect())
+}
+
+/// What a search decided on, and what it compared.
+fn mixture_facts(mixture: &Mixture) -> Vec<(String, String)> {
+    let units: Vec<String> =
+        mixture.units.iter().map(|(format, count)| format!("{count} in {}", one_line(format))).collect();
+    let mut facts = vec![("units by format".into(), units.join(", "))];
+    for (at, tried) in mixture.tried.iter().enumerate() {
+        let taken = if at == mixture.chosen { " (taken)" } else { "" };
+        let (kl, predicted, bytes) = (tried.kl, tried.predicted_kl, units::bytes(tried.bytes));
+        let value = format!("divergence {kl:.4} nats per token, predicted {predicted:.4}; {bytes}");
+        facts.push((format!("tried: {}{taken}", one_line(&tried.found_by)), value));
+    }
+    if !mixture.within_budget {
+        facts.push(("budget".into(), "not kept; the nearest mixture was taken".into()));
+    }
     facts
 }
 
@@ -306,7 +333,7 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
 fn calibration_facts(run: &Run, variant: &VariantResult) -> Option<(String, String)> {
     let recipe = &run.suite.variants.iter().find(|v: &&Variant| v.name == variant.name)?.recipe;
     let text = match (recipe, &run.suite.calibration) {
-        (Recipe::Quantize(method), Some(c)) if method.learns().is_some() => {
+        (recipe, Some(c)) if recipe.learns().is_some() => {
             format!("{} windows of {} tokens of {}, seed {}", c.windows, c.length, c.text.source, c.seed)
         }
         (Recipe::Import { .. }, _) => "not known: the weights were published as they are".into(),

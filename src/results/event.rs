@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Mixture;
 use crate::kernels::Profile;
 use crate::kernels::roofline::Bound;
 use crate::machine::{Covariates, MachineRecord};
@@ -132,6 +133,9 @@ pub struct Artefact {
     pub layer_errors: BTreeMap<String, f64>,
     /// Bits per quantized weight, scales included.
     pub bits_per_weight: Option<f64>,
+    /// How the formats were chosen, where a search did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
     /// For an import: that it is what the checkpoint says, one entry for each linear layer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proof: Vec<LayerProof>,

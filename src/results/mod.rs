@@ -9,6 +9,7 @@ mod event;
 mod evidence;
 mod folder;
 mod journal;
+mod mixture;
 mod run;
 mod sensitivity;
 mod tables;
@@ -21,6 +22,7 @@ pub use event::{
 pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
+pub use mixture::{Mixture, TriedMixture};
 pub use run::{
     Answer, Answers, Attempt, Change, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity,
     Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run, SCHEMA_VERSION,

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::schema::{Method, Observer, Recipe, Smooth, Variant, WeightScheme};
+use super::format::Format;
+use super::schema::{Budget, Method, Observer, Recipe, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, Granularity};
+use crate::units;
 
 impl fmt::Display for Recipe {
     /// `GPTQ, 4 bits symmetric, groups of 64, weight-only; lm_head 8 bits symmetric, per channel`.
@@ -12,6 +14,16 @@ impl fmt::Display for Recipe {
         match self {
             Recipe::Cast { dtype } => write!(f, "cast to {}", dtype.name()),
             Recipe::Quantize(method) => quantize(method, f),
+            Recipe::Search(search) => {
+                let formats: Vec<String> = search.formats.iter().map(Format::name).collect();
+                let (formats, dense) = (formats.join(", "), search.dense.name());
+                write!(
+                    f,
+                    "{}, formats searched among {formats}, {dense}: {}",
+                    search.quantizer.to_uppercase(),
+                    search.budget
+                )
+            }
             Recipe::Import { source, activations } => {
                 match source.as_str() {
                     "model" => f.write_str("the model as published")?,
@@ -23,6 +35,16 @@ impl fmt::Display for Recipe {
                     chosen => write!(f, ", {}", inputs(*chosen)),
                 }
             }
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Budget::Bytes(bytes) => write!(f, "at most {}", units::bytes(*bytes)),
+            Budget::Speedup(speedup) => write!(f, "products at least {speedup} times as fast"),
+            Budget::Divergence(kl) => write!(f, "divergence at most {kl} nats"),
         }
     }
 }

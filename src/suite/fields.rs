@@ -205,6 +205,20 @@ impl<'a> Fields<'a> {
         Some(numbers)
     }
 
+    /// A list of texts, at least one.
+    pub(super) fn texts(&self, key: &'static str) -> Option<Vec<At<&'a str>>> {
+        let (array, at) = self.array(key)?;
+        if array.is_empty() {
+            self.fault_at(at, format!("`{key}` is empty; name at least one"));
+            return None;
+        }
+        let text = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
+            DeValue::String(text) => Some(At { value: text.as_ref(), at: item.span().start }),
+            other => self.wrong(key, item.span().start, "a list of texts in quotes", other),
+        };
+        array.iter().map(text).collect()
+    }
+
     /// A list.
     pub(super) fn array(&self, key: &'static str) -> Option<(&'a DeArray<'a>, usize)> {
         let (value, at) = self.get(key)?;

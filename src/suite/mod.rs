@@ -8,6 +8,7 @@ mod accept;
 mod describe;
 mod fields;
 mod format;
+mod keys;
 mod read;
 mod schema;
 mod variants;
@@ -18,7 +19,7 @@ pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
-    Accept, AccuracyLimit, AccuracyMetric, Calibration, GateLimits, MemoryLimit, MemoryMetric, Method, Observer,
-    Override, Recipe, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme,
+    Accept, AccuracyLimit, AccuracyMetric, Budget, Calibration, GateLimits, MemoryLimit, MemoryMetric, Method, Observer,
+    Override, Recipe, Search, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme,
     Workload,
 };

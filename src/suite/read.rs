@@ -353,9 +353,7 @@ fn add_reference(top: &Fields<'_>, reference: Option<At<&str>>, variants: &mut V
 /// Without calibration data, no variant may need any.
 fn check_nothing_learns(top: &Fields<'_>, variants: &[At<Variant>]) {
     for variant in variants {
-        if let Recipe::Quantize(method) = &variant.value.recipe
-            && let Some(learner) = method.learns()
-        {
+        if let Some(learner) = variant.value.recipe.learns() {
             let problem = format!(
                 "variant {:?}: {} learns from text, but [data] calibration is missing; add calibration = {{ source = \
                  \"path:corpus/*.txt\" }} under [data]",
@@ -371,6 +369,13 @@ fn check_kinds(top: &Fields<'_>, workload: &Workload, tasks: &[At<Task>], varian
     for variant in variants.iter().filter(|variant| workload.encodes() && variant.value.kv_cache.is_some()) {
         let name = &variant.value.name;
         top.fault_at(variant.at, format!("variant {name:?}: an encoder has no KV cache; remove `kv_cache`"));
+    }
+    for variant in variants.iter().filter(|v| workload.encodes() && matches!(v.value.recipe, Recipe::Search(_))) {
+        let name = &variant.value.name;
+        top.fault_at(
+            variant.at,
+            format!("variant {name:?}: a search compares the predictions of decoders; an encoder has none"),
+        );
     }
     for task in tasks {
         let asks_encoder = matches!(task.value.kind, TaskKind::Similarity { .. });

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::format::Format;
 use super::variants::METHODS;
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
@@ -32,6 +33,17 @@ pub struct Suite {
     pub variants: Vec<Variant>,
     /// Seed of every random choice.
     pub seed: u64,
+}
+
+impl Suite {
+    /// Windows of calibration text that searches compare on, apart from those that quantizers learn from.
+    pub fn held_out_windows(&self) -> usize {
+        let of = |variant: &Variant| match &variant.recipe {
+            Recipe::Search(search) => search.probe_windows + search.check_windows,
+            _ => 0,
+        };
+        self.variants.iter().map(of).max().unwrap_or(0)
+    }
 }
 
 /// Data from files: each text file is one document, a token file (`.safetensors`) holds many.
@@ -302,6 +314,8 @@ pub enum Recipe {
     },
     /// Linear layers quantized by `method`; `skip` and everything else in `dense`.
     Quantize(Method),
+    /// A format for every fused unit of linear layers, chosen by measured loss under a budget.
+    Search(Search),
     /// Weights that are published already quantized, run as they are.
     Import {
         /// `model` for the suite's own model, or a source.
@@ -309,6 +323,47 @@ pub enum Recipe {
         /// Input quantization added at run time.
         activations: ActivationScheme,
     },
+}
+
+impl Recipe {
+    /// What of the recipe learns from calibration text, as the file names it; `None` where nothing does.
+    pub fn learns(&self) -> Option<&str> {
+        match self {
+            Recipe::Quantize(method) => method.learns(),
+            Recipe::Search(_) => Some("search"),
+            Recipe::Cast { .. } | Recipe::Import { .. } => None,
+        }
+    }
+}
+
+/// What a search chooses from, and how far it may go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Search {
+    /// Quantizer of every format.
+    pub quantizer: String,
+    /// Formats beside `dense`, of different names.
+    pub formats: Vec<Format>,
+    /// What the mixture must keep to.
+    pub budget: Budget,
+    /// Format of what is not quantized.
+    pub dense: DenseFormat,
+    /// Windows of text, apart from those of calibration, on which units are tried alone.
+    pub probe_windows: usize,
+    /// Further windows on which whole mixtures are checked.
+    pub check_windows: usize,
+}
+
+/// What a mixture of formats must keep to; of all that do, the search takes the one of the least divergence, or under a
+/// divergence the smallest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Most bytes of all weights as the kernels hold them.
+    Bytes(u64),
+    /// Least speedup of a token's products with all linear layers, over `dense`.
+    Speedup(f64),
+    /// Largest KL divergence from the unquantized model, nats per token.
+    Divergence(f64),
 }
 
 /// A quantization method with its scheme.

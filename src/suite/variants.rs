@@ -4,6 +4,7 @@
 //! |---|---|
 //! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
 //! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `overrides` (none), `dense` (`f16`) |
+//! | search | `method = "search"`, `budget`, `formats` (`["4g32", "4g64", "8"]`), `quantizer` (`gptq`), `observer` (`mse`), `dense` (`f16`), `probe_windows` (4), `check_windows` (16) |
 //! | import | `import` = `"model"` or a source, `activations` (none) |
 //!
 //! `weights` and the `weights` of an override are `{ bits, granularity, group_size, symmetric, observer }`: 2 to 8 bits;
@@ -13,15 +14,21 @@
 //! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
 //! `smooth` is SmoothQuant before `rtn` or `gptq` where inputs are in 8 bits: `"search"` for the best exponent of every
 //! input, or an exponent from 0 to 1.
+//! A search takes one `budget`: `{ bytes = "80 MiB" }` of all weights, `{ speedup = 2.0 }` of the products of one token over
+//! `dense`, or `{ divergence = 0.02 }` from the unquantized model, nats per token. Formats are named as `bench sensitivity`
+//! names them: bits, `g` and the columns of a group, `z` for zero points, `a8` for 8-bit inputs.
 //! Beside any of them `kv_cache` = `f32`, `f16`, `bf16` or `int8` says how keys and values are stored while the variant runs.
-//! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`.
+//! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`; `tensors`
+//! may be a list.
 
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
+use super::format::Format;
 use super::read::{name, source};
-use super::schema::{Method, Observer, Override, Recipe, Smooth, Variant, WeightScheme};
+use super::schema::{Budget, Method, Observer, Override, Recipe, Search, Smooth, Variant, WeightScheme};
 use crate::error::Result;
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::units;
 
 /// Quantizing methods a suite may name, and whether they learn from calibration data.
 pub const METHODS: [(&str, bool); 4] = [("rtn", false), ("gptq", true), ("awq", true), ("hqq", false)];
@@ -113,7 +120,10 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         }
         return table.choice("dtype", &DENSE).map(|dtype| Recipe::Cast { dtype });
     }
-    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).chain(["cast"]).collect();
+    if method.value == "search" {
+        return read_search(table).map(Recipe::Search);
+    }
+    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).chain(["cast", "search"]).collect();
     if !names.contains(&method.value) {
         let hint = suggestion(method.value, &names);
         let problem = format!("`method` is {:?}; expected {}{hint}", method.value, list_names(&names));
@@ -132,13 +142,76 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         weights: weights?,
         activations,
         smooth,
-        overrides: overrides.into_iter().collect::<Option<_>>()?,
+        overrides: overrides.into_iter().collect::<Option<Vec<_>>>()?.concat(),
         dense,
     };
     if let Some(problem) = clash(&recipe) {
         table.fault_at(method.at, problem);
     }
     Some(Recipe::Quantize(recipe))
+}
+
+fn read_search(table: &Fields<'_>) -> Option<Search> {
+    const QUANTIZERS: [(&str, &str); 3] = [("rtn", "rtn"), ("gptq", "gptq"), ("hqq", "hqq")];
+    let quantizer = table.choice("quantizer", &QUANTIZERS).unwrap_or("gptq");
+    let own_ranges = quantizer == "hqq";
+    let usual = if own_ranges { Observer::MinMax } else { Observer::Mse };
+    let observer = table.choice("observer", &Observer::NAMED).unwrap_or(usual);
+    if own_ranges && observer != Observer::MinMax {
+        table.fault("quantizer \"hqq\" finds ranges of its own; remove `observer`, or use \"rtn\" or \"gptq\"");
+    }
+    let formats = match table.texts("formats") {
+        None if table.has("formats") => None,
+        None => ["4g32", "4g64", "8"].iter().map(|name| Format::parse(name, observer).ok()).collect(),
+        Some(names) => read_formats(table, &names, observer),
+    };
+    if !table.has("budget") {
+        table.missing("budget", "budget = { bytes = \"80 MiB\" }, { speedup = 2.0 } or { divergence = 0.02 }");
+    }
+    let budget = table.table("budget").and_then(read_budget);
+    let dense = table.choice("dense", &DENSE).unwrap_or(DenseFormat::F16);
+    let windows = |key, usual| table.count(key, 1..=4096).unwrap_or(usual);
+    let (probe_windows, check_windows) = (windows("probe_windows", 4), windows("check_windows", 16));
+    Some(Search {
+        quantizer: quantizer.into(),
+        formats: formats?,
+        budget: budget?,
+        dense,
+        probe_windows,
+        check_windows,
+    })
+}
+
+fn read_formats(table: &Fields<'_>, names: &[At<&str>], observer: Observer) -> Option<Vec<Format>> {
+    let mut formats: Vec<Format> = Vec::new();
+    for name in names {
+        match Format::parse(name.value, observer) {
+            Err(problem) => table.fault_at(name.at, format!("`formats`: {problem}")),
+            Ok(format) if formats.contains(&format) => {
+                table.fault_at(name.at, format!("`formats` names {} twice; remove one", name.value));
+            }
+            Ok(format) => formats.push(format),
+        }
+    }
+    (formats.len() == names.len()).then_some(formats)
+}
+
+fn read_budget(table: Fields<'_>) -> Option<Budget> {
+    let bytes = table.text("bytes").and_then(|text| {
+        let bytes = units::parse_bytes(text.value).filter(|bytes| *bytes > 0);
+        if bytes.is_none() {
+            let problem = "expected a size above 0 with its unit, such as \"80 MiB\"";
+            table.fault_at(text.at, format!("`bytes` is {:?}; {problem}", text.value));
+        }
+        bytes.map(Budget::Bytes)
+    });
+    let speedup = table.positive("speedup", 100.0).map(Budget::Speedup);
+    let divergence = table.positive("divergence", 100.0).map(Budget::Divergence);
+    if ["bytes", "speedup", "divergence"].into_iter().filter(|key| table.has(key)).count() != 1 {
+        table.fault("expected one of `bytes`, `speedup` and `divergence`");
+    }
+    table.finish();
+    bytes.or(speedup).or(divergence)
 }
 
 /// Keys that do not go together.
@@ -223,15 +296,19 @@ fn check_group_size(table: &Fields<'_>, bits: Option<u8>, size: At<u64>) {
     }
 }
 
-fn read_override(table: Fields<'_>) -> Option<Override> {
+/// An override for each of the named tensors.
+fn read_override(table: Fields<'_>) -> Option<Vec<Override>> {
     if !table.has("tensors") {
         table.missing("tensors", "tensors = \"lm_head\", or a pattern such as \"*.down_proj\"");
     }
-    let tensors = table.text("tensors");
+    let tensors = match table.is_array("tensors") {
+        true => table.texts("tensors"),
+        false => table.text("tensors").map(|one| vec![one]),
+    };
     let weights = table.table("weights").map(read_weights);
     let activations = read_activations(&table);
     let keep = table.choice("keep", &[("dense", ())]);
-    if let Some(pattern) = tensors.filter(|t| t.value.trim().is_empty()) {
+    for pattern in tensors.iter().flatten().filter(|t| t.value.trim().is_empty()) {
         table.fault_at(pattern.at, "`tensors` is empty; name a module such as \"lm_head\" or \"*.down_proj\"");
     }
     match (table.has("weights"), table.has("keep")) {
@@ -247,5 +324,5 @@ fn read_override(table: Fields<'_>) -> Option<Override> {
             None
         }
     };
-    Some(Override { tensors: tensors?.value.into(), weights, activations })
+    Some(tensors?.iter().map(|name| Override { tensors: name.value.into(), weights, activations }).collect())
 }

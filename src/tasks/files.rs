@@ -37,6 +37,11 @@ impl TokenFiles {
         self.folder.join("calibration.json")
     }
 
+    /// Windows of calibration text that no quantizer learns from, on which searches compare.
+    pub fn held_out(&self) -> PathBuf {
+        self.folder.join("held-out.json")
+    }
+
     /// [`Prompts`].
     pub fn prompts(&self) -> PathBuf {
         self.folder.join("prompts.json")

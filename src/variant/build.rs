@@ -61,6 +61,7 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
         cached: false,
         layer_errors: made.layer_errors,
         bits_per_weight: made.size.bits_per_weight(),
+        mixture: None,
         proof: Vec::new(),
     })
 }
@@ -90,6 +91,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: ActivationSchem
         cached: false,
         layer_errors: BTreeMap::new(),
         bits_per_weight: size.bits_per_weight(),
+        mixture: None,
         proof: proof::prove(&checkpoint, order.threads)?,
     })
 }

@@ -23,23 +23,43 @@ impl CalibrationTokens {
     /// # Errors
     /// Fewer windows than asked for, with how many there are.
     pub fn draw(documents: &[Vec<u32>], bos: Option<u32>, windows: usize, length: usize, seed: u64) -> Result<Self> {
+        Ok(Self::draw_with_held_out(documents, bos, (windows, 0), length, seed)?.0)
+    }
+
+    /// As [`CalibrationTokens::draw`], the first of two numbers of `windows`; and as many as the second says of those that
+    /// were not drawn.
+    ///
+    /// # Errors
+    /// Fewer windows than both together.
+    pub fn draw_with_held_out(
+        documents: &[Vec<u32>],
+        bos: Option<u32>,
+        windows: (usize, usize),
+        length: usize,
+        seed: u64,
+    ) -> Result<(Self, Self)> {
+        let (drawn, held_out) = windows;
         let body = length.saturating_sub(bos.iter().len());
-        if body == 0 || windows == 0 {
-            return Err(Error::Usage(format!("calibration of {windows} windows of {length} tokens holds no text")));
+        if body == 0 || drawn == 0 {
+            return Err(Error::Usage(format!("calibration of {drawn} windows of {length} tokens holds no text")));
         }
         let choices: Vec<&[u32]> = documents.iter().flat_map(|document| document.chunks_exact(body)).collect();
-        if choices.len() < windows {
+        if choices.len() < drawn + held_out {
+            let more = if held_out == 0 { String::new() } else { format!(" and {held_out} held out from it") };
             return Err(Error::Usage(format!(
-                "calibration asks for {windows} windows of {length} tokens, but the {} documents hold {}; ask for fewer \
+                "calibration asks for {drawn} windows of {length} tokens{more}, but the {} documents hold {}; ask for fewer \
                  or shorter windows, or give more text",
                 documents.len(),
                 choices.len()
             )));
         }
         let mut random = StdRng::seed_from_u64(seed);
-        let drawn = sample(&mut random, choices.len(), windows);
-        let window = |at: usize| bos.iter().chain(choices[at]).copied().collect();
-        Ok(CalibrationTokens { windows: drawn.iter().map(window).collect() })
+        let learned: Vec<usize> = sample(&mut random, choices.len(), drawn).into_vec();
+        let left: Vec<usize> = (0..choices.len()).filter(|at| !learned.contains(at)).collect();
+        let apart: Vec<usize> = sample(&mut random, left.len(), held_out).iter().map(|at| left[at]).collect();
+        let window = |&at: &usize| bos.iter().chain(choices[at]).copied().collect();
+        let tokens = |places: Vec<usize>| CalibrationTokens { windows: places.iter().map(window).collect() };
+        Ok((tokens(learned), tokens(apart)))
     }
 }
 
@@ -75,6 +95,15 @@ mod tests {
     fn a_beginning_of_sequence_token_counts_into_the_length() {
         let drawn = CalibrationTokens::draw(&documents(), Some(999), 2, 8, 1).unwrap();
         assert!(drawn.windows.iter().all(|window| window.len() == 8 && window[0] == 999 && window[1] != 999));
+    }
+
+    #[test]
+    fn held_out_windows_are_others_and_leave_the_drawn_ones_as_they_are() {
+        let (drawn, held_out) = CalibrationTokens::draw_with_held_out(&documents(), None, (3, 3), 10, 1).unwrap();
+        assert_eq!(drawn, CalibrationTokens::draw(&documents(), None, 3, 10, 1).unwrap());
+        assert!(held_out.windows.len() == 3 && held_out.windows.iter().all(|window| !drawn.windows.contains(window)));
+        let problem = CalibrationTokens::draw_with_held_out(&documents(), None, (4, 3), 10, 1).unwrap_err().to_string();
+        assert!(problem.contains("4 windows of 10 tokens and 3 held out from it"), "{problem}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use build::build;
 pub use calibration::CalibrationTokens;
 pub use gguf_export::{Exported, build_gguf};
 pub use key::{ARTEFACTS, cached};
-pub use mixture::{Survey, Work};
+pub use mixture::{Survey, Work, search};
 
 use crate::suite::Recipe;
 

@@ -100,6 +100,9 @@ impl Plan {
             Recipe::Cast { dtype } => *dtype,
             Recipe::Quantize(method) => method.dense,
             Recipe::Import { .. } => return Err(Error::Usage("an import is not made, it is taken as it is".into())),
+            Recipe::Search(_) => {
+                return Err(Error::Usage("a search decides on a recipe first; use bench run or bench quantize".into()));
+            }
         };
         let mut tensors = Vec::new();
         for name in checkpoint.names() {
@@ -263,19 +266,26 @@ pub(super) fn check_kernel(
     activations: ActivationScheme,
     cols: usize,
 ) -> std::result::Result<(), String> {
+    Matrix::from_quantized(&blank(scheme, 1, cols)?, activations).map(|_| ())
+}
+
+/// A matrix of zeros.
+///
+/// # Errors
+/// A group size that does not fit.
+pub(super) fn blank(scheme: WeightScheme, rows: usize, cols: usize) -> std::result::Result<QuantizedTensor, String> {
     let group_size = group_size(scheme, cols)?;
-    let groups = cols / group_size;
-    let row = QuantizedTensor {
-        rows: 1,
+    let groups = rows * (cols / group_size);
+    Ok(QuantizedTensor {
+        rows,
         cols,
         bits: scheme.bits,
         group_size,
-        codes: vec![0; cols],
+        codes: vec![0; rows * cols],
         scales: vec![1.0; groups],
         zero: if scheme.symmetric { Zero::Symmetric } else { Zero::Points(vec![0; groups]) },
         input_order: None,
-    };
-    Matrix::from_quantized(&row, activations).map(|_| ())
+    })
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any characters.

@@ -7,9 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::protocol::{BuildJob, BuildOutcome};
+use crate::assets::cache_dir;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::results::{Artefact, create_folder, write_whole};
+use crate::results::{Artefact, Mixture, create_folder, write_whole};
+use crate::suite::Recipe;
 use crate::tasks::read_tokens;
 use crate::variant::{self, CalibrationTokens, Order, cached};
 
@@ -27,13 +29,28 @@ pub(super) fn build(job: &BuildJob, progress: &mut dyn FnMut(usize, usize)) -> R
         calibration: calibration.as_ref(),
         threads: job.threads,
     };
+    let mixture = mixture(&order, job.held_out.as_deref(), progress)?;
+    let decided = mixture.as_ref().map(|mixture| Recipe::Quantize(mixture.recipe.clone()));
+    let order = Order { recipe: decided.as_ref().unwrap_or(&job.recipe), ..order };
     let folder = cached(&order.key());
     let description = PathBuf::from(format!("{}.json", folder.display()));
-    let artefact = match described(&description) {
+    let mut artefact = match described(&description) {
         Some(artefact) => artefact,
         None => make(&order, &folder, &description, progress)?,
     };
+    artefact.mixture = mixture;
     Ok(BuildOutcome { artefact, peak_rss: machine::peak_rss() })
+}
+
+/// What a search decides on; `None` for any other recipe.
+fn mixture(
+    order: &Order<'_>,
+    held_out: Option<&Path>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Option<Mixture>> {
+    let (Recipe::Search(search), Some(held_out)) = (order.recipe, held_out) else { return Ok(None) };
+    let held_out = CalibrationTokens { windows: read_tokens(held_out)? };
+    variant::search(order, search, &held_out, &cache_dir(), progress).map(Some)
 }
 
 fn make(

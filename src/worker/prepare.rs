@@ -58,8 +58,11 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     if let Some(calibration) = &suite.calibration {
         let corpus = encoder.read(&calibration.text, &job.base)?;
         let (windows, length, seed) = (calibration.windows, calibration.length, calibration.seed);
-        let drawn = CalibrationTokens::draw(&corpus.documents, encoder.bos(), windows, length, seed)?;
+        let windows = (windows, suite.held_out_windows());
+        let (drawn, held_out) =
+            CalibrationTokens::draw_with_held_out(&corpus.documents, encoder.bos(), windows, length, seed)?;
         write_tokens(&job.files.calibration(), &drawn.windows)?;
+        write_tokens(&job.files.held_out(), &held_out.windows)?;
         warnings.extend(scored.overlap(&corpus));
     }
     fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;

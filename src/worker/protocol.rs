@@ -78,6 +78,8 @@ pub struct BuildJob {
     pub import: Option<PathBuf>,
     /// Token file of the calibration windows.
     pub calibration: Option<PathBuf>,
+    /// Token file of the windows on which a search compares.
+    pub held_out: Option<PathBuf>,
     /// Threads.
     pub threads: usize,
 }

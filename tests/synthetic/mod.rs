@@ -283,6 +283,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
             cached: !quantized,
             layer_errors: if quantized { (0..30).map(layer).collect() } else { BTreeMap::new() },
             bits_per_weight: quantized.then_some(8.0 * truth.weight_bytes as f64 / (135.0e6)),
+            mixture: None,
             proof: if matches!(truth.recipe, Recipe::Import { .. }) { proof() } else { Vec::new() },
         };
         let scores = BTreeMap::from([("perplexity".to_string(), score)]);

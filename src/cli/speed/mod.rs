@@ -9,7 +9,6 @@ mod decoder;
 mod encoder;
 mod work;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +17,7 @@ use serde::Serialize;
 
 use self::work::{Phase, Timed, Work};
 use super::model::{self, Form};
+use super::progress::Progress;
 use super::quantize::read_recipe;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -243,14 +243,11 @@ fn find(args: &Args) -> Result<(PathBuf, String)> {
         recipe,
         import: None,
         calibration: None,
+        held_out: None,
         threads: model::threads(None)?,
     };
-    let talk = std::io::stderr().is_terminal();
-    let built = Processes::new()?.build(job, &mut |done, total| {
-        if talk {
-            eprint!("\r{done} of {total}{}", if done == total { "\n" } else { "" });
-        }
-    })?;
+    let mut shown = Progress::new("quantizing");
+    let built = Processes::new()?.build(job, &mut |done, total| shown.advance(done, total))?;
     Ok((Path::new(&built.artefact.path).to_path_buf(), variant))
 }
 

@@ -1,15 +1,16 @@
 //! Units of a tiny model, tried alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::tests::{calibration, quantize, unchanged, write_model};
 use super::super::{CalibrationTokens, Order, build};
+use super::search;
 use super::survey::Survey;
 use crate::checkpoint::Checkpoint;
 use crate::kernels::{Isa, Pool, vector};
 use crate::network::{Decoder, LoadOptions};
-use crate::results::Sensitivity;
-use crate::suite::{Format, Observer, Override, Recipe};
+use crate::results::{Mixture, Sensitivity};
+use crate::suite::{Budget, Format, Method, Observer, Override, Recipe, Search, recipe_from_text};
 use crate::tensor::DenseFormat;
 
 fn formats(names: &[&str]) -> Vec<Format> {
@@ -146,4 +147,101 @@ fn a_format_that_does_not_fit_a_unit_is_left_out_there() {
         let expected: &[&str] = if unit.unit == "down" { &["8"] } else { &["4g64", "8"] };
         assert_eq!(unit.effects.iter().map(|e| e.format.as_str()).collect::<Vec<_>>(), expected, "{}", unit.label());
     }
+}
+
+/// A search among 4 and 8 bits, learning from half of the windows.
+fn searched(model: &Path, cache: &Path, budget: Budget, threads: usize) -> crate::error::Result<Mixture> {
+    let [learned, held_out] = halves();
+    let recipe = Recipe::Search(Search {
+        quantizer: "gptq".into(),
+        formats: formats(&["4g32", "8"]),
+        budget,
+        dense: DenseFormat::F16,
+        probe_windows: 2,
+        check_windows: 2,
+    });
+    let Recipe::Search(asked) = &recipe else { panic!("a search") };
+    let order =
+        Order { model, model_sha256: "00", recipe: &recipe, import: None, calibration: Some(&learned), threads };
+    search(&order, asked, &held_out, cache, &mut |_, _| {})
+}
+
+fn tiny_model(root: &Path) -> PathBuf {
+    let model = root.join("model");
+    write_model(&model, true, &unchanged);
+    model
+}
+
+/// Bytes of the whole model in one form.
+fn bytes_of(model: &Path, recipe: &Recipe) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("artefact");
+    let order = Order { model, model_sha256: "00", recipe, import: None, calibration: None, threads: 1 };
+    build(&order, &into, &mut |_, _| {}).unwrap();
+    Decoder::load(&Checkpoint::open(&into).unwrap(), LoadOptions::default()).unwrap().weight_bytes()
+}
+
+#[test]
+fn a_mixture_keeps_to_its_bytes_and_loses_no_more_than_a_uniform_recipe() {
+    let root = tempfile::tempdir().unwrap();
+    let model = tiny_model(root.path());
+    let four = quantize("rtn", formats(&["4g32"])[0].weights, vec![]);
+    let budget = bytes_of(&model, &four);
+    let mixture = searched(&model, &root.path().join("cache"), Budget::Bytes(budget), 2).unwrap();
+    let best = mixture.best().unwrap();
+    assert!(best.bytes <= budget && mixture.within_budget, "{mixture:?}");
+    let uniform = mixture.tried.iter().find(|tried| tried.found_by.starts_with("all ")).unwrap();
+    assert!(best.kl <= uniform.kl, "{mixture:?}");
+    assert_eq!(mixture.units.iter().map(|(_, count)| count).sum::<usize>(), 9);
+    // What is made of the decision is what was measured, and reads back from its keys.
+    assert_eq!(recipe_from_text("keys", &mixture.recipe.keys()).unwrap(), Recipe::Quantize(mixture.recipe.clone()));
+    let rounded = Recipe::Quantize(Method { method: "rtn".into(), ..mixture.recipe.clone() });
+    assert_eq!(bytes_of(&model, &rounded), best.bytes);
+
+    let error = searched(&model, &root.path().join("cache"), Budget::Bytes(1000), 1).unwrap_err().to_string();
+    assert!(error.contains("the smallest mixture takes") && error.contains("1000 B"), "{error}");
+}
+
+#[test]
+fn a_decision_depends_on_no_threads_and_is_remembered() {
+    let root = tempfile::tempdir().unwrap();
+    let model = tiny_model(root.path());
+    let budget = Budget::Divergence(0.001);
+    let once = searched(&model, &root.path().join("a"), budget, 1).unwrap();
+    assert_eq!(searched(&model, &root.path().join("b"), budget, 3).unwrap(), once);
+    std::fs::remove_dir_all(root.path().join("a/sensitivities")).unwrap();
+    assert_eq!(searched(&model, &root.path().join("a"), budget, 1).unwrap(), once);
+    assert!(!root.path().join("a/sensitivities").exists(), "nothing was measured again");
+    assert_eq!(std::fs::read_dir(root.path().join("a")).unwrap().count(), 1, "no mixture is left behind");
+}
+
+#[test]
+fn a_divergence_is_kept_to_by_the_smallest_mixture_that_was_tried() {
+    let root = tempfile::tempdir().unwrap();
+    let model = tiny_model(root.path());
+    let dense = bytes_of(&model, &Recipe::Cast { dtype: DenseFormat::F16 });
+    let mut before = u64::MAX;
+    for limit in [1e-7, 1e-4, 1.0] {
+        let mixture = searched(&model, root.path(), Budget::Divergence(limit), 1).unwrap();
+        let best = mixture.best().unwrap();
+        assert!(mixture.within_budget && best.kl <= limit, "{limit}: {mixture:?}");
+        let within = mixture.tried.iter().filter(|tried| tried.kl <= limit);
+        assert_eq!(within.map(|tried| tried.bytes).min(), Some(best.bytes));
+        if before != u64::MAX {
+            assert!(best.bytes < before, "a wider limit gives a smaller mixture");
+        }
+        before = best.bytes;
+    }
+    assert!(before < dense / 3, "at the widest limit all is in 4 bits: {before} of {dense}");
+}
+
+#[test]
+fn a_speedup_is_judged_by_measured_products() {
+    let root = tempfile::tempdir().unwrap();
+    let model = tiny_model(root.path());
+    let mixture = searched(&model, root.path(), Budget::Speedup(1e-6), 1).unwrap();
+    assert!(mixture.best().unwrap().products_s.unwrap() > 0.0);
+    assert_eq!((mixture.best().unwrap().kl, mixture.units[0].clone()), (0.0, ("f16".into(), 9)), "{mixture:?}");
+    let error = searched(&model, root.path(), Budget::Speedup(90.0), 1).unwrap_err().to_string();
+    assert!(error.contains("the fastest mixture speeds products up by"), "{error}");
 }
