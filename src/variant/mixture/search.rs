@@ -117,56 +117,50 @@ impl Decision<'_> {
             Budget::Bytes(most) => {
                 let room = most.checked_sub(self.outside);
                 let solved = room.and_then(|room| self.solve(room, |option| option.bytes, |option| option.loss));
-                let least = self.outside + self.smallest(|option| option.bytes);
-                let fits = move |this: &Self, choice: &[usize]| this.bytes(choice) <= most;
-                self.best_of(
-                    solved,
-                    &fits,
-                    || {
-                        format!(
-                            "the smallest mixture takes {}, more than the budget of {}",
-                            units::bytes(least),
-                            units::bytes(most)
-                        )
-                    },
-                    progress,
-                )?;
+                let solved = solved.ok_or_else(|| {
+                    let least = units::bytes(self.outside + self.smallest(|option| option.bytes));
+                    let most = units::bytes(most);
+                    Error::Usage(format!(
+                        "search: the smallest mixture takes {least}, more than the budget of {most}; raise it"
+                    ))
+                })?;
+                let uniform = self.best_uniform(|choice| self.bytes(choice) <= most);
+                self.attempt_both(solved, uniform, progress)?;
             }
             Budget::Speedup(least) => {
                 let dense = self.sum(&vec![0; self.units.len()], |option| option.nanoseconds);
                 let room = (dense as f64 / least) as u64;
                 let solved = self.solve(room, |option| option.nanoseconds, |option| option.loss);
-                let fastest = dense as f64 / self.smallest(|option| option.nanoseconds) as f64;
-                let fits = move |this: &Self, choice: &[usize]| this.sum(choice, |option| option.nanoseconds) <= room;
-                self.best_of(
-                    solved,
-                    &fits,
-                    || {
-                        format!(
-                            "the fastest mixture speeds products up by {fastest:.2}, less than the budget of {least}"
-                        )
-                    },
-                    progress,
-                )?;
+                let solved = solved.ok_or_else(|| {
+                    let most = dense as f64 / self.smallest(|option| option.nanoseconds) as f64;
+                    let problem =
+                        format!("the fastest mixture speeds products up by {most:.2}, the budget asks for {least}");
+                    Error::Usage(format!("search: {problem}; lower it"))
+                })?;
+                let uniform = self.best_uniform(|choice| self.sum(choice, |option| option.nanoseconds) <= room);
+                self.attempt_both(solved, uniform, progress)?;
             }
             Budget::Divergence(limit) => self.within_divergence(limit, progress)?,
         }
         self.finish()
     }
 
-    /// Makes the knapsack's mixture and the best uniform one that fits.
-    fn best_of(
+    /// The uniform mixture of least predicted loss, of those that fit.
+    fn best_uniform(&self, fits: impl Fn(&[usize]) -> bool) -> Option<(String, Vec<usize>)> {
+        let fitting = self.uniform().into_iter().filter(|(_, choice)| fits(choice));
+        fitting.min_by_key(|(_, choice)| self.sum(choice, |option| option.loss))
+    }
+
+    /// Makes the knapsack's mixture, and the best uniform one where it is another.
+    fn attempt_both(
         &mut self,
-        solved: Option<Vec<usize>>,
-        fits: &dyn Fn(&Self, &[usize]) -> bool,
-        problem: impl Fn() -> String,
+        solved: Vec<usize>,
+        uniform: Option<(String, Vec<usize>)>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
-        let solved = solved.ok_or_else(|| Error::Usage(format!("search: {}; raise it", problem())))?;
-        let uniform = self.uniform().into_iter().filter(|(_, choice)| fits(self, choice));
-        let uniform = uniform.min_by_key(|(_, choice)| self.sum(choice, |option| option.loss));
+        let uniform = uniform.filter(|(_, choice)| *choice != solved);
         self.attempt("knapsack".into(), solved, progress)?;
-        if let Some((name, choice)) = uniform.filter(|(_, choice)| *choice != self.choices[0]) {
+        if let Some((name, choice)) = uniform {
             self.attempt(name, choice, progress)?;
         }
         Ok(())
