@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         calibration: calibration.as_ref().map(|(learned, _)| learned),
         threads: model::threads(args.threads)?,
     };
-    let mut shown = Progress::new("quantizing");
+    let mut shown = Progress::new(if matches!(recipe, Recipe::Search(_)) { "searching" } else { "quantizing" });
     let mut progress = |done: usize, total: usize| shown.advance(done, total);
     let decided = match (&recipe, &calibration) {
         (Recipe::Search(search), Some((_, held_out))) => {

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::report;
-use crate::results::{Effect, Sensitivity, write_whole};
+use crate::results::{Effect, Sensitivity, UnitSensitivity, write_whole};
 use crate::suite::{Format, Observer};
 use crate::tasks::Encoder;
 use crate::tensor::DenseFormat;
@@ -197,26 +197,15 @@ fn text(found: &Sensitivity) -> String {
 
 /// Blocks by units.
 fn table(found: &Sensitivity, format: &str) -> Table {
-    let mut columns: Vec<&str> = Vec::new();
-    let mut rows: Vec<(Option<usize>, Vec<(&str, String)>)> = Vec::new();
-    for unit in &found.units {
-        if !columns.contains(&unit.unit.as_str()) && unit.layer.is_some() {
-            columns.push(&unit.unit);
-        }
-        if rows.last().is_none_or(|(layer, _)| *layer != unit.layer) {
-            rows.push((unit.layer, Vec::new()));
-        }
-        if let Some((_, cells)) = rows.last_mut() {
-            let shown = unit.effect(format).map_or("does not fit".into(), |effect| thousandths(effect.kl));
-            cells.push((&unit.unit, shown));
-        }
-    }
+    let units = || found.units.iter().filter(|unit| unit.layer == Some(0));
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["block"].into_iter().chain(columns.iter().copied()));
-    for (layer, cells) in rows {
-        let label = layer.map_or_else(|| "head".into(), |layer| layer.to_string());
-        table.add_row([label].into_iter().chain(cells.into_iter().map(|(_, shown)| shown)));
+    table.set_header(std::iter::once("block").chain(units().map(|unit| unit.unit.as_str())));
+    for block in found.units.chunk_by(|a, b| a.layer == b.layer) {
+        let label = block.first().and_then(|unit| unit.layer).map_or_else(|| "head".into(), |layer| layer.to_string());
+        let shown =
+            |unit: &UnitSensitivity| unit.effect(format).map_or("does not fit".into(), |effect| thousandths(effect.kl));
+        table.add_row(std::iter::once(label).chain(block.iter().map(shown)));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

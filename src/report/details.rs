@@ -302,7 +302,7 @@ fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {
     if let Some(bits) = artefact.bits_per_weight.filter(|b| b.is_finite()) {
         facts.push(("bits per quantized weight".into(), format!("{bits:.2}")));
     }
-    facts.extend(artefact.mixture.iter().flat_map(mixture_facts));
+    facts.extend(artefact.mixture.as_deref().into_iter().flat_map(mixture_facts));
     facts
 }
 

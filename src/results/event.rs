@@ -135,7 +135,7 @@ pub struct Artefact {
     pub bits_per_weight: Option<f64>,
     /// How the formats were chosen, where a search did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mixture: Option<Mixture>,
+    pub mixture: Option<Box<Mixture>>,
     /// For an import: that it is what the checkpoint says, one entry for each linear layer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proof: Vec<LayerProof>,

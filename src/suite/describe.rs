@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::format::Format;
-use super::schema::{Budget, Method, Observer, Recipe, Smooth, Variant, WeightScheme};
+use super::schema::{Budget, Method, Observer, Override, Recipe, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
 use crate::tensor::{ActivationScheme, Granularity};
 use crate::units;
@@ -87,10 +87,15 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Some(Smooth::Alpha(alpha)) => write!(f, " smoothed by {alpha}")?,
         None => {}
     }
-    for rule in &method.overrides {
+    for alike in method.overrides.chunk_by(Override::is_alike) {
+        let Some(rule) = alike.first() else { continue };
+        let tensors = match alike.len() {
+            1 => rule.tensors.clone(),
+            several => format!("{several} layers"),
+        };
         match rule.weights {
-            Some(scheme) => write!(f, "; {} {scheme}", rule.tensors)?,
-            None => write!(f, "; {} {}", rule.tensors, method.dense.name())?,
+            Some(scheme) => write!(f, "; {tensors} {scheme}")?,
+            None => write!(f, "; {tensors} {}", method.dense.name())?,
         }
         if let Some(activations) = rule.activations {
             write!(f, ", {}", inputs(activations))?;

@@ -22,8 +22,7 @@ impl Method {
             let _ = writeln!(out, "dense = \"{}\"", self.dense.name());
         }
         if !self.overrides.is_empty() {
-            let alike = |a: &Override, b: &Override| (a.weights, a.activations) == (b.weights, b.activations);
-            let rules: String = self.overrides.chunk_by(alike).map(rule).collect();
+            let rules: String = self.overrides.chunk_by(Override::is_alike).map(rule).collect();
             let _ = writeln!(out, "overrides = [\n{rules}]");
         }
         out

@@ -470,3 +470,10 @@ pub struct Override {
     /// Input quantization of these tensors; `None` keeps the method's.
     pub activations: Option<ActivationScheme>,
 }
+
+impl Override {
+    /// Whether another says the same of its tensors.
+    pub(super) fn is_alike(&self, other: &Override) -> bool {
+        (self.weights, self.activations) == (other.weights, other.activations)
+    }
+}

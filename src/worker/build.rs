@@ -38,7 +38,7 @@ pub(super) fn build(job: &BuildJob, progress: &mut dyn FnMut(usize, usize)) -> R
         Some(artefact) => artefact,
         None => make(&order, &folder, &description, progress)?,
     };
-    artefact.mixture = mixture;
+    artefact.mixture = mixture.map(Box::new);
     Ok(BuildOutcome { artefact, peak_rss: machine::peak_rss() })
 }
 

@@ -226,6 +226,9 @@ impl Trial {
     }
 }
 
+/// A quantized weight, the same packed, and `E|(W - Q) x|^2` with `E|W x|^2`.
+type Made = (QuantizedTensor, Matrix, (f64, f64));
+
 /// What is known of a trial before its predictions are.
 struct Tried {
     unit: usize,
@@ -382,7 +385,7 @@ impl<'a> Bench<'a> {
         };
         let (scheme, learns) = (format.weights, format.weights.observer == Observer::ImatrixMse);
         let learned = learned.filter(|_| learns || quantizer.needs_calibration());
-        let one = |module: &String| -> Result<Option<(QuantizedTensor, Matrix, (f64, f64))>> {
+        let one = |module: &String| -> Result<Option<Made>> {
             let name = self.weight_of(module);
             let (shape, values) = self.checkpoint.tensor_f32(&name)?;
             self.checkpoint.release(&name);
