@@ -56,6 +56,7 @@ pub fn under_instruction_sets(
                     },
                     import: Some(artefact.clone()),
                     calibration: None,
+                    held_out: None,
                     threads,
                 },
                 &mut |_, _| {},
