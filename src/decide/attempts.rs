@@ -3,8 +3,8 @@
 
 use super::Case;
 use crate::results::{Answer, Answers, Attempt, VariantResult};
-use crate::suite::{Method, Override, Recipe, WeightScheme, recipe_from_text};
-use crate::tensor::{ActivationScheme, Granularity};
+use crate::suite::{InputScheme, Method, Override, Recipe, WeightScheme, recipe_from_text};
+use crate::tensor::Granularity;
 
 /// Most layers that an attempt keeps at 8 bits.
 const KEPT_LAYERS: usize = 4;
@@ -73,8 +73,8 @@ fn more_accurate(case: &Case<'_>, name: &str, mut method: Method) -> Option<Trie
             method.weights.bits = 8;
             Some((format!("{name}-8bit"), "8 bits lose next to nothing".into(), method))
         }
-        (_, _) if method.activations != ActivationScheme::None => {
-            method.activations = ActivationScheme::None;
+        (_, _) if method.activations != InputScheme::None => {
+            method.activations = InputScheme::None;
             Some((format!("{name}-float-inputs"), "inputs in floating point cost no accuracy".into(), method))
         }
         _ => None,
@@ -82,8 +82,8 @@ fn more_accurate(case: &Case<'_>, name: &str, mut method: Method) -> Option<Trie
 }
 
 fn faster(name: &str, mut method: Method) -> Option<Tried> {
-    if method.activations == ActivationScheme::None {
-        method.activations = ActivationScheme::DynamicToken;
+    if method.activations == InputScheme::None {
+        method.activations = InputScheme::DynamicToken;
         return Some((format!("{name}-a8"), "8-bit inputs make products of integers".into(), method));
     }
     (method.weights.bits > 4)
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn each_attempt_changes_one_thing() {
         let (name, _, method) = faster("int4", int4("rtn")).unwrap();
-        assert_eq!((name.as_str(), method.activations), ("int4-a8", ActivationScheme::DynamicToken));
+        assert_eq!((name.as_str(), method.activations), ("int4-a8", InputScheme::DynamicToken));
         assert!(faster("int4-a8", method).is_none());
         let (name, _, method) = smaller("int4", int4("rtn")).unwrap();
         assert_eq!((name.as_str(), method.overrides.len()), ("int4-head8", 1));

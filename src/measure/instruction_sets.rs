@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{Inputs, Progress, Workers};
 use crate::error::{Error, Result};
 use crate::results::{LayerProof, Score, create_folder};
-use crate::suite::Recipe;
+use crate::suite::{InputScheme, Recipe};
 use crate::tasks::TokenFiles;
-use crate::tensor::ActivationScheme;
 use crate::worker::{BuildJob, PrepareJob, Reference, ScoreJob};
 
 /// What one instruction set made of one variant; texts are workers' messages.
@@ -50,10 +49,7 @@ pub fn under_instruction_sets(
                 BuildJob {
                     model: inputs.model.clone(),
                     model_sha256: inputs.model_sha256.clone(),
-                    recipe: Recipe::Import {
-                        source: artefact.display().to_string(),
-                        activations: ActivationScheme::None,
-                    },
+                    recipe: Recipe::Import { source: artefact.display().to_string(), activations: InputScheme::None },
                     import: Some(artefact.clone()),
                     calibration: None,
                     held_out: None,

@@ -14,16 +14,15 @@ use crate::results::{
     read_journal,
 };
 use crate::suite::{
-    Accept, AccuracyLimit, AccuracyMetric, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, InputScheme, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload,
 };
-use crate::tensor::ActivationScheme;
 use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
 
 /// A suite of `fp16` and `candidates` variants `q1`, `q2`, ..., with two points of two blocks.
 pub(super) fn suite(candidates: usize) -> Suite {
     let names = std::iter::once("fp16".to_string()).chain((1..=candidates).map(|i| format!("q{i}")));
     let variants = names.map(|name| Variant {
-        recipe: Recipe::Import { source: name.clone(), activations: ActivationScheme::None },
+        recipe: Recipe::Import { source: name.clone(), activations: InputScheme::None },
         name,
         kv_cache: None,
     });

@@ -4,11 +4,9 @@ use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::network::block::Site;
 use crate::network::encoder::prefix;
-use crate::network::encoder_block::EncoderBlock;
 use crate::network::head::EMBEDDING;
-use crate::network::{Config, EncoderConfig};
+use crate::network::{Config, EncoderConfig, Site};
 
 /// The kind of a network and its hyperparameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,10 +88,7 @@ impl Architecture {
 
     /// Linear layers of a block by their name inside the block, in the order of execution.
     pub fn linears_of_block(&self) -> Vec<&'static str> {
-        match self {
-            Architecture::Decoder(_) => Site::ALL.into_iter().flat_map(Site::linears).copied().collect(),
-            Architecture::Encoder { .. } => EncoderBlock::LINEARS.to_vec(),
-        }
+        Site::ALL.into_iter().flat_map(|site| self.linears_at(site)).copied().collect()
     }
 
     /// Module of a linear layer of block `layer`: `model.layers.3.mlp.up_proj`.

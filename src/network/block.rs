@@ -7,60 +7,9 @@ use crate::kernels::{
     Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Mask, Matrix, Part, Pool, Sequences, rows,
     vector,
 };
-use crate::network::Config;
-use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector};
+use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
 use crate::network::rotary::Rotary;
-
-/// Places in a block where linear layers read their input; all layers of a site share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Site {
-    /// `self_attn.q_proj`, `k_proj`, `v_proj`.
-    AttentionInput,
-    /// `self_attn.o_proj`.
-    AttentionOutput,
-    /// `mlp.gate_proj`, `up_proj`.
-    MlpInput,
-    /// `mlp.down_proj`.
-    MlpDown,
-}
-
-impl Site {
-    /// The linear layers that read this input, by their name inside the block.
-    pub fn linears(self) -> &'static [&'static str] {
-        match self {
-            Site::AttentionInput => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            Site::AttentionOutput => &["self_attn.o_proj"],
-            Site::MlpInput => &["mlp.gate_proj", "mlp.up_proj"],
-            Site::MlpDown => &["mlp.down_proj"],
-        }
-    }
-
-    /// The tensor that puts out this input, by its name inside the block: channels are its rows, or a norm's values.
-    pub fn producer(self) -> &'static str {
-        match self {
-            Site::AttentionInput => "input_layernorm",
-            Site::AttentionOutput => "self_attn.v_proj",
-            Site::MlpInput => "post_attention_layernorm",
-            Site::MlpDown => "mlp.up_proj",
-        }
-    }
-
-    /// For every feature of this input the channel of the producer that it is proportional to: heads that share keys
-    /// and values mix the same channels.
-    pub fn producer_channels(self, config: &Config) -> Vec<usize> {
-        match self {
-            Site::AttentionInput | Site::MlpInput => (0..config.hidden_size).collect(),
-            Site::MlpDown => (0..config.intermediate_size).collect(),
-            Site::AttentionOutput => {
-                let (head_dim, sharing) = (config.head_dim, config.heads / config.kv_heads);
-                (0..config.query_width()).map(|k| k / head_dim / sharing * head_dim + k % head_dim).collect()
-            }
-        }
-    }
-
-    /// All sites in the order of execution.
-    pub const ALL: [Site; 4] = [Site::AttentionInput, Site::AttentionOutput, Site::MlpInput, Site::MlpDown];
-}
+use crate::network::{Config, Site};
 
 /// One transformer block; a decoder holds one for each layer, calibration one at a time.
 #[derive(Debug)]
@@ -141,26 +90,27 @@ impl Block {
         })
     }
 
+    /// The linear layer of that name inside the block.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "self_attn.q_proj" => Some(&mut self.query),
+            "self_attn.k_proj" => Some(&mut self.key),
+            "self_attn.v_proj" => Some(&mut self.value),
+            "self_attn.o_proj" => Some(&mut self.output),
+            "mlp.gate_proj" => Some(&mut self.gate),
+            "mlp.up_proj" => Some(&mut self.up),
+            "mlp.down_proj" => Some(&mut self.down),
+            _ => None,
+        }
+    }
+
     /// Replaces a linear layer's weight (`self_attn.q_proj`, `mlp.down_proj`, ...) and returns the one before.
     ///
     /// # Errors
     /// An unknown name or another shape.
     pub fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<Matrix> {
-        let linear = match name {
-            "self_attn.q_proj" => &mut self.query,
-            "self_attn.k_proj" => &mut self.key,
-            "self_attn.v_proj" => &mut self.value,
-            "self_attn.o_proj" => &mut self.output,
-            "mlp.gate_proj" => &mut self.gate,
-            "mlp.up_proj" => &mut self.up,
-            "mlp.down_proj" => &mut self.down,
-            _ => return Err(Error::input(name, "a block has no such linear layer")),
-        };
-        let (expected, got) = ((linear.weight().rows(), linear.weight().cols()), (weight.rows(), weight.cols()));
-        if expected != got {
-            return Err(Error::input(name, format!("expected a weight of shape {expected:?}, got {got:?}")));
-        }
-        Ok(linear.set_weight(weight))
+        let linear = self.linear_mut(name).ok_or_else(|| Error::input(name, "a block has no such linear layer"))?;
+        linear.set_weight(name, weight)
     }
 
     /// Replaces a norm's weight or a linear layer's bias: `input_layernorm.weight`, `mlp.up_proj.bias`, ...
@@ -171,18 +121,9 @@ impl Block {
         let vector = match name {
             "input_layernorm.weight" => Some(&mut self.input_norm),
             "post_attention_layernorm.weight" => Some(&mut self.mlp_norm),
-            "self_attn.v_proj.bias" => self.value.bias_mut(),
-            "mlp.up_proj.bias" => self.up.bias_mut(),
-            _ => None,
+            _ => name.strip_suffix(".bias").and_then(|linear| self.linear_mut(linear)).and_then(Linear::bias_mut),
         };
-        match vector {
-            Some(vector) if vector.len() == values.len() => *vector = values,
-            Some(vector) => {
-                return Err(Error::input(name, format!("expected {} values, got {}", vector.len(), values.len())));
-            }
-            None => return Err(Error::input(name, "a block has no such vector that can be replaced")),
-        }
-        Ok(())
+        replace(name, vector, values)
     }
 
     /// Runs the block in place over `sequences` sequences of `length` tokens each, `hidden` being

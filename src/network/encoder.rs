@@ -14,11 +14,10 @@ use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::{Activations, KvFormat, LayerNorm, Matrix, Pool, Sequences, rows};
-use crate::network::encoder_block::{EncoderBlock, Workspace, load_layer_norm};
-use crate::network::linear::{Linear, LoadOptions, kernel_uses, kv_format};
-use crate::network::lookup_table::{LookupTable, check_tokens};
-use crate::network::{EncoderConfig, Pooling};
+use crate::kernels::{Activations, KvFormat, Matrix, Pool, Sequences, rows};
+use crate::network::encoder_block::{EncoderBlock, Workspace, attention_format};
+use crate::network::linear::{Linear, LoadOptions, kernel_uses};
+use crate::network::{EncoderConfig, EncoderEmbeddings, Pooling};
 use crate::results::KernelUse;
 
 /// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in a core's cache.
@@ -33,13 +32,8 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 /// An encoder with packed weights.
 #[derive(Debug)]
 pub struct Encoder {
-    place: String,
     config: EncoderConfig,
-    /// `(vocab_size, hidden_size)`.
-    words: LookupTable,
-    /// Embedding of every position, that of token type 0 added: `(max_positions, hidden_size)`.
-    positions: Vec<f32>,
-    norm: LayerNorm,
+    embeddings: EncoderEmbeddings,
     blocks: Vec<EncoderBlock>,
     end: End,
 }
@@ -93,22 +87,14 @@ impl Encoder {
         let place = checkpoint.path().display().to_string();
         let config = EncoderConfig::from_json(&place, checkpoint.config())?;
         let prefix = prefix(checkpoint)?;
-        let name = |part: &str| format!("{prefix}embeddings.{part}");
-        let table = |part: &str, rows| LookupTable::load(checkpoint, &name(part), (rows, config.hidden_size), options);
-        let words = table("word_embeddings.weight", config.vocab_size)?;
-        let positions = table("position_embeddings.weight", config.position_rows)?;
-        let types = table("token_type_embeddings.weight", config.token_types)?;
         let blocks = (0..config.layers)
             .into_par_iter()
             .map(|layer| EncoderBlock::load(checkpoint, &config, &format!("{prefix}encoder.layer.{layer}."), options))
             .collect::<Result<_>>()?;
         Ok(Encoder {
-            words,
-            positions: typed_positions(&config, &positions, &types),
-            norm: load_layer_norm(checkpoint, &name("LayerNorm"), &config)?,
+            embeddings: EncoderEmbeddings::load(checkpoint, &config, &prefix, options)?,
             blocks,
             end: End::load(checkpoint, &config, &prefix, options)?,
-            place,
             config,
         })
     }
@@ -129,12 +115,11 @@ impl Encoder {
     /// Packed bytes of all weights, scales, biases, norms and embeddings.
     pub fn weight_bytes(&self) -> u64 {
         let blocks: usize = self.blocks.iter().map(EncoderBlock::bytes).sum();
-        let norm = 2 * self.config.hidden_size * size_of::<f32>();
         let end = match &self.end {
             End::Embedding(_) => 0,
             End::Classes { dense, output } => dense.bytes() + output.bytes(),
         };
-        (blocks + norm + end + self.words.bytes() + size_of_val(self.positions.as_slice())) as u64
+        (blocks + end + self.embeddings.bytes()) as u64
     }
 
     /// The weights that a pass over `tokens` tokens multiplies in the blocks, each with its number of rows.
@@ -147,13 +132,8 @@ impl Encoder {
         kernel_uses(self.products(tokens).map(|(matrix, rows)| ("encode", matrix, rows)))
     }
 
-    /// Attention in bfloat16 where all weights are or have 8-bit inputs, in 32 bits elsewhere.
-    fn kv_format(&self) -> KvFormat {
-        let pairs = (self.config.hidden_size / self.config.heads).is_multiple_of(2);
-        match kv_format(self.blocks.iter().flat_map(EncoderBlock::linears)) {
-            KvFormat::Bf16 if pairs => KvFormat::Bf16,
-            _ => KvFormat::F32,
-        }
+    fn attention_format(&self) -> KvFormat {
+        attention_format(&self.config, self.blocks.iter().flat_map(EncoderBlock::linears))
     }
 
     /// Memory for forward passes.
@@ -167,7 +147,7 @@ impl Encoder {
             ends: Vec::new(),
             inputs: Vec::new(),
             hidden: Activations::default(),
-            work: Workspace::new(&self.config, self.kv_format()),
+            work: Workspace::new(&self.config, self.attention_format()),
             first: Activations::default(),
             between: Activations::default(),
         }
@@ -185,7 +165,7 @@ impl Encoder {
         sequences: &[impl AsRef<[u32]> + Sync],
         memory: &'m mut EncoderMemory,
     ) -> Result<&'m [f32]> {
-        sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
+        sequences.iter().try_for_each(|sequence| self.embeddings.check(sequence.as_ref()))?;
         let EncoderMemory { passes, threads, vectors, out } = memory;
         cut(sequences, passes);
         let apart = passes.len() >= PASSES_APART * pool.threads();
@@ -220,11 +200,9 @@ impl Encoder {
         }
         let packed = Sequences::packed(ends);
         let width = self.config.hidden_size;
-        let states = hidden.write(inputs.len(), width);
-        rows::for_rows(pool, inputs.len(), [states], |row, [out]| self.embed(inputs[row], out));
-        rows::layer_norm(pool, hidden.change_for(self.blocks.first().map(EncoderBlock::first_weight)), &self.norm);
+        self.embeddings.write(pool, inputs, hidden, self.blocks.first().map(EncoderBlock::first_weight));
         for (index, block) in self.blocks.iter().enumerate() {
-            block.run(pool, packed, hidden, work, self.blocks.get(index + 1));
+            block.run(pool, packed, hidden, work, self.blocks.get(index + 1), &mut |_, _| {});
         }
         out.resize(sequences.len() * self.width(), 0.0);
         let states_of = |index: usize| {
@@ -248,22 +226,6 @@ impl Encoder {
                 rows::add_bias(pool, out, output.bias());
             }
         }
-    }
-
-    /// Sum of the embeddings of a token, its position and type 0.
-    fn embed(&self, (token, position): (u32, usize), out: &mut [f32]) {
-        self.words.read(token as usize, out);
-        let of_position = &self.positions[position * out.len()..][..out.len()];
-        out.iter_mut().zip(of_position).for_each(|(v, p)| *v += p);
-    }
-
-    fn check(&self, sequence: &[u32]) -> Result<()> {
-        let (length, longest) = (sequence.len(), self.config.max_positions());
-        if length == 0 || length > longest {
-            let problem = format!("a sequence has {length} tokens; expected 1 to {longest}; cut longer texts");
-            return Err(Error::input(&self.place, problem));
-        }
-        check_tokens(&self.place, sequence, self.config.vocab_size)
     }
 }
 
@@ -310,16 +272,4 @@ pub(super) fn prefix(checkpoint: &Checkpoint) -> Result<String> {
         let problem = format!("tensor \"{WORDS}\": is missing; is this an encoder?");
         Error::input(checkpoint.path().display(), problem)
     })
-}
-
-/// Embeddings of all positions that tokens can have, that of type 0 added.
-fn typed_positions(config: &EncoderConfig, positions: &LookupTable, types: &LookupTable) -> Vec<f32> {
-    let mut kind = vec![0.0; config.hidden_size];
-    types.read(0, &mut kind);
-    let mut out = vec![0.0; config.max_positions() * config.hidden_size];
-    for (index, out) in out.chunks_exact_mut(config.hidden_size).enumerate() {
-        positions.read(config.first_position + index, out);
-        out.iter_mut().zip(&kind).for_each(|(v, k)| *v += k);
-    }
-    out
 }

@@ -2,17 +2,17 @@
 //! then normalized (Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2018, arXiv:1810.04805).
 
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{
     Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, LayerNorm, Mask, Matrix, Part, Pool, Sequences,
     rows,
 };
-use crate::network::EncoderConfig;
-use crate::network::linear::{Linear, LoadOptions, apply_all, load_vector};
+use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
+use crate::network::{EncoderConfig, Site};
 
 /// One block.
 #[derive(Debug)]
-pub(super) struct EncoderBlock {
+pub struct EncoderBlock {
     config: EncoderConfig,
     query: Linear,
     key: Linear,
@@ -59,7 +59,7 @@ impl Workspace {
 
 impl EncoderBlock {
     /// Linear layers by their name inside the block, in the order of execution.
-    pub const LINEARS: [&str; 6] = [
+    pub(super) const LINEARS: [&str; 6] = [
         "attention.self.query",
         "attention.self.key",
         "attention.self.value",
@@ -72,7 +72,7 @@ impl EncoderBlock {
     ///
     /// # Errors
     /// A missing or wrongly shaped tensor.
-    pub fn load(
+    pub(super) fn load(
         checkpoint: &Checkpoint,
         config: &EncoderConfig,
         prefix: &str,
@@ -97,41 +97,92 @@ impl EncoderBlock {
     }
 
     /// All linear layers in the order of execution.
-    pub fn linears(&self) -> [&Linear; 6] {
+    pub(super) fn linears(&self) -> [&Linear; 6] {
         [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
     }
 
     /// Bytes of all weights, biases and norms.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let norms = 4 * self.config.hidden_size * size_of::<f32>();
         self.linears().iter().map(|linear| linear.bytes()).sum::<usize>() + norms
     }
 
     /// The first weight that multiplies the block's inputs.
-    pub fn first_weight(&self) -> &Matrix {
+    pub(super) fn first_weight(&self) -> &Matrix {
         self.query.weight()
     }
 
+    /// The linear layer of that name inside the block.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let linears = [&mut self.query, &mut self.key, &mut self.value, &mut self.output, &mut self.up, &mut self.down];
+        Self::LINEARS.iter().zip(linears).find(|(known, _)| **known == name).map(|(_, linear)| linear)
+    }
+
+    /// Replaces a linear layer's weight.
+    ///
+    /// # Errors
+    /// An unknown name or another shape.
+    pub(super) fn set_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {
+        let linear = self.linear_mut(name).ok_or_else(|| Error::input(name, "a block has no such linear layer"))?;
+        linear.set_weight(name, weight).map(|_| ())
+    }
+
+    /// Replaces a linear layer's bias: `output.dense.bias`.
+    ///
+    /// # Errors
+    /// An unknown name or another length.
+    pub(super) fn set_vector(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
+        let linear = name.strip_suffix(".bias").and_then(|linear| self.linear_mut(linear));
+        let bias = linear.and_then(Linear::bias_mut);
+        replace(name, bias, values)
+    }
+
+    /// Runs the block in place over the rows of `hidden`, `(tokens, hidden_size)`, sequences ending at `ends`.
+    /// `observe(site, inputs)` sees every site's input, `(tokens, features)` row-major.
+    ///
+    /// # Panics
+    /// When `hidden` has another size.
+    pub(super) fn forward(
+        &self,
+        pool: &Pool,
+        hidden: &mut [f32],
+        ends: &[usize],
+        observe: &mut dyn FnMut(Site, &[f32]),
+    ) {
+        let sequences = Sequences::packed(ends);
+        let mut states = Activations::default();
+        states.write(sequences.tokens(), self.config.hidden_size).copy_from_slice(hidden);
+        let format = attention_format(&self.config, self.linears().into_iter());
+        self.run(pool, sequences, &mut states, &mut Workspace::new(&self.config, format), None, observe);
+        hidden.copy_from_slice(states.values());
+    }
+
     /// Runs the block in place over `hidden`, `(sequences.tokens(), hidden_size)`, which goes on to block `next`.
-    pub fn run(
+    /// `observe(site, inputs)` sees every site's input.
+    pub(super) fn run(
         &self,
         pool: &Pool,
         sequences: Sequences<'_>,
         hidden: &mut Activations,
         work: &mut Workspace,
         next: Option<&EncoderBlock>,
+        observe: &mut dyn FnMut(Site, &[f32]),
     ) {
         let (tokens, width) = (sequences.tokens(), self.config.hidden_size);
+        observe(Site::AttentionInput, hidden.values());
         let Workspace { query, key, value, .. } = work;
         apply_all(pool, hidden, [(&self.query, query), (&self.key, key), (&self.value, value)]);
         pool.part(Part::Attention, || self.attend(pool, sequences, work));
 
+        observe(Site::AttentionOutput, work.attended.values());
         work.delta.resize(tokens * width, 0.0);
         self.output.multiply(pool, &mut work.attended, &mut work.delta);
         let x = hidden.change_for(Some(self.up.weight()));
         rows::add_layer_norm(pool, x, &work.delta, self.output.bias(), &self.attention_norm);
+        observe(Site::MlpInput, hidden.values());
         self.up.multiply(pool, hidden, work.wide.write(tokens, self.config.intermediate_size));
         rows::bias_gelu(pool, work.wide.change_for(Some(self.down.weight())), self.up.bias(), self.config.gelu);
+        observe(Site::MlpDown, work.wide.values());
         self.down.multiply(pool, &mut work.wide, &mut work.delta);
         let x = hidden.change_for(next.map(EncoderBlock::first_weight));
         rows::add_layer_norm(pool, x, &work.delta, self.down.bias(), &self.norm);
@@ -144,6 +195,18 @@ impl EncoderBlock {
         let attention = Attention { cache: &work.cache, heads: self.config.heads, new: sequences, mask: Mask::Whole };
         let attended = work.attended.write(sequences.tokens(), self.config.hidden_size);
         attention.run(Isa::active(), pool, &work.query, &mut work.attention, attended);
+    }
+}
+
+/// Attention in bfloat16 where all weights are or have 8-bit inputs, in 32 bits elsewhere.
+pub(super) fn attention_format<'a>(
+    config: &EncoderConfig,
+    linears: impl Iterator<Item = &'a Linear> + Clone,
+) -> KvFormat {
+    let pairs = (config.hidden_size / config.heads).is_multiple_of(2);
+    match kv_format(linears) {
+        KvFormat::Bf16 if pairs => KvFormat::Bf16,
+        _ => KvFormat::F32,
     }
 }
 

@@ -59,9 +59,16 @@ impl Linear {
         &self.weight
     }
 
-    /// Replaces the weight by one of the same shape and returns the one before; the bias stays.
-    pub fn set_weight(&mut self, weight: Matrix) -> Matrix {
-        std::mem::replace(&mut self.weight, weight)
+    /// Replaces the weight of the layer `name` and returns the one before; the bias stays.
+    ///
+    /// # Errors
+    /// Another shape.
+    pub fn set_weight(&mut self, name: &str, weight: Matrix) -> Result<Matrix> {
+        let (expected, got) = ((self.weight.rows(), self.weight.cols()), (weight.rows(), weight.cols()));
+        if expected != got {
+            return Err(Error::input(name, format!("expected a weight of shape {expected:?}, got {got:?}")));
+        }
+        Ok(std::mem::replace(&mut self.weight, weight))
     }
 
     /// Bytes of weight and bias.
@@ -166,6 +173,21 @@ pub(super) fn load_matrix(
 pub(super) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) -> Result<Vec<f32>> {
     check_shape(checkpoint, name, &[length])?;
     Ok(checkpoint.tensor_f32(name)?.1)
+}
+
+/// Replaces the vector called `name`, if the block has it.
+///
+/// # Errors
+/// No such vector, or another length.
+pub(super) fn replace(name: &str, vector: Option<&mut Vec<f32>>, values: Vec<f32>) -> Result<()> {
+    match vector {
+        Some(vector) if vector.len() == values.len() => *vector = values,
+        Some(vector) => {
+            return Err(Error::input(name, format!("expected {} values, got {}", vector.len(), values.len())));
+        }
+        None => return Err(Error::input(name, "a block has no such vector that can be replaced")),
+    }
+    Ok(())
 }
 
 /// Refuses a tensor that is missing or has another shape.

@@ -49,7 +49,7 @@ impl Pooling {
     }
 
     /// Pools the states of one sentence, `(tokens, out.len())` row-major, into `out`.
-    pub(super) fn pool(self, states: &[f32], out: &mut [f32]) {
+    pub fn pool(self, states: &[f32], out: &mut [f32]) {
         let width = out.len();
         out.copy_from_slice(&states[..width]);
         if self.states == PooledStates::Mean {

@@ -4,7 +4,9 @@
 mod awq;
 mod gptq;
 mod grid;
+mod histogram;
 mod hqq;
+mod input_range;
 mod inverse_factor;
 mod observer;
 mod output_error;
@@ -18,6 +20,7 @@ pub use awq::Awq;
 pub use gptq::Gptq;
 pub use grid::Grid;
 pub use hqq::Hqq;
+pub use input_range::InputRange;
 pub use output_error::output_energies;
 pub use rescaling::{Consumer, Rescaling};
 pub use rtn::Rtn;

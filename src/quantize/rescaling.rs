@@ -16,8 +16,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::{InputStatistics, Quantizer, Rtn};
-use crate::suite::{Observer, Smooth, WeightScheme};
-use crate::tensor::ActivationScheme;
+use crate::suite::{InputScheme, Observer, Smooth, WeightScheme};
 
 /// Exponents tried: multiples of `1 / EXPONENTS`.
 const EXPONENTS: u8 = 20;
@@ -41,7 +40,7 @@ pub struct Consumer<'a> {
     /// How it will be quantized.
     pub scheme: WeightScheme,
     /// What happens to its input.
-    pub activations: ActivationScheme,
+    pub inputs: InputScheme,
 }
 
 impl Rescaling {
@@ -133,8 +132,12 @@ fn output_error(
     let rounded = Rtn.quantize(weight.view(), scheme, None)?.tensor.to_f32();
     let mut inputs = statistics.sample.clone();
     inputs.indexed_iter_mut().for_each(|((_, k), x)| *x /= factors[k]);
-    if layer.activations != ActivationScheme::None {
-        inputs.rows_mut().into_iter().for_each(|mut token| token.as_slice_mut().map_or((), round_token));
+    if layer.inputs != InputScheme::None {
+        // That of all tokens, whatever the observer: the sample may lack the token with the largest.
+        let of_all = statistics.largest_magnitude.iter().zip(factors).fold(0.0f32, |most, (x, f)| most.max(x / f));
+        let of_all = matches!(layer.inputs, InputScheme::Static(_)).then_some(of_all);
+        let tokens = inputs.as_slice_mut().unwrap_or_default().chunks_exact_mut(factors.len());
+        tokens.for_each(|token| round(token, of_all.unwrap_or_else(|| largest_of(token))));
     }
     let rounded = ArrayView2::from_shape(weight.raw_dim(), &rounded).map_err(|e| e.to_string())?;
     let found = product(&inputs, rounded);
@@ -143,12 +146,15 @@ fn output_error(
     Ok(if of_error == 0.0 { 0.0 } else { of_error / of_output })
 }
 
-/// A token's inputs as the kernels take them in 8 bits: symmetric, with one scale.
-fn round_token(token: &mut [f32]) {
-    let largest = token.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+fn largest_of(inputs: &[f32]) -> f32 {
+    inputs.iter().fold(0.0f32, |largest, x| largest.max(x.abs()))
+}
+
+/// Inputs as the kernels take them in 8 bits: symmetric, with one scale for magnitudes up to `largest`.
+fn round(inputs: &mut [f32], largest: f32) {
     if largest > 0.0 {
         let scale = largest / 127.0;
-        token.iter_mut().for_each(|x| *x = (*x / scale).round_ties_even() * scale);
+        inputs.iter_mut().for_each(|x| *x = (*x / scale).round_ties_even() * scale);
     }
 }
 
@@ -235,7 +241,7 @@ mod tests {
         for (seed, bits, group_size) in [(1, 4, Some(16)), (2, 3, Some(32)), (3, 3, None)] {
             let (weight, statistics) = layer_for_tests(24, 64, seed);
             let scheme = scheme(bits, group_size);
-            let layer = Consumer { weight: weight.view(), scheme, activations: ActivationScheme::None };
+            let layer = Consumer { weight: weight.view(), scheme, inputs: InputScheme::None };
             let found = Rescaling::Awq.search(&[layer], &statistics, &identity(64)).unwrap();
             let expected = awq_by_definition(&weight, &statistics, scheme);
             let differing = found.iter().zip(&expected).filter(|(f, e)| (f64::from(**f) / **e - 1.0).abs() > 1e-4);
@@ -248,7 +254,7 @@ mod tests {
     fn smoothing_follows_its_equation() {
         let weight = ndarray::array![[1.0f32, -0.25], [0.5, 0.125]];
         let statistics = InputStatistics { largest_magnitude: vec![0.25, 16.0], ..Default::default() };
-        let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), activations: ActivationScheme::None };
+        let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), inputs: InputScheme::None };
         let factors = Rescaling::Smooth(Smooth::Alpha(0.5)).candidates(&[layer], &statistics, &[0, 1]);
         // sqrt(0.25 / 1) = 0.5 and sqrt(16 / 0.25) = 8; divided by the middle, 2.
         assert_eq!(factors, [[0.25, 4.0]]);
@@ -257,8 +263,8 @@ mod tests {
     #[test]
     fn smoothing_helps_where_inputs_have_outliers_and_never_hurts() {
         let (weight, statistics) = layer_for_tests(48, 64, 4);
-        let activations = ActivationScheme::DynamicToken;
-        let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), activations };
+        let inputs = InputScheme::DynamicToken;
+        let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), inputs };
         let outputs = product(&statistics.sample, weight.view());
         let error = |factors: &[f32]| output_error(&layer, &outputs, &statistics, factors).unwrap();
         let search = Rescaling::Smooth(Smooth::Search);
@@ -278,8 +284,7 @@ mod tests {
         statistics.largest_magnitude[3] = 0.0;
         let shared: Vec<usize> = (0..32).map(|k| k % 16).collect();
         for how in [Rescaling::Awq, Rescaling::Smooth(Smooth::Search)] {
-            let layer =
-                Consumer { weight: weight.view(), scheme: scheme(4, Some(16)), activations: ActivationScheme::None };
+            let layer = Consumer { weight: weight.view(), scheme: scheme(4, Some(16)), inputs: InputScheme::None };
             let factors = how.search(&[layer], &statistics, &shared).unwrap();
             assert_eq!(factors.len(), 16);
             assert!(factors.iter().all(|factor| *factor > 0.0 && factor.is_finite()));

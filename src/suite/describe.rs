@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use super::activations::{InputObserver, InputScheme, StaticInputs};
 use super::format::Format;
 use super::schema::{Budget, Method, Observer, Override, Recipe, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
-use crate::tensor::{ActivationScheme, Granularity};
+use crate::tensor::Granularity;
 use crate::units;
 
 impl fmt::Display for Recipe {
@@ -31,7 +32,7 @@ impl fmt::Display for Recipe {
                 }
                 match activations {
                     // As the checkpoint says.
-                    ActivationScheme::None => Ok(()),
+                    InputScheme::None => Ok(()),
                     chosen => write!(f, ", {}", inputs(*chosen)),
                 }
             }
@@ -87,6 +88,9 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Some(Smooth::Alpha(alpha)) => write!(f, " smoothed by {alpha}")?,
         None => {}
     }
+    if method.bias_correction {
+        f.write_str(", biases corrected")?;
+    }
     for alike in method.overrides.chunk_by(Override::is_alike) {
         let Some(rule) = alike.first() else { continue };
         let tensors = match alike.len() {
@@ -104,12 +108,21 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn inputs(activations: ActivationScheme) -> &'static str {
-    match activations {
-        ActivationScheme::None => "weight-only",
-        ActivationScheme::DynamicToken => "8-bit inputs per token",
-        ActivationScheme::DynamicTokenAsymmetric { .. } => "8-bit asymmetric inputs per token",
-        ActivationScheme::Static(_) => "8-bit static inputs",
+fn inputs(inputs: InputScheme) -> String {
+    match inputs {
+        InputScheme::None => "weight-only".into(),
+        InputScheme::DynamicToken => "8-bit inputs per token".into(),
+        InputScheme::Static(StaticInputs { observer, symmetric }) => {
+            let asymmetric = if symmetric { "" } else { " asymmetric" };
+            let range = match observer {
+                InputObserver::MinMax => "all that was seen".into(),
+                InputObserver::MovingAverage => "the mean range".into(),
+                InputObserver::Percentile(percent) => format!("{percent} % of all"),
+                InputObserver::Entropy => "ranges of least information lost".into(),
+                InputObserver::Mse => "ranges of least error".into(),
+            };
+            format!("8-bit{asymmetric} static inputs over {range}")
+        }
     }
 }
 
@@ -138,8 +151,9 @@ mod tests {
         let gptq = Recipe::Quantize(Method {
             method: "gptq".into(),
             weights: group,
-            activations: ActivationScheme::DynamicToken,
+            activations: InputScheme::DynamicToken,
             smooth: None,
+            bias_correction: false,
             overrides: vec![
                 Override { tensors: "lm_head".into(), weights: Some(channel), activations: None },
                 Override { tensors: "*.0.*".into(), weights: None, activations: None },
@@ -154,7 +168,7 @@ mod tests {
         assert_eq!(cast.to_string(), "cast to f16");
         let variant = Variant { name: "v".into(), recipe: cast, kv_cache: Some(KvFormat::Int8) };
         assert_eq!(variant.describe(), "cast to f16, 8-bit KV cache");
-        let import = Recipe::Import { source: "model".into(), activations: ActivationScheme::None };
+        let import = Recipe::Import { source: "model".into(), activations: InputScheme::None };
         assert_eq!(import.to_string(), "the model as published");
     }
 }

@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::activations::InputScheme;
 use super::schema::{Observer, WeightScheme};
-use crate::tensor::{ActivationScheme, Granularity};
+use crate::tensor::Granularity;
 
 /// Bits of a code that kernels read as they are.
 const BITS: [u8; 2] = [4, 8];
@@ -18,7 +19,7 @@ pub struct Format {
     pub weights: WeightScheme,
     /// Of the inputs.
     #[serde(default)]
-    pub activations: ActivationScheme,
+    pub activations: InputScheme,
 }
 
 impl Format {
@@ -31,7 +32,7 @@ impl Format {
             (Granularity::Group, None) | (Granularity::Channel, _) => String::new(),
         };
         let zero = if scheme.symmetric { "" } else { "z" };
-        let inputs = if self.activations == ActivationScheme::None { "" } else { "a8" };
+        let inputs = if self.activations == InputScheme::None { "" } else { "a8" };
         format!("{}{granularity}{zero}{inputs}", scheme.bits)
     }
 
@@ -42,8 +43,8 @@ impl Format {
     pub fn parse(name: &str, observer: Observer) -> Result<Format, String> {
         let fault = || format!("{name:?} is no format; expected names such as 4g32, 4g64z, 8 or 8a8");
         let (rest, activations) = match name.strip_suffix("a8") {
-            Some(rest) => (rest, ActivationScheme::DynamicToken),
-            None => (name, ActivationScheme::None),
+            Some(rest) => (rest, InputScheme::DynamicToken),
+            None => (name, InputScheme::None),
         };
         let (rest, symmetric) = rest.strip_suffix('z').map_or((rest, true), |rest| (rest, false));
         let (bits, granularity, group_size) = if let Some((bits, size)) = rest.split_once('g') {
@@ -91,7 +92,7 @@ mod tests {
         }
         let format = Format::parse("4g64za8", Observer::Mse).unwrap();
         assert_eq!((format.weights.bits, format.weights.group_size, format.weights.symmetric), (4, Some(64), false));
-        assert_eq!((format.weights.observer, format.activations), (Observer::Mse, ActivationScheme::DynamicToken));
+        assert_eq!((format.weights.observer, format.activations), (Observer::Mse, InputScheme::DynamicToken));
     }
 
     #[test]

@@ -2,21 +2,24 @@
 
 use std::fmt::Write;
 
+use super::activations::{InputObserver, InputScheme, StaticInputs};
 use super::schema::{Method, Observer, Override, Smooth, WeightScheme};
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::tensor::{DenseFormat, Granularity};
 
 impl Method {
-    /// The recipe's keys, each on a line of its own; `recipe_from_text` reads them back, but for input schemes that a suite
-    /// cannot ask for.
+    /// The recipe's keys, each on a line of its own; `recipe_from_text` reads them back.
     pub fn keys(&self) -> String {
         let mut out = format!("method = {}\nweights = {}\n", quoted(&self.method), scheme(&self.weights));
-        if self.activations != ActivationScheme::None {
+        if self.activations != InputScheme::None {
             let _ = writeln!(out, "activations = {}", inputs(self.activations));
         }
         match self.smooth {
             Some(Smooth::Search) => out.push_str("smooth = \"search\"\n"),
             Some(Smooth::Alpha(alpha)) => _ = writeln!(out, "smooth = {alpha:?}"),
             None => {}
+        }
+        if self.bias_correction {
+            out.push_str("bias_correction = true\n");
         }
         if self.dense != DenseFormat::F16 {
             let _ = writeln!(out, "dense = \"{}\"", self.dense.name());
@@ -49,10 +52,18 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.into()).to_string()
 }
 
-fn inputs(activations: ActivationScheme) -> &'static str {
-    match activations {
-        ActivationScheme::None => "\"none\"",
-        _ => "{ bits = 8, granularity = \"token\", mode = \"dynamic\" }",
+fn inputs(inputs: InputScheme) -> String {
+    match inputs {
+        InputScheme::None => "\"none\"".into(),
+        InputScheme::DynamicToken => "{ bits = 8, granularity = \"token\", mode = \"dynamic\" }".into(),
+        InputScheme::Static(StaticInputs { observer, symmetric }) => {
+            let percentile = match observer {
+                InputObserver::Percentile(percent) => format!(", percentile = {percent:?}"),
+                _ => String::new(),
+            };
+            let symmetric = if symmetric { "" } else { ", symmetric = false" };
+            format!("{{ bits = 8, mode = \"static\", observer = \"{}\"{percentile}{symmetric} }}", observer.name())
+        }
     }
 }
 
@@ -80,6 +91,8 @@ mod tests {
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"tensor\", symmetric = false }\ndense = \"bf16\"\n",
             "method = \"gptq\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = 0.5\n",
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = \"search\"\n",
+            "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { mode = \"static\", observer = \
+             \"percentile\", percentile = 99.5, symmetric = false }\nbias_correction = true\n",
             "method = \"gptq\"\nweights = { bits = 4, granularity = \"group\", group_size = 32, observer = \"mse\" }\n\
              overrides = [{ tensors = [\"*.q_proj\", \"*.o_proj\"], keep = \"dense\" }, { tensors = \"lm_head\", weights = \
              { bits = 8, granularity = \"channel\" }, activations = { bits = 8 } }]\n",

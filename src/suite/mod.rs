@@ -5,6 +5,7 @@
 //! after a run knows what was asked without the file.
 
 mod accept;
+mod activations;
 mod describe;
 mod fields;
 mod format;
@@ -14,6 +15,7 @@ mod schema;
 mod variants;
 
 pub use accept::{RULES, changed};
+pub use activations::{InputObserver, InputScheme, StaticInputs};
 pub use format::Format;
 pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::activations::InputScheme;
 use super::format::Format;
 use super::variants::METHODS;
 use crate::kernels::KvFormat;
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::tensor::{DenseFormat, Granularity};
 
 /// A suite with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -321,7 +322,7 @@ pub enum Recipe {
         /// `model` for the suite's own model, or a source.
         source: String,
         /// Input quantization added at run time.
-        activations: ActivationScheme,
+        activations: InputScheme,
     },
 }
 
@@ -374,10 +375,13 @@ pub struct Method {
     /// Scheme of the linear layers.
     pub weights: WeightScheme,
     /// What happens to their inputs.
-    pub activations: ActivationScheme,
+    pub activations: InputScheme,
     /// Moves outliers of 8-bit inputs into the weights first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smooth: Option<Smooth>,
+    /// Moves what quantization does to the mean of a layer's outputs into its bias, where it has one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bias_correction: bool,
     /// Schemes for single tensors; the last match wins. A head is quantized only by an override.
     pub overrides: Vec<Override>,
     /// Format of everything that is not quantized.
@@ -387,15 +391,18 @@ pub struct Method {
 impl Method {
     /// What of the recipe learns from calibration text, as the file names it; `None` where nothing does.
     pub fn learns(&self) -> Option<&str> {
-        let overridden = self.overrides.iter().filter_map(|rule| rule.weights);
+        let schemes = self.overrides.iter().filter_map(|rule| rule.weights).chain([self.weights]);
+        let mut inputs = self.overrides.iter().filter_map(|rule| rule.activations).chain([self.activations]);
         if METHODS.contains(&(&self.method, true)) {
             Some(&self.method)
         } else if self.smooth.is_some() {
             Some("smooth")
-        } else if overridden.chain([self.weights]).any(|scheme| scheme.observer == Observer::ImatrixMse) {
+        } else if self.bias_correction {
+            Some("bias_correction")
+        } else if schemes.into_iter().any(|scheme| scheme.observer == Observer::ImatrixMse) {
             Some("imatrix_mse")
         } else {
-            None
+            inputs.find_map(InputScheme::learns)
         }
     }
 }
@@ -468,7 +475,7 @@ pub struct Override {
     /// The scheme; `None` leaves the tensor dense.
     pub weights: Option<WeightScheme>,
     /// Input quantization of these tensors; `None` keeps the method's.
-    pub activations: Option<ActivationScheme>,
+    pub activations: Option<InputScheme>,
 }
 
 impl Override {

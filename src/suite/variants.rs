@@ -3,7 +3,7 @@
 //! | form | keys |
 //! |---|---|
 //! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
-//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `overrides` (none), `dense` (`f16`) |
+//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `bias_correction` (false), `overrides` (none), `dense` (`f16`) |
 //! | search | `method = "search"`, `budget`, `formats` (`["4g32", "4g64", "8"]`), `quantizer` (`gptq`), `observer` (`mse`), `dense` (`f16`), `probe_windows` (4), `check_windows` (16) |
 //! | import | `import` = `"model"` or a source, `activations` (none) |
 //!
@@ -11,9 +11,11 @@
 //! granularity `tensor`, `channel` or `group`; `group_size` only for groups; `symmetric` true by default; `observer`
 //! `minmax` by default, `mse` for the scale of least squared error, `imatrix_mse` for that of least squared error over
 //! calibration inputs.
-//! `activations` are `"none"` or `{ bits = 8, granularity = "token", mode = "dynamic" }`, all three optional.
+//! `activations` are `"none"` or a table (`activations.rs`): `{ bits = 8 }` for a scale per token, `mode = "static"` for one
+//! per layer.
 //! `smooth` is SmoothQuant before `rtn` or `gptq` where inputs are in 8 bits: `"search"` for the best exponent of every
-//! input, or an exponent from 0 to 1.
+//! input, or an exponent from 0 to 1. `bias_correction` moves what quantization does to the mean of a layer's outputs into its
+//! bias, where it has one.
 //! A search takes one `budget`: `{ bytes = "80 MiB" }` of all weights, `{ speedup = 2.0 }` of the products of one token over
 //! `dense`, or `{ divergence = 0.02 }` from the unquantized model, nats per token. Formats are named as `bench sensitivity`
 //! names them: bits, `g` and the columns of a group, `z` for zero points, `a8` for 8-bit inputs.
@@ -21,13 +23,14 @@
 //! An override is `{ tensors = "lm_head", weights = {...} }` or `{ tensors = "*.down_proj", keep = "dense" }`; `tensors`
 //! may be a list.
 
+use super::activations::{self, InputScheme};
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
 use super::format::Format;
 use super::read::{name, source};
 use super::schema::{Budget, Method, Observer, Override, Recipe, Search, Smooth, Variant, WeightScheme};
 use crate::error::Result;
 use crate::kernels::KvFormat;
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity};
+use crate::tensor::{DenseFormat, Granularity};
 use crate::units;
 
 /// Quantizing methods a suite may name, and whether they learn from calibration data.
@@ -104,7 +107,7 @@ fn read_recipe(table: &Fields<'_>) -> Option<Recipe> {
 }
 
 fn read_import(table: &Fields<'_>) -> Option<Recipe> {
-    let activations = read_activations(table).unwrap_or_default();
+    let activations = activations::read(table).unwrap_or_default();
     let source = match table.text("import")?.value {
         "model" => "model".into(),
         _ => source(table, "import")?,
@@ -133,7 +136,7 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         table.missing("weights", "weights = { bits = 4, granularity = \"group\", group_size = 64 }");
     }
     let weights = table.table("weights").and_then(read_weights);
-    let activations = read_activations(table).unwrap_or_default();
+    let activations = activations::read(table).unwrap_or_default();
     let overrides: Vec<_> = table.tables("overrides").into_iter().map(read_override).collect();
     let dense = table.choice("dense", &DENSE).unwrap_or(DenseFormat::F16);
     let smooth = read_smooth(table);
@@ -142,6 +145,7 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         weights: weights?,
         activations,
         smooth,
+        bias_correction: table.flag("bias_correction").unwrap_or(false),
         overrides: overrides.into_iter().collect::<Option<Vec<_>>>()?.concat(),
         dense,
     };
@@ -227,7 +231,7 @@ fn clash(recipe: &Method) -> Option<&'static str> {
         )
     } else if recipe.method == "awq" && recipe.smooth.is_some() {
         Some("method \"awq\" rescales inputs by itself; remove `smooth`, or use method \"rtn\" or \"gptq\"")
-    } else if recipe.smooth.is_some() && inputs.all(|inputs| inputs == ActivationScheme::None) {
+    } else if recipe.smooth.is_some() && inputs.all(|inputs| inputs == InputScheme::None) {
         Some("`smooth` is for inputs in 8 bits; add activations = { bits = 8 }, or remove it")
     } else {
         None
@@ -240,19 +244,6 @@ fn read_smooth(table: &Fields<'_>) -> Option<Smooth> {
         return table.choice("smooth", &[("search", Smooth::Search)]);
     }
     table.positive("smooth", 1.0).map(Smooth::Alpha)
-}
-
-/// `"none"`, or a table whose three keys have one value each: what the kernels run.
-fn read_activations(table: &Fields<'_>) -> Option<ActivationScheme> {
-    if table.is_text("activations") {
-        return table.choice("activations", &[("none", ActivationScheme::None)]);
-    }
-    let scheme = table.table("activations")?;
-    scheme.whole("bits", 8..=8);
-    scheme.choice("granularity", &[("token", ())]);
-    scheme.choice("mode", &[("dynamic", ())]);
-    scheme.finish();
-    Some(ActivationScheme::DynamicToken)
 }
 
 fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
@@ -275,7 +266,7 @@ fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
         (Some(Granularity::Tensor | Granularity::Channel), Some(size)) => {
             table.fault_at(size.at, "`group_size` is only for granularity = \"group\"; remove one of the two");
         }
-        (Some(Granularity::Group), Some(size)) => check_group_size(&table, bits, size),
+        (Some(Granularity::Group), Some(size)) => check_group_size(&table, size),
         _ => {}
     }
     table.finish();
@@ -283,15 +274,13 @@ fn read_weights(table: Fields<'_>) -> Option<WeightScheme> {
     Some(WeightScheme { bits: bits?, granularity: granularity?, group_size, symmetric, observer })
 }
 
-/// Codes of up to 4 bits are packed two a byte and read 32 columns at a time, wider ones 16.
-fn check_group_size(table: &Fields<'_>, bits: Option<u8>, size: At<u64>) {
-    let Some(bits) = bits else { return };
-    let unit = if bits <= 4 { 32 } else { 16 };
-    if !size.value.is_multiple_of(unit) {
-        let below = size.value / unit * unit;
-        let nearest = if below == 0 { format!("{unit}") } else { format!("{below} or {}", below + unit) };
-        let problem =
-            format!("`group_size` is {}; {bits}-bit kernels take multiples of {unit}; use {nearest}", size.value);
+fn check_group_size(table: &Fields<'_>, size: At<u64>) {
+    /// Columns of a row that every kernel reads at a time.
+    const UNIT: u64 = 16;
+    if !size.value.is_multiple_of(UNIT) {
+        let below = size.value / UNIT * UNIT;
+        let nearest = if below == 0 { format!("{UNIT}") } else { format!("{below} or {}", below + UNIT) };
+        let problem = format!("`group_size` is {}; kernels take multiples of {UNIT}; use {nearest}", size.value);
         table.fault_at(size.at, problem);
     }
 }
@@ -306,7 +295,7 @@ fn read_override(table: Fields<'_>) -> Option<Vec<Override>> {
         false => table.text("tensors").map(|one| vec![one]),
     };
     let weights = table.table("weights").map(read_weights);
-    let activations = read_activations(&table);
+    let activations = activations::read(&table);
     let keep = table.choice("keep", &[("dense", ())]);
     for pattern in tensors.iter().flatten().filter(|t| t.value.trim().is_empty()) {
         table.fault_at(pattern.at, "`tensors` is empty; name a module such as \"lm_head\" or \"*.down_proj\"");

@@ -13,6 +13,7 @@ use crate::suite::TextSource;
 pub struct Encoder {
     tokenizer: Tokenizer,
     vocabulary: usize,
+    reads_sentences: bool,
 }
 
 /// Documents as tokens, without the beginning-of-sequence token that [`Encoder::bos`] names.
@@ -34,8 +35,15 @@ impl Encoder {
     /// # Errors
     /// No tokenizer, or one that is not supported; a damaged config.
     pub fn of(checkpoint: &Checkpoint) -> Result<Encoder> {
-        let vocabulary = Architecture::of(checkpoint)?.vocab_size();
-        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary })
+        let architecture = Architecture::of(checkpoint)?;
+        let reads_sentences = matches!(architecture, Architecture::Encoder { .. });
+        let vocabulary = architecture.vocab_size();
+        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary, reads_sentences })
+    }
+
+    /// Whether the network reads sentences as wholes, as encoders do.
+    pub fn reads_sentences(&self) -> bool {
+        self.reads_sentences
     }
 
     /// The id to put before every window, where the model was trained with one and its tokenizer adds it.
@@ -54,6 +62,12 @@ impl Encoder {
     /// Special tokens that the model puts before and after a text.
     pub fn around(&self) -> (&[u32], &[u32]) {
         self.tokenizer.around()
+    }
+
+    /// `ids` of [`Encoder::encode_whole`] without the special tokens around them.
+    pub fn without_special<'t>(&self, ids: &'t [u32]) -> &'t [u32] {
+        let (front, behind) = self.around();
+        &ids[front.len()..ids.len() - behind.len()]
     }
 
     /// Ids of a text, without added special tokens.

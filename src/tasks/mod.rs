@@ -3,11 +3,13 @@
 //! [`Encoder`] turns data into tokens; [`windows()`] cuts them into windows; [`score_token`] compares one predicted distribution with the true token and
 //! with the reference's distribution; [`ScoreSums`] adds tokens up to windows.
 
+mod calibration;
 mod choice;
 mod corpus;
 mod divergence;
 mod files;
 mod sentences;
+mod similarity;
 mod windows;
 
 pub use choice::{ChoiceItem, ChoiceItems};
@@ -15,4 +17,5 @@ pub use corpus::{Corpus, Encoder};
 pub use divergence::{ScoreSums, TokenScore, score_token};
 pub use files::{Prompts, TokenFiles, Windows, read_tokens, write_tokens};
 pub use sentences::{sentences, spread_sentences};
+pub use similarity::Embeddings;
 pub use windows::{Window, prompts, windows};

@@ -14,8 +14,8 @@ use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::network::Tokenizer;
 use crate::results::Artefact;
-use crate::suite::Recipe;
-use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
+use crate::suite::{InputScheme, Recipe};
+use crate::tensor::{DenseFormat, QuantizedTensor};
 
 /// Makes the artefact of `order` in `into` (a new folder), or describes the published file for an import.
 /// `progress(done, total)` is told blocks. The folder appears whole: it is written beside, made durable and renamed.
@@ -67,8 +67,8 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
 }
 
 /// The published file as it is, with the proof that it was read rightly.
-fn describe_import(order: &Order<'_>, source: &str, activations: ActivationScheme) -> Result<Artefact> {
-    if activations != ActivationScheme::None {
+fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) -> Result<Artefact> {
+    if activations != InputScheme::None {
         return Err(Error::Usage(format!(
             "import \"{source}\": quantizing the inputs of an imported model is not supported; leave activations out"
         )));

@@ -6,10 +6,10 @@ use rand::seq::index::sample;
 
 use crate::error::{Error, Result};
 
-/// Calibration windows as token ids, all of one length.
+/// Calibration data as token ids.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CalibrationTokens {
-    /// Windows.
+    /// Windows of a decoder, all of one length, or sentences of an encoder.
     pub windows: Vec<Vec<u32>>,
 }
 
@@ -61,6 +61,27 @@ impl CalibrationTokens {
         let tokens = |places: Vec<usize>| CalibrationTokens { windows: places.iter().map(window).collect() };
         Ok((tokens(learned), tokens(apart)))
     }
+
+    /// Picks so many of the sentences of an encoder at random without replacement. The same seed picks the same.
+    ///
+    /// # Errors
+    /// Fewer sentences than asked for, with how many there are.
+    pub fn pick(mut sentences: Vec<Vec<u32>>, windows: usize, seed: u64) -> Result<Self> {
+        if windows == 0 || sentences.len() < windows {
+            return Err(Error::Usage(format!(
+                "calibration asks for {windows} windows, which are sentences for an encoder, but the text holds {}; ask for \
+                 fewer (at least one), or give more text",
+                sentences.len()
+            )));
+        }
+        let picked = drawn(sentences.len(), windows, seed);
+        Ok(CalibrationTokens { windows: picked.into_iter().map(|at| std::mem::take(&mut sentences[at])).collect() })
+    }
+}
+
+/// `count` of the numbers below `choices`, in random order, none twice.
+fn drawn(choices: usize, count: usize, seed: u64) -> Vec<usize> {
+    sample(&mut StdRng::seed_from_u64(seed), choices, count).into_vec()
 }
 
 #[cfg(test)]
@@ -104,6 +125,16 @@ mod tests {
         assert!(held_out.windows.len() == 3 && held_out.windows.iter().all(|window| !drawn.windows.contains(window)));
         let problem = CalibrationTokens::draw_with_held_out(&documents(), None, (4, 3), 10, 1).unwrap_err().to_string();
         assert!(problem.contains("4 windows of 10 tokens and 3 held out from it"), "{problem}");
+    }
+
+    #[test]
+    fn sentences_are_picked_whole_and_once() {
+        let sentences: Vec<Vec<u32>> = (1..=9).map(|length| vec![length; length as usize]).collect();
+        let picked = CalibrationTokens::pick(sentences.clone(), 9, 1).unwrap().windows;
+        assert!(picked != sentences && picked.iter().all(|sentence| sentences.contains(sentence)));
+        assert_eq!(picked.iter().collect::<HashSet<_>>().len(), 9);
+        let message = CalibrationTokens::pick(sentences, 10, 1).unwrap_err().to_string();
+        assert!(message.contains("asks for 10 windows") && message.contains("holds 9"), "{message}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::plan::{EMBEDDING, HEAD, Quantization};
 use super::safetensors_writer::SafetensorsWriter;
 use crate::error::Result;
-use crate::suite::WeightScheme;
+use crate::suite::{InputScheme, WeightScheme};
 use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
 
 /// How codes and zero points are laid out.
@@ -43,9 +43,14 @@ pub(super) fn write(
     module: &str,
     tensor: &QuantizedTensor,
     quantization: &Quantization,
+    activations: ActivationScheme,
 ) -> Result<()> {
     let layout = Layout::of(quantization.scheme);
     write_codes(writer, module, tensor, layout)?;
+    if let ActivationScheme::Static(numbers) = activations {
+        writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
+        writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
+    }
     write_numbers(writer, module, tensor, quantization, layout)
 }
 
@@ -74,7 +79,7 @@ fn write_codes(writer: &mut SafetensorsWriter, module: &str, tensor: &QuantizedT
     }
 }
 
-/// Adds scales and zero points, and the numbers of static inputs.
+/// Adds scales and zero points.
 fn write_numbers(
     writer: &mut SafetensorsWriter,
     module: &str,
@@ -82,10 +87,6 @@ fn write_numbers(
     quantization: &Quantization,
     layout: Layout,
 ) -> Result<()> {
-    if let ActivationScheme::Static(numbers) = quantization.activations {
-        writer.add(&format!("{module}.input_scale"), Dtype::F32, &[1], &[numbers.scale])?;
-        writer.add(&format!("{module}.input_zero_point"), Dtype::I8, &[1], &[numbers.zero_point])?;
-    }
     let scheme = quantization.scheme;
     let (rows, groups) = (tensor.rows, tensor.groups());
     let per_tensor = scheme.granularity == Granularity::Tensor;
@@ -158,11 +159,10 @@ pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &
 fn group(quantization: &Quantization, layout: Layout, targets: &Value) -> Value {
     let scheme = quantization.scheme;
     let inputs = |symmetric: bool, strategy: &str, dynamic: bool| json!({"num_bits": 8, "type": "int", "symmetric": symmetric, "strategy": strategy, "dynamic": dynamic});
-    let inputs = match quantization.activations {
-        ActivationScheme::None => Value::Null,
-        ActivationScheme::DynamicToken => inputs(true, "token", true),
-        ActivationScheme::DynamicTokenAsymmetric { .. } => inputs(false, "token", true),
-        ActivationScheme::Static(_) => inputs(false, "tensor", false),
+    let inputs = match quantization.inputs {
+        InputScheme::None => Value::Null,
+        InputScheme::DynamicToken => inputs(true, "token", true),
+        InputScheme::Static(how) => inputs(how.symmetric, "tensor", false),
     };
     json!({
         "targets": targets,
@@ -205,7 +205,7 @@ fn as_f16(values: &[f32]) -> Option<Vec<f16>> {
 mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, StoredTensor};
-    use crate::suite::Observer;
+    use crate::suite::{InputObserver, Observer, StaticInputs};
     use crate::tensor::StaticActivations;
 
     #[test]
@@ -228,17 +228,18 @@ mod tests {
             zero: Zero::Symmetric,
             input_order: None,
         };
-        for activations in [
-            ActivationScheme::None,
-            ActivationScheme::DynamicToken,
-            ActivationScheme::DynamicTokenAsymmetric { min_scale: f32::EPSILON },
-            ActivationScheme::Static(numbers),
+        let learned = |symmetric| InputScheme::Static(StaticInputs { observer: InputObserver::Mse, symmetric });
+        for (inputs, activations) in [
+            (InputScheme::None, ActivationScheme::None),
+            (InputScheme::DynamicToken, ActivationScheme::DynamicToken),
+            (learned(false), ActivationScheme::Static(numbers)),
+            (learned(true), ActivationScheme::Static(StaticActivations { zero_point: 0, ..numbers })),
         ] {
             let quantizer = crate::quantize::method("rtn").unwrap();
-            let quantization = Quantization { quantizer, scheme, activations };
+            let quantization = Quantization { quantizer, scheme, inputs };
             let folder = tempfile::tempdir().unwrap();
             let mut writer = SafetensorsWriter::create(&folder.path().join("model.safetensors")).unwrap();
-            write(&mut writer, "m", &tensor, &quantization).unwrap();
+            write(&mut writer, "m", &tensor, &quantization, activations).unwrap();
             writer.finish().unwrap();
             let declared = quantization_config(&[("m".into(), quantization)], &[]);
             let config = json!({"quantization_config": declared}).to_string();

@@ -10,8 +10,8 @@ use super::{Exported, Order, build, build_gguf};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::network::{Config, RopeScaling, Tokenizer};
-use crate::suite::{Method, Override, Recipe};
-use crate::tensor::{ActivationScheme, DenseFormat, Granularity, Zero};
+use crate::suite::{InputScheme, Method, Override, Recipe};
+use crate::tensor::{DenseFormat, Granularity, Zero};
 
 /// A byte-level BPE over a few letters instead of the model's tokenizer.
 fn write_byte_level_tokenizer(model: &Path) {
@@ -39,7 +39,7 @@ fn export(model: &Path, recipe: &Recipe, into: &Path) -> Result<Exported> {
 }
 
 fn as_it_is() -> Recipe {
-    Recipe::Import { source: "model".into(), activations: ActivationScheme::None }
+    Recipe::Import { source: "model".into(), activations: InputScheme::None }
 }
 
 /// Compares names, shapes and weights, bit for bit.
@@ -149,7 +149,7 @@ fn inputs_in_8_bits_are_said_to_be_left_out() {
     write_model(&model, true, &unchanged);
     write_byte_level_tokenizer(&model);
     let Recipe::Quantize(method) = quantize("rtn", scheme(8, Granularity::Channel, true), vec![]) else { panic!() };
-    let recipe = Recipe::Quantize(Method { activations: ActivationScheme::DynamicToken, ..method });
+    let recipe = Recipe::Quantize(Method { activations: InputScheme::DynamicToken, ..method });
     let exported = export(&model, &recipe, &root.path().join("x.gguf")).unwrap();
     assert!(exported.notes.len() == 1 && exported.notes[0].contains("8-bit inputs"), "{:?}", exported.notes);
 }

@@ -15,12 +15,12 @@ use super::build::QuantizedSize;
 use super::plan::{EMBEDDING, HEAD, Plan, PlannedTensor, Quantization, Storage};
 use super::propagation::Propagation;
 use super::safetensors_writer::SafetensorsWriter;
-use super::{Order, compressed_tensors};
+use super::{CalibrationTokens, Order, compressed_tensors};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
-use crate::network::{Architecture, Block, LoadOptions, Site};
-use crate::quantize::{InputStatistics, Quantized};
+use crate::network::{Architecture, EncoderEmbeddings, LoadOptions, Site, load_block};
+use crate::quantize::{InputRange, InputStatistics, Quantized};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Values that one task converts.
@@ -32,8 +32,8 @@ pub(super) struct Maker<'a> {
     pub(super) plan: &'a Plan,
     pub(super) workers: &'a ThreadPool,
     writer: SafetensorsWriter,
-    /// Tensors of the block at hand that rescaling has changed, by their names.
-    pub(super) rescaled: BTreeMap<String, Vec<f32>>,
+    /// Tensors of the block at hand that rescaling or bias correction has changed, by their names.
+    pub(super) changed: BTreeMap<String, Vec<f32>>,
     made: Made,
 }
 
@@ -46,12 +46,20 @@ pub(super) struct Made {
 }
 
 /// A linear layer of the block at hand.
-struct Linear<'a> {
+pub(super) struct Linear<'a> {
     /// Name inside the block.
-    name: &'static str,
-    tensor: &'a PlannedTensor,
+    pub name: &'static str,
+    pub tensor: &'a PlannedTensor,
     quantization: Quantization,
-    quantized: Quantized,
+    pub quantized: Quantized,
+    pub activations: ActivationScheme,
+}
+
+/// What calibration has found of the inputs of the block at hand.
+#[derive(Default)]
+struct Observed {
+    statistics: BTreeMap<Site, InputStatistics>,
+    ranges: BTreeMap<Site, InputRange>,
 }
 
 impl<'a> Maker<'a> {
@@ -63,7 +71,7 @@ impl<'a> Maker<'a> {
         path: &Path,
     ) -> Result<Self> {
         let writer = SafetensorsWriter::create(path)?;
-        Ok(Maker { checkpoint, plan, workers, writer, rescaled: BTreeMap::new(), made: Made::default() })
+        Ok(Maker { checkpoint, plan, workers, writer, changed: BTreeMap::new(), made: Made::default() })
     }
 
     /// Writes all tensors.
@@ -71,12 +79,13 @@ impl<'a> Maker<'a> {
         let mut embedding = None;
         for tensor in &self.plan.tensors {
             match tensor.storage {
-                // Written with its block, as rescaling may change it.
-                Storage::Dense(_) if self.plan.rescaling.is_some() && self.plan.is_in_block(tensor) => {}
+                // Written with its block, which may change it.
+                Storage::Dense(_) if self.plan.changes_blocks() && self.plan.is_in_block(tensor) => {}
                 Storage::Dense(format) => self.write_dense(tensor, format)?,
                 Storage::Quantized(quantization) if [EMBEDDING, HEAD].contains(&tensor.module()) => {
                     let quantized = self.quantize(tensor, quantization, None)?;
-                    self.write_quantized(tensor, quantization, &quantized)?;
+                    let activations = quantization.activations(None).map_err(|problem| self.fault(tensor, problem))?;
+                    self.write_quantized(tensor, quantization, &quantized, activations)?;
                     embedding = Some(quantized.tensor).filter(|_| tensor.module() == EMBEDDING);
                 }
                 Storage::Quantized(_) => {}
@@ -95,8 +104,8 @@ impl<'a> Maker<'a> {
     fn make_blocks(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
         let layers = self.plan.architecture.layers();
         for layer in 0..layers {
-            for linear in self.quantize_block(layer, &BTreeMap::new())? {
-                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
+            for linear in self.quantize_block(layer, &Observed::default())? {
+                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized, linear.activations)?;
             }
             progress(layer + 1, layers);
         }
@@ -111,55 +120,83 @@ impl<'a> Maker<'a> {
         embedding: Option<QuantizedTensor>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
-        let Architecture::Decoder(config) = &self.plan.architecture else {
-            return Err(Error::Usage("calibration of an encoder is not supported".into()));
-        };
         let tokens = order.calibration.ok_or_else(|| {
             Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
         })?;
-        let table = self.embedding_table(embedding)?;
-        let mut propagation = Propagation::new(config, tokens, &table, self.workers)?;
-        drop(table);
-        for layer in 0..config.layers {
+        let mut propagation = self.propagation(tokens, embedding)?;
+        let layers = self.plan.architecture.layers();
+        for layer in 0..layers {
             let options = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
-            let mut block = Block::load(self.checkpoint, config, layer, options)?;
-            let statistics = propagation.observe(&block, &self.calibrated_sites(layer)).map_err(|problem| {
-                Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)
-            })?;
-            let statistics = self.rescale_block(config, layer, statistics)?;
-            for linear in self.quantize_block(layer, &statistics)? {
-                let matrix = calibration_matrix(&linear.quantized.tensor, linear.quantization.activations);
-                block.set_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
-                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized)?;
+            let mut block = load_block(self.checkpoint, &self.plan.architecture, layer, options)?;
+            let overflow =
+                |problem| Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem);
+            let rescaled = |site| self.plan.rescaling.is_some() && self.plan.architecture.producer(site).is_some();
+            let sites = self.sites(layer, |site, how| rescaled(site) || how.learns());
+            let statistics = propagation.observe(block.as_ref(), &sites).map_err(overflow)?;
+            let (statistics, factors) = self.rescale_block(layer, statistics)?;
+            let sites = self.sites(layer, |_, how| how.inputs.learns().is_some());
+            let ranges = propagation.ranges(block.as_ref(), &sites, &factors).map_err(overflow)?;
+            let linears = self.quantize_block(layer, &Observed { statistics, ranges })?;
+            if self.plan.bias_correction {
+                self.correct_biases(layer, &mut propagation, block.as_ref(), &factors, &linears)?;
             }
-            self.finish_rescaled_block(layer, &mut block)?;
-            if layer + 1 < config.layers {
-                propagation.advance(&block);
+            for linear in linears {
+                let matrix = calibration_matrix(&linear.quantized.tensor, linear.activations);
+                block.replace_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
+                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized, linear.activations)?;
             }
-            progress(layer + 1, config.layers);
+            self.finish_changed_block(layer, block.as_mut())?;
+            if layer + 1 < layers {
+                propagation.advance(block.as_ref());
+            }
+            progress(layer + 1, layers);
         }
         Ok(())
     }
 
-    /// Sites of a block whose statistics some quantizer wants.
-    fn calibrated_sites(&self, layer: usize) -> Vec<Site> {
+    /// The calibration data before the first block, with embeddings as the artefact will hold them.
+    pub(super) fn propagation(
+        &self,
+        tokens: &CalibrationTokens,
+        embedding: Option<QuantizedTensor>,
+    ) -> Result<Propagation<'a>> {
+        match &self.plan.architecture {
+            Architecture::Decoder(config) => {
+                let table = self.embedding_table(embedding)?;
+                Propagation::of_decoder(config, tokens, &table, self.workers)
+            }
+            Architecture::Encoder { config, prefix } => {
+                let options = LoadOptions { dense: Some(self.plan.dense), kv_cache: None };
+                let embeddings = EncoderEmbeddings::load(self.checkpoint, config, prefix, options)?;
+                Propagation::of_encoder(&embeddings, tokens, self.workers)
+            }
+        }
+    }
+
+    /// Sites of a block where a quantized layer that is `wanted` reads.
+    fn sites(&self, layer: usize, wanted: impl Fn(Site, &Quantization) -> bool) -> Vec<Site> {
         let linears = self.plan.linears_of(layer);
-        let rescales = self.plan.rescaling.is_some();
-        let learns = |site: &Site| {
-            linears.iter().any(|(name, _, how)| (rescales || how.learns()) && site.linears().contains(name))
-        };
-        Site::ALL.into_iter().filter(learns).collect()
+        let reads =
+            |site: &Site| linears.iter().any(|(name, _, how)| wanted(*site, how) && self.site_of(name) == Some(*site));
+        Site::ALL.into_iter().filter(reads).collect()
+    }
+
+    /// The site where a linear layer reads its input.
+    pub(super) fn site_of(&self, linear: &str) -> Option<Site> {
+        Site::ALL.into_iter().find(|site| self.plan.architecture.linears_at(*site).contains(&linear))
     }
 
     /// Quantizes all linear layers of a block, several at once, as a factorization keeps only one thread busy; the one
     /// with most inputs, whose factorization is the longest, begins.
-    fn quantize_block(&self, layer: usize, statistics: &BTreeMap<Site, InputStatistics>) -> Result<Vec<Linear<'a>>> {
+    fn quantize_block(&self, layer: usize, observed: &Observed) -> Result<Vec<Linear<'a>>> {
         let plan: &'a Plan = self.plan;
         let quantize = |(name, tensor, quantization): (&'static str, &'a PlannedTensor, Quantization)| {
-            let of_site =
-                statistics.iter().find(|(site, _)| site.linears().contains(&name)).map(|(_, of_site)| of_site);
+            let site = self.site_of(name);
+            let of_site = site.and_then(|site| observed.statistics.get(&site));
             let quantized = self.quantize(tensor, quantization, of_site)?;
-            Ok(Linear { name, tensor, quantization, quantized })
+            let range = site.and_then(|site| observed.ranges.get(&site));
+            let activations = quantization.activations(range).map_err(|problem| self.fault(tensor, problem))?;
+            Ok(Linear { name, tensor, quantization, quantized, activations })
         };
         let mut linears = plan.linears_of(layer);
         linears.sort_by_key(|(_, tensor, _)| Reverse(tensor.shape[1]));
@@ -181,9 +218,9 @@ impl<'a> Maker<'a> {
             .map_err(|problem| self.fault(tensor, problem))
     }
 
-    /// The values of a tensor of the model, rescaled where they have been.
+    /// The values of a tensor of the model, changed where they have been.
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
-        if let Some(values) = self.rescaled.get(name) {
+        if let Some(values) = self.changed.get(name) {
             return Ok(values.clone());
         }
         let (_, values) = self.checkpoint.tensor_f32(name)?;
@@ -233,7 +270,13 @@ impl<'a> Maker<'a> {
         out
     }
 
-    fn write_quantized(&mut self, tensor: &PlannedTensor, how: Quantization, quantized: &Quantized) -> Result<()> {
+    fn write_quantized(
+        &mut self,
+        tensor: &PlannedTensor,
+        how: Quantization,
+        quantized: &Quantized,
+        activations: ActivationScheme,
+    ) -> Result<()> {
         self.made.size.add(&quantized.tensor);
         if let Some(error) = quantized.output_error {
             self.made.layer_errors.insert(tensor.name.clone(), error);
@@ -241,7 +284,7 @@ impl<'a> Maker<'a> {
         if tensor.module() == EMBEDDING {
             return compressed_tensors::write_tied(&mut self.writer, &quantized.tensor, &how);
         }
-        compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, &how)
+        compressed_tensors::write(&mut self.writer, tensor.module(), &quantized.tensor, &how, activations)
     }
 
     pub(super) fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {

@@ -3,6 +3,7 @@
 //! An artefact is a checkpoint folder in the compressed-tensors layout, so that what is measured is a file that other
 //! programs can load too. It appears whole or not at all.
 
+mod bias_correction;
 mod build;
 mod calibration;
 mod compressed_tensors;
@@ -12,12 +13,16 @@ mod gguf_metadata;
 #[cfg(test)]
 mod gguf_tests;
 mod gguf_writer;
+#[cfg(test)]
+mod input_tests;
 mod key;
 mod maker;
 mod mixture;
 mod plan;
 mod proof;
 mod propagation;
+#[cfg(test)]
+mod property_tests;
 mod rescale;
 mod safetensors_writer;
 #[cfg(test)]

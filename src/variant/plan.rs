@@ -6,8 +6,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::network::Architecture;
-use crate::quantize::{Quantizer, Rescaling, group_size, method};
-use crate::suite::{Method, Observer, Recipe, WeightScheme};
+use crate::quantize::{InputRange, Quantizer, Rescaling, group_size, method};
+use crate::suite::{InputScheme, Method, Observer, Recipe, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
 
 /// Module of the embedding table.
@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub dense: DenseFormat,
     /// How inputs of linear layers are rescaled first.
     pub rescaling: Option<Rescaling>,
+    /// Biases make up for the mean error of their layers' outputs.
+    pub bias_correction: bool,
     /// In the order of the model's file.
     pub tensors: Vec<PlannedTensor>,
 }
@@ -49,28 +51,46 @@ pub(super) enum Storage {
 pub(super) struct Quantization {
     pub quantizer: &'static dyn Quantizer,
     pub scheme: WeightScheme,
-    pub activations: ActivationScheme,
+    pub inputs: InputScheme,
 }
 
 impl std::fmt::Debug for Quantization {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {:?}", self.quantizer.name(), self.scheme, self.activations)
+        write!(f, "{} {} {:?}", self.quantizer.name(), self.scheme, self.inputs)
     }
 }
 
 impl Quantization {
     /// That of the embedding table: a lookup has no inputs to round.
     pub(super) fn of_lookup(&self) -> Quantization {
-        Quantization { activations: ActivationScheme::None, ..*self }
+        Quantization { inputs: InputScheme::None, ..*self }
     }
 
     /// Whether a checkpoint declares both in the same words: how the codes were found is not said.
     pub(super) fn declares_as(&self, other: &Quantization) -> bool {
         let as_the_other = WeightScheme { observer: other.scheme.observer, ..self.scheme };
-        as_the_other == other.scheme && self.activations == other.activations
+        let same_inputs = match (self.inputs, other.inputs) {
+            (InputScheme::Static(one), InputScheme::Static(other)) => one.symmetric == other.symmetric,
+            (one, other) => one == other,
+        };
+        as_the_other == other.scheme && same_inputs
     }
 
-    /// Whether it learns from calibration data.
+    /// What happens to the inputs, of which `range` is known.
+    ///
+    /// # Errors
+    /// Static inputs of which nothing is known, or that no scale covers.
+    pub(super) fn activations(&self, range: Option<&InputRange>) -> std::result::Result<ActivationScheme, String> {
+        match self.inputs {
+            InputScheme::Static(how) => {
+                let range = range.ok_or("static inputs need calibration text")?;
+                range.numbers(how).map(ActivationScheme::Static)
+            }
+            other => Ok(other.unlearned()),
+        }
+    }
+
+    /// Whether its weights learn from calibration data.
     pub(super) fn learns(&self) -> bool {
         self.quantizer.needs_calibration() || self.scheme.observer == Observer::ImatrixMse
     }
@@ -115,7 +135,7 @@ impl Plan {
             let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });
             tensors.push(PlannedTensor { name, shape, storage });
         }
-        let mut plan = Plan { architecture, dense, rescaling: None, tensors };
+        let mut plan = Plan { architecture, dense, rescaling: None, bias_correction: false, tensors };
         if let Recipe::Quantize(method) = recipe {
             plan.quantize(method).map_err(|problems| Error::input(place, problems.join("; ")))?;
         }
@@ -125,13 +145,8 @@ impl Plan {
     /// Marks the tensors that `recipe` quantizes; all faults at once.
     fn quantize(&mut self, recipe: &Method) -> std::result::Result<(), Vec<String>> {
         let quantizer = method(&recipe.method).map_err(|problem| vec![problem])?;
-        if let (Some(learner), Architecture::Encoder { .. }) = (recipe.learns(), &self.architecture) {
-            return Err(vec![format!(
-                "\"{learner}\" learns from calibration text, which is supported for decoders only; use method \"rtn\" with \
-                 observer \"mse\" for an encoder"
-            )]);
-        }
         self.rescaling = recipe.smooth.map(Rescaling::Smooth).or(quantizer.rescaling());
+        self.bias_correction = recipe.bias_correction;
         let rounding = method("rtn").map_err(|problem| vec![problem])?;
         // By problem, the tensors that have it.
         let mut unfit: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -146,12 +161,12 @@ impl Plan {
             // and GPTQ's error feedback keeps sums of weights right at the cost of single ones.
             let quantizer = if linear { quantizer } else { rounding };
             let mut scheme = linear.then_some(recipe.weights);
-            let mut activations = recipe.activations;
+            let mut own_inputs = None;
             for (rule, used) in recipe.overrides.iter().zip(&mut used) {
                 if matches(&rule.tensors, &name) {
                     *used = true;
                     scheme = rule.weights;
-                    activations = rule.activations.unwrap_or(recipe.activations);
+                    own_inputs = rule.activations;
                 }
             }
             let Some(scheme) = scheme else { continue };
@@ -161,8 +176,18 @@ impl Plan {
                 unfit.entry(problem.into()).or_default().push(name);
                 continue;
             }
-            match check_kernel(scheme, activations, tensor.shape[1]) {
-                Ok(()) => tensor.storage = Storage::Quantized(Quantization { quantizer, scheme, activations }),
+            let inputs = match (own_inputs, recipe.activations) {
+                (None, InputScheme::Static(_)) if !linear => InputScheme::DynamicToken,
+                (Some(InputScheme::Static(_)), _) if !linear => {
+                    let problem = "static activations learn from calibration text, which a head does not; leave them out for one \
+                                   scale per token";
+                    unfit.entry(problem.into()).or_default().push(name);
+                    continue;
+                }
+                (own, all) => own.unwrap_or(all),
+            };
+            match check_kernel(scheme, tensor.shape[1]) {
+                Ok(()) => tensor.storage = Storage::Quantized(Quantization { quantizer, scheme, inputs }),
                 Err(problem) => unfit.entry(problem).or_default().push(name),
             }
         }
@@ -174,6 +199,13 @@ impl Plan {
                 rule.tensors,
                 self.examples().join(", ")
             ));
+        }
+        if self.bias_correction && !self.quantized().any(|(tensor, _)| self.bias_of(tensor).is_some()) {
+            problems.push(
+                "bias_correction moves the mean error of a layer's output into its bias, but no quantized layer of this model \
+                 has one; remove it"
+                    .into(),
+            );
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
@@ -254,19 +286,27 @@ impl Plan {
         }
     }
 
-    /// Whether a quantizer learns from calibration data.
+    /// The bias beside a weight.
+    pub(super) fn bias_of(&self, weight: &PlannedTensor) -> Option<&PlannedTensor> {
+        let name = format!("{}.bias", weight.module());
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// Whether dense tensors of blocks are changed while the block is quantized.
+    pub(super) fn changes_blocks(&self) -> bool {
+        self.rescaling.is_some() || self.bias_correction
+    }
+
+    /// Whether anything is learnt from calibration data.
     pub(super) fn needs_calibration(&self) -> bool {
-        self.rescaling.is_some() || self.quantized().any(|(_, quantization)| quantization.learns())
+        let learns = |how: Quantization| how.learns() || how.inputs.learns().is_some();
+        self.changes_blocks() || self.quantized().any(|(_, how)| learns(how))
     }
 }
 
-/// Checks that a scheme fits matrices of `cols` columns and that a kernel multiplies them.
-pub(super) fn check_kernel(
-    scheme: WeightScheme,
-    activations: ActivationScheme,
-    cols: usize,
-) -> std::result::Result<(), String> {
-    Matrix::from_quantized(&blank(scheme, 1, cols)?, activations).map(|_| ())
+/// Checks that a scheme fits matrices of `cols` columns and that a kernel multiplies them; inputs never decide that.
+pub(super) fn check_kernel(scheme: WeightScheme, cols: usize) -> std::result::Result<(), String> {
+    Matrix::from_quantized(&blank(scheme, 1, cols)?, ActivationScheme::None).map(|_| ())
 }
 
 /// A matrix of zeros.

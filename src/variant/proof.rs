@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activations, Isa, Matrix, Pool};
 use crate::network::Architecture;
 use crate::results::{LayerProof, ProductProof};
-use crate::tensor::{ActivationScheme, QuantizedTensor, StaticActivations, Zero};
+use crate::tensor::{ActivationScheme, QuantizedTensor, Zero};
 
 /// Rows of probe inputs: decode, and more rows than a decode kernel takes.
 const PROBES: [usize; 2] = [1, 8];
@@ -97,8 +97,7 @@ fn compare_products(
     // Static numbers fit inputs of their own size; most probes stay inside their range.
     let size = if let ActivationScheme::Static(numbers) = activations { 64.0 * numbers.scale } else { 1.0 };
     let inputs: Vec<f32> = probe_inputs(tokens, tensor.cols).into_iter().map(|x| size * x).collect();
-    let quantized: Vec<f64> =
-        inputs.chunks_exact(tensor.cols).flat_map(|row| fake_quantized(row, activations)).collect();
+    let quantized: Vec<f64> = inputs.chunks_exact(tensor.cols).flat_map(|row| activations.rounded(row)).collect();
     let run = |isa: Isa| {
         let mut x = Activations::default();
         x.write(tokens, tensor.cols).copy_from_slice(&inputs);
@@ -145,35 +144,6 @@ fn probe_inputs(tokens: usize, features: usize) -> Vec<f32> {
         .collect()
 }
 
-/// A row of inputs after the scheme's quantization and dequantization, by its definition in
-/// [`crate::tensor::ActivationScheme`].
-fn fake_quantized(row: &[f32], scheme: ActivationScheme) -> Vec<f64> {
-    match scheme {
-        ActivationScheme::None => row.iter().map(|&x| f64::from(x)).collect(),
-        ActivationScheme::DynamicToken => {
-            let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-            let (scale, inverse) = (largest / 127.0, 127.0 / largest);
-            row.iter().map(|&x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
-        }
-        ActivationScheme::DynamicTokenAsymmetric { min_scale } => {
-            let (low, high) = row.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
-            let scale = ((high - low) / 255.0).max(min_scale);
-            let zero_point = (-128.0 - (low / scale).round_ties_even()).clamp(-128.0, 127.0) as i8;
-            affine(row, StaticActivations { scale, zero_point, low: -128, high: 127 })
-        }
-        ActivationScheme::Static(numbers) => affine(row, numbers),
-    }
-}
-
-/// A row of inputs after quantization and dequantization with given numbers.
-fn affine(row: &[f32], numbers: StaticActivations) -> Vec<f64> {
-    let StaticActivations { scale, zero_point, low, high } = numbers;
-    let inverse = 1.0 / scale;
-    let zero_point = f64::from(zero_point);
-    let code = |x: f32| f64::from((x * inverse).round_ties_even()) + zero_point;
-    row.iter().map(|&x| (code(x).clamp(low.into(), high.into()) - zero_point) * f64::from(scale)).collect()
-}
-
 /// `4 bits, groups of 64, symmetric; inputs 8 bits per token`.
 fn scheme_name(tensor: &QuantizedTensor, activations: ActivationScheme) -> String {
     let scales = if tensor.group_size == tensor.cols {
@@ -199,6 +169,7 @@ fn scheme_name(tensor: &QuantizedTensor, activations: ActivationScheme) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::StaticActivations;
 
     fn weight(bits: u8, group_size: usize, zero: Zero) -> QuantizedTensor {
         let (rows, cols) = (37, 128);

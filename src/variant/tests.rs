@@ -17,7 +17,7 @@ use crate::kernels::Pool;
 use crate::network::{Decoder, LoadOptions};
 use crate::quantize::method;
 use crate::results::Artefact;
-use crate::suite::{Method, Observer, Override, Recipe, Smooth, WeightScheme};
+use crate::suite::{InputScheme, Method, Observer, Override, Recipe, Smooth, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, Granularity, QuantizedTensor};
 
 const HIDDEN: usize = 64;
@@ -66,6 +66,11 @@ pub(super) fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut 
         "rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "torch_dtype": "float32", "hidden_act": "silu",
     });
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    write_tokenizer(folder);
+}
+
+/// Writes a tokenizer of words that name their ids.
+pub(super) fn write_tokenizer(folder: &Path) {
     let words: serde_json::Map<String, Value> = (0..VOCABULARY).map(|id| (format!("w{id}"), json!(id))).collect();
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
@@ -83,8 +88,15 @@ pub(super) fn scheme(bits: u8, granularity: Granularity, symmetric: bool) -> Wei
 }
 
 pub(super) fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Override>) -> Recipe {
-    let (activations, dense) = (ActivationScheme::None, DenseFormat::F16);
-    Recipe::Quantize(Method { method: name.into(), weights, activations, smooth: None, overrides, dense })
+    Recipe::Quantize(Method {
+        method: name.into(),
+        weights,
+        activations: InputScheme::None,
+        smooth: None,
+        bias_correction: false,
+        overrides,
+        dense: DenseFormat::F16,
+    })
 }
 
 pub(super) fn calibration() -> CalibrationTokens {
@@ -94,7 +106,7 @@ pub(super) fn calibration() -> CalibrationTokens {
 }
 
 /// Builds with calibration data at hand.
-fn make(model: &Path, recipe: &Recipe, into: &Path, threads: usize) -> Result<Artefact> {
+pub(super) fn make(model: &Path, recipe: &Recipe, into: &Path, threads: usize) -> Result<Artefact> {
     let tokens = calibration();
     let order = Order { model, model_sha256: "00", recipe, import: None, calibration: Some(&tokens), threads };
     build(&order, into, &mut |_, _| {})
@@ -115,7 +127,7 @@ fn rounded(model: &Path, name: &str, scheme: WeightScheme) -> QuantizedTensor {
 }
 
 /// Logits of all tokens of the calibration text.
-fn logits(folder: &Path) -> Vec<f32> {
+pub(super) fn logits(folder: &Path) -> Vec<f32> {
     let decoder = Decoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
     let (pool, tokens) = (Pool::new(1), calibration().windows.concat());
     let mut cache = decoder.cache(8, 32);
@@ -185,7 +197,7 @@ fn mixed_schemes_are_declared_module_by_module() {
     let (four, eight) = (scheme(4, Granularity::Group, false), scheme(8, Granularity::Channel, true));
     let rule = |tensors: &str, weights, activations| Override { tensors: tensors.into(), weights, activations };
     let overrides = vec![
-        rule("*.down_proj", Some(eight), Some(ActivationScheme::DynamicToken)),
+        rule("*.down_proj", Some(eight), Some(InputScheme::DynamicToken)),
         rule("model.layers.0.mlp.down_proj", None, None),
         rule("lm_head", Some(eight), None),
     ];
@@ -211,12 +223,14 @@ fn a_tied_head_is_written_as_its_software_looks_for_it_and_read_once() {
     let root = tempfile::tempdir().unwrap();
     let model = root.path().join("model");
     write_model(&model, true, &unchanged);
-    for (bits, activations) in [(8, ActivationScheme::DynamicToken), (4, ActivationScheme::None)] {
+    for (bits, asked, activations) in
+        [(8, InputScheme::DynamicToken, ActivationScheme::DynamicToken), (4, InputScheme::None, ActivationScheme::None)]
+    {
         let into = root.path().join(format!("head{bits}"));
         let head = Override {
             tensors: "lm_head".into(),
             weights: Some(scheme(bits, Granularity::Channel, true)),
-            activations: Some(activations),
+            activations: Some(asked),
         };
         make(&model, &quantize("rtn", scheme(4, Granularity::Group, true), vec![head]), &into, 2).unwrap();
         let file = into.join("model.safetensors");
@@ -290,7 +304,7 @@ fn awq_is_reproducible_and_smoothing_saves_what_outliers_cost_8_bit_inputs() {
         root.path().join(name)
     };
     let bytes = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
-    let awq = |name: &str, threads| build(name, "awq", None, ActivationScheme::None, threads);
+    let awq = |name: &str, threads| build(name, "awq", None, InputScheme::None, threads);
     assert!(bytes(&awq("awq1", 1)) == bytes(&awq("awq2", 2)), "the number of threads changes no bit");
 
     let exact = logits(&model);
@@ -298,7 +312,7 @@ fn awq_is_reproducible_and_smoothing_saves_what_outliers_cost_8_bit_inputs() {
         logits(folder).iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / exact.len() as f64
     };
     for method in ["rtn", "gptq"] {
-        let inputs = ActivationScheme::DynamicToken;
+        let inputs = InputScheme::DynamicToken;
         let plain = distance(&build(&format!("{method}-plain"), method, None, inputs, 2));
         let smooth = distance(&build(&format!("{method}-smooth"), method, Some(Smooth::Search), inputs, 2));
         assert!(smooth < 0.5 * plain, "{method}: smoothed {smooth}, plain {plain}");
@@ -385,7 +399,7 @@ fn an_import_is_the_published_file() {
     make(&model, &quantize("rtn", scheme(4, Granularity::Group, true), vec![]), &published, 1).unwrap();
 
     let import = |activations| Recipe::Import { source: "path:published".into(), activations };
-    let recipe = import(ActivationScheme::None);
+    let recipe = import(InputScheme::None);
     let order = Order {
         model: &model,
         model_sha256: "00",
@@ -404,7 +418,7 @@ fn an_import_is_the_published_file() {
     assert_eq!((head.stored_as.as_str(), &head.products), ("f16", &None));
     assert!(!root.path().join("unused").exists());
 
-    let recipe = import(ActivationScheme::DynamicToken);
+    let recipe = import(InputScheme::DynamicToken);
     let text = build(&Order { recipe: &recipe, ..order }, root.path(), &mut |_, _| {}).unwrap_err().to_string();
     assert!(text.contains("not supported"), "{text}");
 }

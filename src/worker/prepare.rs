@@ -13,7 +13,6 @@ use crate::results::Genres;
 use crate::suite::{Suite, Task, TaskKind};
 use crate::tasks::{ChoiceItems, Corpus, Encoder, Prompts, Window, Windows, prompts, spread_sentences};
 use crate::tasks::{windows, write_tokens};
-use crate::variant::CalibrationTokens;
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
 const WARMUP_PROMPTS: usize = 2;
@@ -47,7 +46,10 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
             TaskKind::Similarity { length, sentences } => {
                 let cut = cut_sentences(task, job, &encoder, length, sentences)?;
                 write_tokens(&job.files.windows(number), &cut)?;
-                cut.windows.into_iter().map(|sentence| bare(&encoder, sentence.tokens)).collect()
+                let bare = |sentence: &Window| encoder.without_special(&sentence.tokens).to_vec();
+                let sentences: Vec<_> = cut.windows.iter().map(bare).collect();
+                scored.documents.extend(sentences.iter().cloned());
+                sentences
             }
         };
         if number == 0 {
@@ -56,14 +58,11 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     }
     progress(suite.tasks.len(), steps);
     if let Some(calibration) = &suite.calibration {
-        let corpus = encoder.read(&calibration.text, &job.base)?;
-        let (windows, length, seed) = (calibration.windows, calibration.length, calibration.seed);
-        let windows = (windows, suite.held_out_windows());
-        let (drawn, held_out) =
-            CalibrationTokens::draw_with_held_out(&corpus.documents, encoder.bos(), windows, length, seed)?;
+        let (drawn, held_out, corpus) = encoder.calibrate(calibration, suite.held_out_windows(), &job.base)?;
         write_tokens(&job.files.calibration(), &drawn.windows)?;
         write_tokens(&job.files.held_out(), &held_out.windows)?;
-        warnings.extend(scored.overlap(&corpus));
+        let what = if encoder.reads_sentences() { "sentences" } else { "documents" };
+        warnings.extend(scored.overlap(&corpus, what));
     }
     fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
     Ok(Prepared { warnings, peak_rss: machine::peak_rss() })
@@ -124,12 +123,6 @@ fn cut_sentences(
     Ok(Windows { windows, genres: Genres::default() })
 }
 
-/// Tokens without the special ones around them.
-fn bare(encoder: &Encoder, tokens: Vec<u32>) -> Vec<u32> {
-    let (front, behind) = encoder.around();
-    tokens[front.len()..tokens.len() - behind.len()].to_vec()
-}
-
 /// Prompts from the first task's text: real text has the activations that the model was made for.
 fn timed_prompts(suite: &Suite, documents: &[Vec<u32>], encoder: &Encoder) -> Result<Prompts> {
     let workload = &suite.workload;
@@ -175,13 +168,13 @@ impl Scored {
     }
 
     /// Data that is both learnt from and scored flatters the variants that learnt from it.
-    fn overlap(&self, calibration: &Corpus) -> Option<String> {
+    fn overlap(&self, calibration: &Corpus, what: &str) -> Option<String> {
         let named = |name: &String| !calibration.genre_of.is_empty() && self.names.contains(name);
         let documents = calibration.documents.iter().zip(&calibration.names);
         let shared = documents.filter(|(ids, name)| self.documents.contains(*ids) || named(name)).count();
         (shared > 0).then(|| {
             format!(
-                "{shared} of {} calibration documents are also scored; variants that learn from them look better than \
+                "{shared} of {} calibration {what} are also scored; variants that learn from them look better than \
                  they are",
                 calibration.documents.len()
             )

@@ -15,13 +15,10 @@ use crate::kernels::Pool;
 use crate::machine;
 use crate::network::{Encoder, LoadOptions};
 use crate::results::{Score, SentenceScore, write_whole};
-use crate::stats::rank_correlation;
-use crate::tasks::{Windows, read_tokens};
+use crate::tasks::{Embeddings, Windows, read_tokens};
 
 /// Sentences of a forward pass.
 const BATCH: usize = 32;
-/// Most sentences of which all pairs are compared, evenly spaced over the task's.
-const MOST_PAIRED: usize = 512;
 
 /// Embeds all sentences and compares.
 pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Score> {
@@ -39,20 +36,17 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
         progress(batch * BATCH, windows.len());
         embeddings.extend_from_slice(encoder.forward(&pool, sequences, &mut memory)?);
     }
-    let of = |all: &[f32]| -> Vec<Vec<f64>> { all.chunks_exact(encoder.width()).map(unit).collect() };
-    let own = of(&embeddings);
-    if let Some(bad) = own.iter().position(|vector| vector.iter().any(|v| !v.is_finite())) {
-        return Err(Error::Measurement(format!("sentence {bad}: the embedding is no number or zero")));
-    }
+    let unit = |values: &[f32]| Embeddings::new(values, encoder.width()).map_err(Error::Measurement);
+    let own = unit(&embeddings)?;
     let reference = match &job.reference {
         Reference::Absent => None,
         Reference::Store(path) => {
             write_whole(path, bytemuck::cast_slice(&embeddings))?;
             Some(own.clone())
         }
-        Reference::Compare { hidden, .. } => Some(of(&stored(hidden, embeddings.len())?)),
+        Reference::Compare { hidden, .. } => Some(unit(&stored(hidden, embeddings.len())?)?),
     };
-    let cosine = |at: usize| reference.as_ref().map(|reference| dot(&own[at], &reference[at]));
+    let cosine = |at: usize| reference.as_ref().map(|reference| own.cosine(reference, at));
     let sentences = windows.iter().enumerate().map(|(at, sentence)| SentenceScore {
         document: sentence.document,
         tokens: sentence.tokens.len(),
@@ -64,7 +58,7 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
         windows: Vec::new(),
         items: Vec::new(),
         sentences: sentences.collect(),
-        rank_correlation: reference.as_ref().and_then(|r| rank_correlation(&similarities(&own), &similarities(r))),
+        rank_correlation: reference.as_ref().and_then(|reference| own.rank_correlation(reference)),
         genres,
         kl_quantiles: None,
         seconds: began.elapsed().as_secs_f64(),
@@ -83,22 +77,4 @@ fn stored(path: &Path, numbers: usize) -> Result<Vec<f32>> {
     let mut embeddings = vec![0.0; numbers];
     bytemuck::cast_slice_mut(&mut embeddings).copy_from_slice(&bytes);
     Ok(embeddings)
-}
-
-/// The vector scaled to length 1.
-fn unit(vector: &[f32]) -> Vec<f64> {
-    let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    vector.iter().map(|&v| f64::from(v) / length).collect()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Cosines of all pairs of up to [`MOST_PAIRED`] sentences.
-fn similarities(vectors: &[Vec<f64>]) -> Vec<f64> {
-    let count = vectors.len().min(MOST_PAIRED);
-    let chosen: Vec<&Vec<f64>> = (0..count).map(|i| &vectors[i * vectors.len() / count]).collect();
-    let pairs = chosen.iter().enumerate().flat_map(|(at, a)| chosen[at + 1..].iter().map(move |b| dot(a, b)));
-    pairs.collect()
 }

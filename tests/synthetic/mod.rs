@@ -12,10 +12,10 @@ use quantbench::results::{
     Score, Slot, Stage, VariantEvidence, WindowScore,
 };
 use quantbench::suite::{
-    Accept, AccuracyLimit, AccuracyMetric, Calibration, MemoryLimit, MemoryMetric, Method, Observer, Recipe,
-    SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, Calibration, InputScheme, MemoryLimit, MemoryMetric, Method, Observer,
+    Recipe, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant, WeightScheme, Workload,
 };
-use quantbench::tensor::{ActivationScheme, DenseFormat, Granularity};
+use quantbench::tensor::{DenseFormat, Granularity};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -51,7 +51,7 @@ pub struct Setting {
 pub const SETTING: Setting =
     Setting { documents: 12, windows_per_document: 6, blocks: 9, noise: 0.02, control: 1.0, seed: 1 };
 
-fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: ActivationScheme) -> Recipe {
+fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: InputScheme) -> Recipe {
     let granularity = if group_size.is_some() { Granularity::Group } else { Granularity::Channel };
     let weights = WeightScheme { bits, granularity, group_size, symmetric: true, observer: Observer::MinMax };
     Recipe::Quantize(Method {
@@ -59,6 +59,7 @@ fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: Acti
         weights,
         activations,
         smooth: None,
+        bias_correction: false,
         overrides: Vec::new(),
         dense: DenseFormat::F16,
     })
@@ -66,8 +67,8 @@ fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: Acti
 
 /// A reference and five candidates such as a suite has.
 pub fn truths() -> Vec<Truth> {
-    let none = ActivationScheme::None;
-    let dynamic = ActivationScheme::DynamicToken;
+    let none = InputScheme::None;
+    let dynamic = InputScheme::DynamicToken;
     let truth = |name, recipe, loss, prefill, decode, mib: u64, kernel| Truth {
         name,
         recipe,

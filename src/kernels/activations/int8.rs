@@ -35,19 +35,22 @@ per_isa! {
 
 #[inline(always)]
 fn quantize_affine_body(values: &[f32], numbers: StaticActivations, codes: &mut [i8]) -> f32 {
-    if !largest_magnitude_body(values).is_finite() || !numbers.scale.is_finite() {
-        codes.fill(0);
-        return f32::NAN;
-    }
     let inverse = 1.0 / numbers.scale;
     let zero_point = i32::from(numbers.zero_point);
     // The bounds are whole numbers, so that values may be clamped before they are rounded.
     let low = (i32::from(numbers.low) - zero_point) as f32;
     let high = (i32::from(numbers.high) - zero_point) as f32;
+    // Bits of the largest magnitude: all of NaN are larger than those of infinity.
+    let mut largest = 0u32;
     for (code, value) in codes.iter_mut().zip(values) {
+        largest = largest.max(value.abs().to_bits());
         // As in `quantize_token`.
         let rounded = (value * inverse).max(low).min(high) + 12_582_912.0;
         *code = (rounded.to_bits() as i32 - 0x4b40_0000 + zero_point) as i8;
+    }
+    if largest >= f32::INFINITY.to_bits() || !numbers.scale.is_finite() {
+        codes.fill(0);
+        return f32::NAN;
     }
     numbers.scale
 }

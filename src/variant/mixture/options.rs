@@ -94,7 +94,9 @@ pub(super) fn time(units: &mut [UnitOptions], model: &Checkpoint, dense: DenseFo
 fn product_seconds((rows, cols): (usize, usize), format: Option<Format>, dense: DenseFormat, pool: &Pool) -> f64 {
     let build = || match format {
         None => Some(synthetic::dense(dense, rows, cols)),
-        Some(format) => Matrix::from_quantized(&blank(format.weights, rows, cols).ok()?, format.activations).ok(),
+        Some(format) => {
+            Matrix::from_quantized(&blank(format.weights, rows, cols).ok()?, format.activations.unlearned()).ok()
+        }
     };
     let Some(first) = build() else { return f64::INFINITY };
     let copies = MOST_BYTES.div_ceil(first.bytes().max(1)).min(64);
@@ -148,6 +150,7 @@ pub(super) fn recipe(units: &[UnitOptions], chosen: &[usize], search: &Search) -
         weights: common.weights,
         activations: common.activations,
         smooth: None,
+        bias_correction: false,
         overrides,
         dense: search.dense,
     })

@@ -114,7 +114,7 @@ impl Survey<'_> {
         }
         let mut bench = Bench::new(self, &checkpoint, &architecture, config)?;
         let table = bench.decoder.embed(&(0..config.vocab_size as u32).collect::<Vec<u32>>());
-        let carry = |tokens, workers| Propagation::new(config, tokens, &table, workers);
+        let carry = |tokens, workers| Propagation::of_decoder(config, tokens, &table, workers);
         let workers = bench.workers.clone();
         let mut windows = carry(self.windows, &workers)?;
         let mut calibration = self.calibration.map(|tokens| carry(tokens, &workers)).transpose()?;
@@ -338,7 +338,7 @@ impl<'a> Bench<'a> {
             };
             let states = if self.config.tied_head {
                 let table = tensor.to_f32();
-                let windows = Propagation::new(self.config, self.survey.windows, &table, &self.workers)?;
+                let windows = Propagation::of_decoder(self.config, self.survey.windows, &table, &self.workers)?;
                 self.run_on(0, &windows)
             } else {
                 self.reference.clone()
@@ -390,13 +390,13 @@ impl<'a> Bench<'a> {
             let (shape, values) = self.checkpoint.tensor_f32(&name)?;
             self.checkpoint.release(&name);
             let (rows, cols) = (values.len() / shape.last().copied().unwrap_or(1).max(1), *shape.last().unwrap_or(&1));
-            if check_kernel(scheme, format.activations, cols).is_err() {
+            if check_kernel(scheme, cols).is_err() {
                 return Ok(None);
             }
             let weight = ArrayView2::from_shape((rows, cols), &values).map_err(|e| fault(&name, e.to_string()))?;
             let tensor = quantizer.quantize(weight, scheme, learned).map_err(|problem| fault(&name, problem))?.tensor;
-            let matrix =
-                Matrix::from_quantized(&tensor, format.activations).map_err(|problem| fault(&name, problem))?;
+            let matrix = Matrix::from_quantized(&tensor, format.activations.unlearned())
+                .map_err(|problem| fault(&name, problem))?;
             let energies = output_energies(&values, &tensor, seen);
             Ok(Some((tensor, matrix, energies)))
         };
@@ -415,8 +415,9 @@ impl<'a> Bench<'a> {
 
     /// Puts other weights into a site's linear layers and returns those that were there.
     fn exchange(&mut self, layer: usize, site: Site, matrices: Vec<Matrix>) -> Result<Vec<Matrix>> {
+        let linears = self.architecture.linears_at(site);
         let block = self.decoder.block_mut(layer);
-        site.linears().iter().zip(matrices).map(|(linear, matrix)| block.set_linear(linear, matrix)).collect()
+        linears.iter().zip(matrices).map(|(linear, matrix)| block.set_linear(linear, matrix)).collect()
     }
 
     /// For each trial the mean KL divergence of every window's tokens from the unquantized network's predictions.

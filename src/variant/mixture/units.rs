@@ -16,7 +16,9 @@ pub(super) struct Unit {
 impl Unit {
     /// Units of a block in the order of execution.
     pub(super) fn of_block(architecture: &Architecture, layer: usize) -> Vec<Unit> {
-        let modules = |site: Site| site.linears().iter().map(|linear| architecture.module(layer, linear)).collect();
+        let modules = |site: Site| {
+            architecture.linears_at(site).iter().map(|linear| architecture.module(layer, linear)).collect()
+        };
         Site::ALL.into_iter().map(|site| Unit { place: Some((layer, site)), modules: modules(site) }).collect()
     }
 
