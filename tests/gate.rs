@@ -279,6 +279,50 @@ fn an_equal_program_passes_in_the_same_session() {
     assert_eq!(against_base("0", &["--max-slowdown", "30"]), (0, Vec::new()));
 }
 
+/// A repository in the place whose program `bench` hands all work to this one.
+#[cfg(unix)]
+fn repository(place: &Place) {
+    let program = env!("CARGO_BIN_EXE_bench");
+    let package = "[package]\nname = \"bench\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    let main = format!(
+        "use std::os::unix::process::CommandExt;\nfn main() {{\n    let arguments = std::env::args_os().skip(1);\n    \
+         panic!(\"{{}}\", std::process::Command::new({program:?}).args(arguments).exec());\n}}\n"
+    );
+    fs::create_dir(place.path("src")).unwrap();
+    fs::write(place.path("Cargo.toml"), package).unwrap();
+    fs::write(place.path("Cargo.lock"), "version = 4\n\n[[package]]\nname = \"bench\"\nversion = \"0.1.0\"\n").unwrap();
+    fs::write(place.path("src/main.rs"), main).unwrap();
+    let author = ["-c", "user.name=a", "-c", "user.email=a@example.org"];
+    for step in
+        [&["init", "--quiet"][..], &["add", "Cargo.toml", "Cargo.lock", "src"], &["commit", "--quiet", "-m", "base"]]
+    {
+        let git = Command::new("git").args(author).args(step).current_dir(place.root.path()).output().unwrap();
+        assert!(git.status.success(), "{}", said(&git));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn another_revision_is_built_once_and_compared() {
+    let place = place();
+    repository(&place);
+    let unknown = place.run(&["gate", "suite.toml", "--tier", "smoke", "--base-rev", "no-such-branch"]);
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("no-such-branch"), "{}", said(&unknown));
+    for _ in 0..2 {
+        let (code, report, folder) = gate(&place, &["--tier", "smoke", "--base-rev", "HEAD"]);
+        assert_eq!(code, 0, "{:?}", report.checks);
+        assert!(report.against[0].contains("cache/builds/bench-"), "{:?}", report.against);
+        assert!(of(&report, State::Pass).iter().any(|c| c.starts_with("int8: exact: artefact")), "{:?}", report.checks);
+        assert!(folder.join("base/journal.jsonl").is_file());
+    }
+    let builds =
+        fs::read_dir(place.path("cache/builds")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let programs: Vec<String> = builds.filter(|name| name.starts_with("bench-")).collect();
+    assert_eq!(programs.len(), 1, "{programs:?}");
+    let trees = Command::new("git").args(["worktree", "list"]).current_dir(place.root.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&trees.stdout).lines().count(), 1, "{}", said(&trees));
+}
+
 /// The default tolerance and budget; `docs/CI.md` has how often each was seen. Ignored: it judges this machine's noise.
 #[test]
 #[ignore = "takes minutes and a machine without other work"]
