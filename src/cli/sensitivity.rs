@@ -28,7 +28,7 @@ const LISTED: usize = 8;
 /// A unit is the linear layers that read one input: q, k and v; o; gate and up; down; the output head with a tied
 /// embedding. Each is quantized alone, the model runs on from there, and its predictions on the text are compared with
 /// the unquantized model's: KL divergence in nats per token. Results are cached block by block: an interrupted command goes
-/// on where it was. A [[variant]] with method = "search" chooses a mixture of formats by the same numbers.
+/// on where it was. A variant with method = "search" chooses a mixture of formats by the same numbers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench sensitivity bundled:scribe-7m

@@ -38,7 +38,7 @@ const AIM: f64 = 0.95;
 /// from those of calibration. `progress(done, total)` is told steps, first of the survey, then of every mixture made.
 ///
 /// # Errors
-/// As [`Survey::run`] and [`build`]; too few windows; a budget that not even the smallest mixture keeps to.
+/// As [`Survey::run`] and [`build()`]; too few windows; a budget that not even the smallest mixture keeps to.
 pub fn search(
     order: &Order<'_>,
     search: &Search,
