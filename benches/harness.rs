@@ -27,6 +27,7 @@ fn timing() -> Timing {
             kv_bytes: 4 << 20,
             peak_rss: Some(400 << 20),
             steady_rss: Some(300 << 20),
+            ..Memory::default()
         },
         kernels: vec![
             kernel("prefill", "x86_64-w8a8-avx512vnni-gemm"),
@@ -34,13 +35,14 @@ fn timing() -> Timing {
         ],
         covariates: Covariates { steal: Some(0.002), own_cpu: Some(0.995), clock: Some(1.0), ..Covariates::default() },
         phases: vec![],
+        processors: None,
         load_s: 0.61,
         warmup_iterations: 2,
     }
 }
 
 fn slot() -> Event {
-    let Timing { samples, memory, kernels, covariates, phases, load_s, warmup_iterations } = timing();
+    let Timing { samples, memory, kernels, covariates, phases, processors, load_s, warmup_iterations } = timing();
     Event::Slot(Slot {
         variant: "int8-ptq".into(),
         control: false,
@@ -53,6 +55,7 @@ fn slot() -> Event {
         kernels,
         covariates,
         phases,
+        processors,
         load_s,
         warmup_iterations,
         wall_s: 4.1,

@@ -16,6 +16,8 @@ pub fn bytes(n: u64) -> String {
 pub fn seconds(s: f64) -> String {
     if !s.is_finite() {
         "unknown".into()
+    } else if s > 0.0 && s < 1e-6 {
+        format!("{:.0} ns", s * 1e9)
     } else if s < 1e-3 {
         format!("{:.0} us", s * 1e6)
     } else if s < 1.0 {

@@ -71,6 +71,10 @@ fn text(record: &MachineRecord) -> String {
     line("system", &record.os);
     line("host", &record.host);
     line("virtual machine", virtual_machine);
+    if let Some(timer) = record.timer {
+        let (reading, step) = (units::seconds(timer.reading_s), units::seconds(timer.step_s));
+        line("clock", &format!("a reading takes {reading}, its step is {step}"));
+    }
     if !record.facts.is_empty() {
         text.push_str("\nfacts\n");
         for (name, value) in &record.facts {
@@ -102,6 +106,7 @@ mod tests {
             memory_bytes: 0,
             os: String::new(),
             host: "h".into(),
+            timer: None,
             virtual_machine: None,
             disturbances: Vec::new(),
             facts: Default::default(),

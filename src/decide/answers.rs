@@ -122,27 +122,28 @@ pub fn accuracy_question<'v>(limit: &AccuracyLimit, variant: &'v VariantResult) 
     let score = variant.scores.get(&limit.task);
     let choice = variant.choices.get(&limit.task);
     let similarity = variant.similarities.get(&limit.task);
-    let (name, estimate, threshold, unit) = match limit.metric {
-        AccuracyMetric::TokenAccuracy { max_drop_points: max } => {
-            ("token accuracy", score.map(|s| &s.token_accuracy_difference), -max, " points")
-        }
-        AccuracyMetric::Perplexity { max_increase_percent: max } => {
-            ("perplexity", score.map(|s| &s.perplexity_increase), max, " %")
-        }
-        AccuracyMetric::LogLikelihood { max_drop: max } => {
-            ("log-likelihood", score.map(|s| &s.log_likelihood_difference), -max, " nats")
-        }
-        AccuracyMetric::Accuracy { max_drop_points: max } => {
-            ("accuracy", choice.map(|c| &c.accuracy_difference), -max, " points")
-        }
-        AccuracyMetric::AccuracyNorm { max_drop_points: max } => {
-            ("accuracy per token", choice.map(|c| &c.accuracy_norm_difference), -max, " points")
-        }
-        AccuracyMetric::Similarity { max_drop: max } => {
-            ("cosine to the reference less 1", similarity.map(|s| &s.cosine_difference), -max, "")
-        }
+    let estimate = match limit.metric {
+        AccuracyMetric::TokenAccuracy { .. } => score.map(|s| &s.token_accuracy_difference),
+        AccuracyMetric::Perplexity { .. } => score.map(|s| &s.perplexity_increase),
+        AccuracyMetric::LogLikelihood { .. } => score.map(|s| &s.log_likelihood_difference),
+        AccuracyMetric::Accuracy { .. } => choice.map(|c| &c.accuracy_difference),
+        AccuracyMetric::AccuracyNorm { .. } => choice.map(|c| &c.accuracy_norm_difference),
+        AccuracyMetric::Similarity { .. } => similarity.map(|s| &s.cosine_difference),
     };
+    let (name, threshold, unit) = limit_in_words(limit.metric);
     AccuracyQuestion { name, estimate: estimate.and_then(Option::as_ref), threshold, unit }
+}
+
+/// Name of a metric, its threshold with the sign of a difference, and its unit.
+fn limit_in_words(metric: AccuracyMetric) -> (&'static str, f64, &'static str) {
+    match metric {
+        AccuracyMetric::TokenAccuracy { max_drop_points: max } => ("token accuracy", -max, " points"),
+        AccuracyMetric::Perplexity { max_increase_percent: max } => ("perplexity", max, " %"),
+        AccuracyMetric::LogLikelihood { max_drop: max } => ("log-likelihood", -max, " nats"),
+        AccuracyMetric::Accuracy { max_drop_points: max } => ("accuracy", -max, " points"),
+        AccuracyMetric::AccuracyNorm { max_drop_points: max } => ("accuracy per token", -max, " points"),
+        AccuracyMetric::Similarity { max_drop: max } => ("cosine to the reference less 1", -max, ""),
+    }
 }
 
 fn accuracy(case: &Case<'_>, variant: &VariantResult) -> Reasoned {
@@ -160,9 +161,23 @@ fn accuracy(case: &Case<'_>, variant: &VariantResult) -> Reasoned {
     if let Err(difference) = same_questions(score, reference) {
         return missing("accuracy", difference);
     }
-    let AccuracyQuestion { name, threshold, unit, .. } = accuracy_question(limit, variant);
+    if let Some(fault) = case.blind() {
+        return unknown("accuracy", Why::BlindRule, fault);
+    }
+    compared(case, score, reference)
+}
+
+/// The answer to the accuracy question about a score, and its reason.
+pub(super) fn compare(case: &Case<'_>, score: &Score, reference: &Score) -> (Answer, String) {
+    let reasoned = compared(case, score, reference);
+    (reasoned.answer, reasoned.reason)
+}
+
+fn compared(case: &Case<'_>, score: &Score, reference: &Score) -> Reasoned {
+    let limit = &case.accept.accuracy;
+    let (name, threshold, unit) = limit_in_words(limit.metric);
     let Some((for_yes, for_no)) = judged_differences(case, score, reference) else {
-        return missing(name, "the score or the reference's is not a number".into());
+        return unknown(name, Why::MeasurementMissing, "the score or the reference's is not a number");
     };
     if for_yes.low.is_none() {
         let n = for_yes.n;

@@ -8,6 +8,7 @@
 mod answers;
 mod attempts;
 mod choices;
+mod controls;
 mod error_rates;
 mod estimate;
 mod frontier;
@@ -24,8 +25,8 @@ mod turning;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::results::{
-    Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, Score, Standing,
-    TurningPoints, VariantEvidence, VariantResult,
+    BrokenControl, Built, Estimate, Evidence, Frontier, KernelUse, Memory, Recommendation, Run, SCHEMA_VERSION, Score,
+    Standing, TurningPoints, VariantEvidence, VariantResult,
 };
 use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 
@@ -84,8 +85,11 @@ fn run(
         model_sha256: evidence.model_sha256.clone(),
         machine: evidence.machine.clone(),
         variants,
-        control,
         blocks: case.blocks(),
+        blocks_redone: evidence.set_aside.len(),
+        broken: case.broken.clone(),
+        invalid: controls::invalid(case, &control),
+        control,
         recommendation,
         hypervolume: None,
         stages: evidence.stages.clone(),
@@ -99,6 +103,8 @@ struct Case<'a> {
     evidence: &'a Evidence,
     accept: &'a Accept,
     reference: &'a VariantEvidence,
+    /// What the rule says of the reference broken on purpose.
+    broken: Option<BrokenControl>,
 }
 
 /// What a variant without any evidence has.
@@ -108,7 +114,8 @@ static NOTHING: VariantEvidence =
 impl<'a> Case<'a> {
     fn new(evidence: &'a Evidence, accept: &'a Accept) -> Self {
         let reference = evidence.variants.get(&evidence.suite.reference).unwrap_or(&NOTHING);
-        Case { evidence, accept, reference }
+        let case = Case { evidence, accept, reference, broken: None };
+        Case { broken: controls::broken(&case), ..case }
     }
 
     fn of(&self, variant: &str) -> &'a VariantEvidence {
@@ -137,6 +144,12 @@ impl<'a> Case<'a> {
     fn reference_fault(&self) -> Option<String> {
         let (stage, reason) = self.reference.failures.first()?;
         Some(format!("the reference failed: {stage}: {reason}"))
+    }
+
+    /// Why no accuracy of this run can be believed, if so.
+    fn blind(&self) -> Option<String> {
+        let broken = self.broken.as_ref().filter(|broken| !broken.rejected)?;
+        Some(format!("the reference broken on purpose is not rejected: {}", broken.reason))
     }
 
     /// Candidates over which the allowed error is divided.
@@ -206,6 +219,8 @@ fn memory(evidence: &VariantEvidence) -> Option<Memory> {
         kv_bytes: a.kv_bytes.max(b.kv_bytes),
         peak_rss: larger(a.peak_rss, b.peak_rss),
         steady_rss: larger(a.steady_rss, b.steady_rss),
+        load_peak_rss: larger(a.load_peak_rss, b.load_peak_rss),
+        weights_rss: larger(a.weights_rss, b.weights_rss),
     })
 }
 

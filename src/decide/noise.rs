@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use super::Case;
 use super::rule::Rule;
 use super::timings::{Point, control_ratio, metric_name, metrics};
-use crate::results::{Estimate, Evidence, KernelUse, Slot};
+use crate::results::{Estimate, Evidence, KernelUse, SIGNALS, Slot, disturbance};
 use crate::stats::median;
 use crate::suite::{Recipe, SpeedMetric, Variant};
 
 /// Confidence at which the A/A control is read: at 95 % one sound run in twenty would be condemned.
 const CONTROL_CONFIDENCE: f64 = 0.99;
+
+/// More than one block of so many disturbed, and nothing is said about speed.
+const LEAST_PART_DISTURBED: usize = 4;
 
 fn key(point: Point, metric: SpeedMetric) -> String {
     format!("{} {}", point.label(), metric_name(metric))
@@ -33,6 +36,12 @@ pub(super) fn control(case: &Case<'_>) -> BTreeMap<String, Estimate> {
 
 /// Why no timing of this run can answer the speed question, if so.
 pub(super) fn timing_fault(case: &Case<'_>, control: &BTreeMap<String, Estimate>) -> Option<String> {
+    let blocks = case.blocks();
+    let disturbed = (0..case.evidence.timed_blocks()).filter(|b| disturbance(case.evidence.slots_of(*b)).is_some());
+    let disturbed = disturbed.count();
+    if disturbed * LEAST_PART_DISTURBED > blocks {
+        return Some(format!("the machine was too noisy: {disturbed} of {blocks} blocks were disturbed"));
+    }
     let Some(estimate) = control.get(&key(case.judged_point(), case.speed_metric())) else {
         return Some("no A/A control was measured".into());
     };
@@ -41,6 +50,11 @@ pub(super) fn timing_fault(case: &Case<'_>, control: &BTreeMap<String, Estimate>
         Some(false) => Some(format!("timing is too noisy: the A/A control reads {estimate}")),
         None => Some("the A/A control has too few blocks".into()),
     }
+}
+
+/// The A/A control of the judged time, where it excludes 1.
+pub(super) fn control_differs<'c>(case: &Case<'_>, control: &'c BTreeMap<String, Estimate>) -> Option<&'c Estimate> {
+    control.get(&key(case.judged_point(), case.speed_metric())).filter(|e| contains_one(e) == Some(false))
 }
 
 fn contains_one(estimate: &Estimate) -> Option<bool> {
@@ -62,6 +76,11 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
     }
     if Rule::parse(&case.accept.rule).is_none() {
         warnings.push(format!("the rule `{}` is of no known form; every verdict is inconclusive", case.accept.rule));
+    }
+    let redone = &case.evidence.set_aside;
+    if let Some((_, why)) = redone.last() {
+        let count = redone.len();
+        warnings.push(format!("blocks measured again because the machine was disturbed: {count} (the last: {why})"));
     }
     for (key, estimate) in control.iter().filter(|(_, e)| contains_one(e) == Some(false)) {
         warnings
@@ -100,23 +119,32 @@ pub struct Disturbance {
     pub known: usize,
 }
 
-/// Disturbances over all slots, by covariates recorded independently of the times, with limits fixed in advance.
+/// Disturbances over all slots, by covariates recorded independently of the times, with limits fixed in advance: those
+/// for which a block is measured again ([`SIGNALS`]), and those that need all slots to be told.
 pub fn disturbances(evidence: &Evidence) -> Vec<Disturbance> {
     let slots: Vec<&Slot> = evidence.variants.values().flat_map(|v| &v.slots).collect();
-    let clocks: Vec<f64> = slots.iter().filter_map(|s| s.covariates.clock).collect();
-    let usual_clock = median(&clocks);
-    let clock_off = |s: &Slot| Some((s.covariates.clock? / usual_clock?).ln().abs() > 0.03);
-    let count = |what, flag: &dyn Fn(&Slot) -> Option<bool>| {
-        let known: Vec<bool> = slots.iter().filter_map(|s| flag(s)).collect();
+    let count = |what, seen: &dyn Fn(&Slot) -> Option<bool>| {
+        let known: Vec<bool> = slots.iter().filter_map(|slot| seen(slot)).collect();
         Disturbance { what, flagged: known.iter().filter(|f| **f).count(), known: known.len() }
     };
-    vec![
-        count("processor time stolen by the hypervisor above 1 %", &|s| Some(s.covariates.steal? > 0.01)),
-        count("processor time used by others above 5 %", &|s| Some(s.covariates.others_cpu? > 0.05)),
-        count("own threads on a processor below 95 % of the time", &|s| Some(s.covariates.own_cpu? < 0.95)),
-        count("runnable tasks waiting above 5 % of the time", &|s| Some(s.covariates.cpu_pressure? > 0.05)),
-        count("major page faults while timing", &|s| Some(s.covariates.major_faults? > 0)),
-        count("throttling by a quota", &|s| Some(s.covariates.throttled? > 0)),
-        count("clock more than 3 % off its median", &clock_off),
-    ]
+    let usual = |of: &dyn Fn(&Slot) -> Option<f64>| median(&slots.iter().filter_map(|s| of(s)).collect::<Vec<_>>());
+    let clock = |s: &Slot| s.covariates.clock;
+    let preempted = |s: &Slot| Some(s.covariates.involuntary_switches? as f64 / s.wall_s);
+    let bandwidth = |s: &Slot| s.covariates.read_bandwidth;
+    let own = |s: &Slot| s.covariates.own_cpu;
+    let own_of = |name: &str| usual(&|s: &Slot| own(s).filter(|_| s.variant == name));
+    let usual_own: BTreeMap<&str, Option<f64>> = evidence.variants.keys().map(|n| (n.as_str(), own_of(n))).collect();
+    let (usual_clock, usual_preempted, usual_bandwidth) = (usual(&clock), usual(&preempted), usual(&bandwidth));
+    let mut all: Vec<Disturbance> = SIGNALS.iter().map(|signal| count(signal.what, &|s| signal.seen(s))).collect();
+    all.extend([
+        count("own threads on a processor 5 % less than the variant's median", &|s| {
+            Some(own(s)? < 0.95 * (*usual_own.get(s.variant.as_str())?)?)
+        }),
+        count("preempted more than 10 times as often as the median, and 100 times a second", &|s| {
+            Some(preempted(s)? > (10.0 * usual_preempted?).max(100.0))
+        }),
+        count("clock more than 3 % off its median", &|s| Some((clock(s)? / usual_clock?).ln().abs() > 0.03)),
+        count("memory read 15 % slower than its median", &|s| Some(bandwidth(s)? < 0.85 * usual_bandwidth?)),
+    ]);
+    all
 }

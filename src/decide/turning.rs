@@ -29,7 +29,9 @@ pub(super) fn turning_points(case: &Case<'_>, variant: &VariantResult, timing_fa
 
 fn accuracy(case: &Case<'_>, variant: &VariantResult) -> Option<TurningPoint> {
     let limit = &case.accept.accuracy;
-    let sound = accuracy_question(limit, variant).estimate.is_some() && case.reference_fault().is_none();
+    let sound = accuracy_question(limit, variant).estimate.is_some()
+        && case.reference_fault().is_none()
+        && case.blind().is_none();
     let scores = (case.of(&variant.name).scores.get(&limit.task)?, case.reference.scores.get(&limit.task)?);
     let (for_yes, for_no) = judged_differences(case, scores.0, scores.1).filter(|_| sound)?;
     Some(match limit.metric {

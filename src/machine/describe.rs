@@ -60,6 +60,7 @@ pub fn describe() -> MachineRecord {
         memory_bytes,
         os: [System::long_os_version(), System::kernel_version()].into_iter().flatten().collect::<Vec<_>>().join(", "),
         host: System::host_name().unwrap_or_else(|_| "unknown".into()),
+        timer: Some(super::timer::timer()),
         virtual_machine,
         disturbances,
         facts,

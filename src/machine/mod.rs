@@ -2,18 +2,21 @@
 //!
 //! Everything is optional: a cloud machine tells little, another operating system less. What is not told is absent.
 
+mod affinity;
 mod describe;
 mod interrupt;
 mod pace;
 mod probe;
 mod proc;
 mod record;
+mod timer;
 
+pub use affinity::pin;
 pub use describe::describe;
 pub use interrupt::{catch_interrupts, interrupted};
 pub use pace::Pace;
 pub use probe::Probe;
-pub use record::{Covariates, MachineRecord};
+pub use record::{Covariates, MachineRecord, Timer};
 
 /// Name of the environment variable that lengthens timed phases by a share, to test what finds slowdowns.
 pub const SLOWDOWN: &str = "BENCH_SLOWDOWN";

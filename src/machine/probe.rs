@@ -25,14 +25,27 @@ pub struct Probe {
 }
 
 /// Counters at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 struct Snapshot {
     at: Option<Instant>,
     cpu: Option<CpuTicks>,
     own_ticks: Option<u64>,
     own: Option<OwnUse>,
     pressure_us: Option<u64>,
+    memory_pressure_us: Option<u64>,
+    swapped_pages: Option<u64>,
     throttled: Option<u64>,
+    thermal_throttles: Option<u64>,
+    frequency: Option<f64>,
+    energy: Vec<Energy>,
+}
+
+/// The energy counter of a processor package.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Energy {
+    microjoules: u64,
+    /// Where the counter starts again at 0.
+    range: u64,
 }
 
 /// What the kernel counts for this process, all threads together.
@@ -70,11 +83,54 @@ impl Snapshot {
             cpu: read("proc/stat").and_then(|text| proc::cpu_ticks(&text)),
             own_ticks: read("proc/self/stat").and_then(|text| proc::own_ticks(&text)),
             pressure_us: read("proc/pressure/cpu").and_then(|text| proc::pressure_us(&text)),
+            memory_pressure_us: read("proc/pressure/memory").and_then(|text| proc::pressure_us(&text)),
+            swapped_pages: read("proc/vmstat").and_then(|text| proc::swapped_pages(&text)),
             throttled: throttled(),
+            thermal_throttles: sum(&processors(root, "thermal_throttle/core_throttle_count")),
+            frequency: frequency(&processors(root, "cpufreq/scaling_cur_freq")),
+            energy: energy(root),
             own: own_use(),
             at: Some(Instant::now()),
         }
     }
+}
+
+/// A number that each processor tells in a file of its folder.
+fn processors(root: &Path, file: &str) -> Vec<u64> {
+    let told = |processor: usize| {
+        let path = root.join(format!("sys/devices/system/cpu/cpu{processor}/{file}"));
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    (0..).map_while(told).collect()
+}
+
+fn sum(counts: &[u64]) -> Option<u64> {
+    (!counts.is_empty()).then(|| counts.iter().sum())
+}
+
+/// Mean of clocks in kHz, in Hz.
+fn frequency(khz: &[u64]) -> Option<f64> {
+    (!khz.is_empty()).then(|| khz.iter().sum::<u64>() as f64 / khz.len() as f64 * 1e3)
+}
+
+/// Counters of the processor packages (Linux `Documentation/power/powercap`); mostly for the administrator alone to read.
+fn energy(root: &Path) -> Vec<Energy> {
+    let package = |number: usize| {
+        let folder = root.join(format!("sys/class/powercap/intel-rapl:{number}"));
+        let read = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+        Some(Energy { microjoules: read("energy_uj")?, range: read("max_energy_range_uj")? })
+    };
+    (0..).map_while(package).collect()
+}
+
+/// Joules between two readings of the same counters, each of which started again at most once.
+fn energy_between(start: &[Energy], end: &[Energy]) -> Option<f64> {
+    let one = |(a, b): (&Energy, &Energy)| match b.microjoules.checked_sub(a.microjoules) {
+        Some(used) => used,
+        None => b.microjoules + a.range.saturating_sub(a.microjoules),
+    };
+    let same = !start.is_empty() && start.len() == end.len();
+    same.then(|| start.iter().zip(end).map(one).sum::<u64>() as f64 / 1e6)
 }
 
 /// Differences between two snapshots as shares and counts.
@@ -86,12 +142,20 @@ fn changes(start: &Snapshot, end: &Snapshot, threads: usize) -> Covariates {
     });
     let own_ticks = difference(start.own_ticks, end.own_ticks);
     let own = start.own.zip(end.own);
+    let waited =
+        |start, end| difference(start, end).zip(wall_s).map(|(microseconds, s)| microseconds as f64 * 1e-6 / s);
     Covariates {
         steal: ticks.map(|(_, steal, total)| steal / total),
         // Ticks are coarse: a process may seem to have used slightly more than everybody together.
         others_cpu: ticks.zip(own_ticks).map(|((busy, _, total), own)| ((busy - own as f64) / total).max(0.0)),
         own_cpu: own.zip(wall_s).map(|((a, b), wall)| (b.cpu_s - a.cpu_s) / (wall * threads.max(1) as f64)),
-        cpu_pressure: difference(start.pressure_us, end.pressure_us).zip(wall_s).map(|(us, s)| us as f64 * 1e-6 / s),
+        cpu_pressure: waited(start.pressure_us, end.pressure_us),
+        memory_pressure: waited(start.memory_pressure_us, end.memory_pressure_us),
+        swapped_pages: difference(start.swapped_pages, end.swapped_pages),
+        thermal_throttles: difference(start.thermal_throttles, end.thermal_throttles),
+        frequency: end.frequency,
+        energy_j: energy_between(&start.energy, &end.energy),
+        read_bandwidth: None,
         major_faults: own.and_then(|(a, b)| b.major_faults.checked_sub(a.major_faults)),
         involuntary_switches: own.and_then(|(a, b)| b.involuntary_switches.checked_sub(a.involuntary_switches)),
         throttled: difference(start.throttled, end.throttled),
@@ -165,6 +229,9 @@ mod tests {
             own: Some(OwnUse { cpu_s: 1.0, major_faults: 2, involuntary_switches: 7 }),
             pressure_us: Some(1_000),
             throttled: Some(3),
+            thermal_throttles: Some(1),
+            energy: vec![Energy { microjoules: 900, range: 1_000 }],
+            ..Snapshot::default()
         };
         let end = Snapshot {
             at: Some(now + Duration::from_secs(2)),
@@ -173,6 +240,9 @@ mod tests {
             own: Some(OwnUse { cpu_s: 3.0, major_faults: 2, involuntary_switches: 9 }),
             pressure_us: Some(1_001_000),
             throttled: Some(3),
+            thermal_throttles: Some(3),
+            energy: vec![Energy { microjoules: 300, range: 1_000 }],
+            ..Snapshot::default()
         };
         let found = changes(&start, &end, 2);
         assert_eq!(found.steal, Some(0.01));
@@ -182,6 +252,27 @@ mod tests {
         assert_eq!(found.major_faults, Some(0));
         assert_eq!(found.involuntary_switches, Some(2));
         assert_eq!(found.throttled, Some(0));
+        assert_eq!(found.thermal_throttles, Some(2));
+        assert_eq!(found.energy_j, Some(400e-6), "the counter started again");
+        assert_eq!((found.swapped_pages, found.memory_pressure), (None, None));
+    }
+
+    #[test]
+    fn what_each_processor_tells_is_put_together() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (processor, khz) in [(0, "3000000\n"), (1, "2000000\n")] {
+            write(&format!("sys/devices/system/cpu/cpu{processor}/cpufreq/scaling_cur_freq"), khz);
+        }
+        write("sys/class/powercap/intel-rapl:0/energy_uj", "17\n");
+        write("sys/class/powercap/intel-rapl:0/max_energy_range_uj", "99\n");
+        let told = Snapshot::take(root.path());
+        assert_eq!((told.frequency, told.thermal_throttles), (Some(2.5e9), None));
+        assert_eq!(told.energy, [Energy { microjoules: 17, range: 99 }]);
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub(super) fn pressure_us(pressure: &str) -> Option<u64> {
     some.split_whitespace().find_map(|field| field.strip_prefix("total="))?.parse().ok()
 }
 
+/// Pages swapped in and out since boot, in `/proc/vmstat`.
+pub(super) fn swapped_pages(vmstat: &str) -> Option<u64> {
+    let of = |name| vmstat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    of("pswpin ")?.checked_add(of("pswpout ")?)
+}
+
 /// `nr_throttled` of a control group's `cpu.stat`.
 pub(super) fn throttled_periods(cpu_stat: &str) -> Option<u64> {
     cpu_stat.lines().find_map(|line| line.strip_prefix("nr_throttled "))?.trim().parse().ok()
@@ -130,6 +136,8 @@ mod tests {
         assert_eq!(pressure_us("full avg10=0 total=1"), None);
         assert_eq!(throttled_periods("nr_periods 4\nnr_throttled 3\nthrottled_time 0\n"), Some(3));
         assert_eq!(throttled_periods("usage_usec 5\n"), None);
+        assert_eq!(swapped_pages("nr_free_pages 7\npswpin 3\npswpout 4\n"), Some(7));
+        assert_eq!(swapped_pages("pswpin 3\n"), None);
         let status = "Name:\tbench\nVmHWM:\t    1768 kB\nVmRSS:\t    1700 kB\n";
         assert_eq!(status_bytes(status, "VmHWM"), Some(1768 * 1024));
         assert_eq!(status_bytes(status, "VmRSS"), Some(1700 * 1024));

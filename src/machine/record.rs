@@ -23,12 +23,24 @@ pub struct MachineRecord {
     pub os: String,
     /// Host name.
     pub host: String,
+    /// The clock that everything is timed with.
+    #[serde(default)]
+    pub timer: Option<Timer>,
     /// Under a hypervisor.
     pub virtual_machine: Option<bool>,
     /// What could disturb timing, each a sentence.
     pub disturbances: Vec<String>,
     /// Everything else, by name: governor, SMT, transparent huge pages, load average, caches, clock source.
     pub facts: BTreeMap<String, String>,
+}
+
+/// How fine a clock is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Timer {
+    /// Seconds that a reading takes.
+    pub reading_s: f64,
+    /// Smallest difference of two readings that was seen, seconds.
+    pub step_s: f64,
 }
 
 /// State of the machine during a slot; what a machine does not tell is `null`.
@@ -48,6 +60,18 @@ pub struct Covariates {
     pub involuntary_switches: Option<u64>,
     /// Periods throttled by a quota.
     pub throttled: Option<u64>,
+    /// Share of time that tasks waited for memory (pressure stall information).
+    pub memory_pressure: Option<f64>,
+    /// Pages swapped in or out by anybody in the timed region.
+    pub swapped_pages: Option<u64>,
+    /// Times that a processor lowered its clock because it was hot.
+    pub thermal_throttles: Option<u64>,
+    /// Mean clock of the processors at the end of the timed region as the kernel tells it, Hz.
+    pub frequency: Option<f64>,
+    /// Energy of all processor packages in the timed region, joules (RAPL).
+    pub energy_j: Option<f64>,
+    /// Bytes a second that a plain sum read after the timed region, in slots of the A/A control.
+    pub read_bandwidth: Option<f64>,
     /// Clock, from a short dependent loop before and after, in arbitrary units of speed.
     pub clock: Option<f64>,
 }

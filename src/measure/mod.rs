@@ -11,7 +11,7 @@
 //! wrong"; Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time").
 
 mod blocks;
-mod disturbances;
+mod broken;
 mod inputs;
 mod instruction_sets;
 mod memory;

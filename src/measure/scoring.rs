@@ -29,6 +29,7 @@ impl Session<'_> {
         for task in &tasks {
             self.score_task(task)?;
         }
+        self.score_broken()?;
         remove_folder(&self.folder.scratch())?;
         self.record_stage("score", self.workers.elapsed_s() - began)
     }
@@ -68,6 +69,7 @@ impl Session<'_> {
             kind: task.kind,
             windows: self.token_files().windows(self.task_number(task)),
             reference: against,
+            broken: None,
             threads: self.threads(),
         };
         let label =
@@ -101,7 +103,7 @@ impl Session<'_> {
         names
     }
 
-    fn task_number(&self, task: &Task) -> usize {
+    pub(super) fn task_number(&self, task: &Task) -> usize {
         self.inputs.suite.tasks.iter().position(|t| t.name == task.name).unwrap_or_default()
     }
 }

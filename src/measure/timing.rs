@@ -3,17 +3,20 @@
 //! With `blocks = 8` exactly eight blocks hold every variant. With a range, or when asked to go on until decided,
 //! candidates race (`racing`): those whose verdict needs no more blocks leave after the fewest, and the stage ends when
 //! none is left, at the most blocks, or when the next block would not fit the budget. How many blocks there are at most
-//! is fixed before any result is looked at.
+//! is fixed before any result is looked at. A block in which the machine was disturbed (`results`' signals, which see
+//! nothing that was timed) is measured again as a whole, one in four at most.
 
 use std::time::Duration;
 
 use super::Session;
 use super::blocks::{self, Place};
-use super::disturbances;
 use super::racing::Referee;
 use crate::error::{Error, Result};
-use crate::results::{Event, Slot, Standing};
+use crate::results::{Event, Slot, Standing, disturbance};
 use crate::worker::TimeJob;
+
+/// Of so many blocks one may be measured again because the machine was disturbed.
+const BLOCKS_A_REDONE_ONE: usize = 4;
 
 /// Most blocks where a suite names no more and shall be measured until decided.
 const MOST_BLOCKS_UNTIL_DECIDED: usize = 60;
@@ -37,6 +40,9 @@ impl Session<'_> {
         for done in 1..=blocks {
             let block_began = self.workers.elapsed_s();
             self.measure_block(done - 1, blocks)?;
+            while self.is_to_be_redone(done)? {
+                self.measure_block(done - 1, blocks)?;
+            }
             // A resumed run has raced after its earlier blocks already.
             if !self.is_racing() || done < fewest || self.evidence.timed_blocks() > done {
                 continue;
@@ -47,9 +53,6 @@ impl Session<'_> {
             if self.in_the_race().is_empty() {
                 break;
             }
-        }
-        if let Some(text) = disturbances::in_words(&self.evidence) {
-            self.warn(&text)?;
         }
         self.record_stage("time", self.workers.elapsed_s() - began)
     }
@@ -89,6 +92,20 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sets a block aside in which the machine was disturbed, unless a quarter of the blocks was measured twice already.
+    /// The last block only: a resumed run has decided about its earlier blocks.
+    fn is_to_be_redone(&mut self, blocks: usize) -> Result<bool> {
+        let block = blocks - 1;
+        let allowed = blocks.div_ceil(BLOCKS_A_REDONE_ONE);
+        if self.evidence.timed_blocks() != blocks || self.evidence.set_aside.len() >= allowed {
+            return Ok(false);
+        }
+        let Some(why) = disturbance(self.evidence.slots_of(block)) else { return Ok(false) };
+        self.progress.note(&format!("block {blocks} is measured again: {why}"));
+        self.record(Event::SetAside { block, why })?;
+        Ok(true)
+    }
+
     /// Places of a block that are to be measured: built, never failed, in the race, not in the journal.
     fn missing(&self, block: usize) -> Vec<Place> {
         let closed = self.evidence.plan.map_or(0, |plan| plan.closed);
@@ -114,6 +131,7 @@ impl Session<'_> {
             generate: workload.generate,
             iterations: workload.iterations,
             profile: place.block == 0 && !place.control,
+            bandwidth: place.control,
         };
         let label = in_words(place, blocks);
         self.progress.step("time", &label);
@@ -138,6 +156,7 @@ impl Session<'_> {
             kernels: timing.kernels,
             covariates: timing.covariates,
             phases: timing.phases,
+            processors: timing.processors,
             load_s: timing.load_s,
             warmup_iterations: timing.warmup_iterations,
             wall_s,

@@ -53,6 +53,12 @@ impl Decoder {
         Ok(Decoder { place, config, embedding, blocks, norm, head, kv_format })
     }
 
+    /// Breaks the decoder on purpose: its final norm is multiplied by -8, so that what was likeliest is least likely, and
+    /// even a model that has learnt nothing predicts worse, for its certainty.
+    pub fn invert(&mut self) {
+        self.norm.iter_mut().for_each(|weight| *weight *= -8.0);
+    }
+
     /// Hyperparameters.
     pub fn config(&self) -> &Config {
         &self.config

@@ -279,7 +279,19 @@ fn memory_bar(run: &Run, variant: &VariantResult) -> Option<MemoryBar> {
         percent: (1000.0 * bytes as f64 / largest as f64).round() / 10.0,
     };
     let told = |bytes: Option<u64>| bytes.map_or_else(|| "not told by this machine".into(), units::bytes);
-    let mut others = vec![("steady RSS", told(memory.steady_rss)), ("peak RSS (VmHWM)", told(memory.peak_rss))];
+    let mut others = vec![
+        ("resident once loaded", told(memory.weights_rss)),
+        ("peak while loading", told(memory.load_peak_rss)),
+        ("steady RSS", told(memory.steady_rss)),
+        ("peak RSS (VmHWM)", told(memory.peak_rss)),
+    ];
+    let workload = &run.suite.workload;
+    let sequences = workload.batch.iter().copied().max().unwrap_or(1);
+    if let Some(per_token) = memory.kv_bytes.checked_div((sequences * (workload.prompt + workload.generate - 1)) as u64)
+        && per_token > 0
+    {
+        others.push(("keys and values of a token", units::bytes(per_token)));
+    }
     others.extend(variant.artefact.as_ref().map(|a| ("file", units::bytes(a.file_bytes))));
     Some(MemoryBar { parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).map(part).collect(), others })
 }

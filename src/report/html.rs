@@ -14,7 +14,7 @@ use super::text::{name, one_line};
 use super::{data, samples, view};
 use crate::decide::{disturbances, metric_name, metrics};
 use crate::error::{Error, Result};
-use crate::results::{Estimate, Evidence, Run};
+use crate::results::{BrokenControl, Estimate, Evidence, Run};
 use crate::units;
 
 /// The page; its extension `.html` turns escaping on.
@@ -42,6 +42,10 @@ struct Page<'a> {
     machine: Vec<(String, String)>,
     machine_disturbances: Vec<String>,
     control: Vec<Control>,
+    broken: Option<BrokenControl>,
+    blocks_redone: usize,
+    /// Why the run is invalid, if it is.
+    invalid: Vec<String>,
     disturbances: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     stages: Vec<(String, String, String)>,
@@ -99,9 +103,12 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart], data: Strin
         metrics: metrics(&run.suite.workload).iter().map(|metric| metric_name(*metric)).collect(),
         rows,
         heat_maps: maps(run),
-        machine: machine(run),
+        machine: machine(run).into_iter().chain(timer(run, evidence)).collect(),
         machine_disturbances: run.machine.disturbances.iter().map(|d| one_line(d)).collect(),
         control: control(run),
+        broken: run.broken.as_ref().map(|b| BrokenControl { reason: one_line(&b.reason), ..b.clone() }),
+        blocks_redone: run.blocks_redone,
+        invalid: run.invalid.iter().map(|fault| one_line(fault)).collect(),
         disturbances: disturbance_rows(evidence),
         warnings: run.warnings.iter().map(|w| one_line(w)).collect(),
         stages: stages(run),
@@ -143,6 +150,21 @@ fn machine(run: &Run) -> Vec<(String, String)> {
     ];
     facts.extend(machine.facts.iter().map(|(k, v)| (k.replace('_', " "), v.clone())));
     facts.into_iter().map(|(k, v): (String, String)| (one_line(&k), one_line(&v))).collect()
+}
+
+/// How fine the clock is, and what reading it adds to the shortest phase that was timed.
+fn timer(run: &Run, evidence: &Evidence) -> Option<(String, String)> {
+    let timer = run.machine.timer?;
+    let samples = evidence.variants.values().flat_map(|v| &v.slots).flat_map(|slot| &slot.samples);
+    let phases = samples.flat_map(|sample| [sample.ttft_s, sample.decode_s]).filter(|s| *s > 0.0);
+    let share = timer.reading_s / phases.fold(f64::INFINITY, f64::min);
+    let text = format!(
+        "a reading takes {}, its step is {}; of the shortest timed phase a reading is {:.5} %",
+        units::seconds(timer.reading_s),
+        units::seconds(timer.step_s),
+        100.0 * share
+    );
+    Some(("clock".into(), text))
 }
 
 fn control(run: &Run) -> Vec<Control> {

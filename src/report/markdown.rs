@@ -17,6 +17,9 @@ pub(super) fn summary(run: &Run) -> String {
         None => "no variant is proven to meet the rule".into(),
     };
     let _ = writeln!(out, "## {}: {ship}\n", escape(&answer.title));
+    for fault in &run.invalid {
+        let _ = writeln!(out, "**The run is invalid**: {}.\n", escape(&super::text::one_line(fault)));
+    }
     let _ = writeln!(out, "{}.\n", escape(&answer.reason));
     let thresholds = answer.thresholds.iter().map(|t| escape(t)).collect::<Vec<_>>().join("; ");
     let _ = writeln!(out, "Rule: **{}**, at {} confidence ({thresholds}).\n", escape(&answer.rule), answer.confidence);
@@ -55,6 +58,9 @@ pub(super) fn summary(run: &Run) -> String {
             row.outcome,
             escape(&row.reason)
         );
+    }
+    if let Some(broken) = run.broken.as_ref().filter(|broken| broken.rejected) {
+        let _ = writeln!(out, "\nControl: the reference broken on purpose is rejected ({}).", escape(&broken.reason));
     }
     if answer.choice {
         let _ = writeln!(out, "\nGuessing would be right in {}.", answer.chance);

@@ -70,8 +70,16 @@ pub fn terminal(run: &Run, width: usize) -> String {
     if width > plot::WIDTH {
         out.push_str(&frontier_plot(run, answer.metric, width));
     }
+    if let Some(broken) = run.broken.as_ref().filter(|broken| broken.rejected) {
+        let line = format!("control: the reference broken on purpose is rejected ({})", broken.reason);
+        let _ = writeln!(out, "{}", wrapped(&line, width, 2));
+    }
     for row in rows.iter().filter(|r| !r.reason.is_empty()) {
         let line = format!("{} {}: {}", row.outcome, row.name, row.reason);
+        let _ = writeln!(out, "{}", wrapped(&line, width, 2));
+    }
+    for fault in &run.invalid {
+        let line = format!("INVALID: {}", super::text::one_line(fault));
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     for warning in &run.warnings {

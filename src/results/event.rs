@@ -63,8 +63,17 @@ pub enum Event {
         /// The score.
         score: Score,
     },
+    /// The score of the reference broken on purpose, on a sample of the rule's task: it must be rejected.
+    Broken(BrokenScore),
     /// One slot's measurement.
     Slot(Slot),
+    /// A block during which the machine was disturbed: its slots are set aside, and it is measured again.
+    SetAside {
+        /// Block.
+        block: usize,
+        /// Which signals, in words.
+        why: String,
+    },
     /// A variant failed: it costs its own result, never the run.
     Failed {
         /// Variant.
@@ -196,6 +205,17 @@ pub struct Score {
     pub worker_peak_rss: Option<u64>,
 }
 
+/// The negative control of accuracy: the reference, broken on purpose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BrokenScore {
+    /// The sample: indices of the task's windows, items or sentences, ascending.
+    pub places: Vec<usize>,
+    /// The score on them.
+    pub score: Option<Score>,
+    /// Why there is none.
+    pub failure: Option<String>,
+}
+
 /// Genres of a task's windows or items; empty where its data names none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Genres {
@@ -302,6 +322,9 @@ pub struct Slot {
     /// Where the time goes, phase by phase; empty but in the first block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<PhaseProfile>,
+    /// Processors that the slot was kept on; `None` where the system does not offer that.
+    #[serde(default)]
+    pub processors: Option<Vec<usize>>,
     /// Seconds to load and pack the weights.
     pub load_s: f64,
     /// Warm-up iterations.
@@ -331,7 +354,7 @@ impl Sample {
 }
 
 /// Memory of a timing worker, read by itself just before it exits.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// Packed weights, scales included, as the kernels read them.
     pub weight_bytes: u64,
@@ -341,4 +364,8 @@ pub struct Memory {
     pub peak_rss: Option<u64>,
     /// VmRSS after warm-up.
     pub steady_rss: Option<u64>,
+    /// VmHWM when the weights were loaded and packed: the transient peak of loading.
+    pub load_peak_rss: Option<u64>,
+    /// By how much VmRSS had grown then: weights as they are resident.
+    pub weights_rss: Option<u64>,
 }

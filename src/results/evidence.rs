@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::event::{Artefact, Event, Leaving, Score, Slot, Stage};
+use super::event::{Artefact, BrokenScore, Event, Leaving, Score, Slot, Stage};
 use crate::error::{Error, Result};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
@@ -78,6 +78,11 @@ pub struct Evidence {
     pub plan: Option<BlockPlan>,
     /// Candidates that left: after how many blocks, and why.
     pub left: BTreeMap<String, (usize, Leaving)>,
+    /// The score of the reference broken on purpose.
+    pub broken: Option<BrokenScore>,
+    /// Blocks that were set aside because the machine was disturbed, each time with why; their slots are kept in the
+    /// journal alone.
+    pub set_aside: Vec<(usize, String)>,
     /// Warnings.
     pub warnings: Vec<String>,
     /// Largest resident set of the parent.
@@ -116,6 +121,8 @@ impl Evidence {
             stages: Vec::new(),
             plan: None,
             left: BTreeMap::new(),
+            broken: None,
+            set_aside: Vec::new(),
             warnings: Vec::new(),
             parent_peak_rss: None,
         };
@@ -144,7 +151,12 @@ impl Evidence {
             Event::Scored { variant, score } => {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
             }
+            Event::Broken(broken) => self.broken = Some(broken),
             Event::Slot(slot) => self.variant(&slot.variant)?.slots.push(slot),
+            Event::SetAside { block, why } => {
+                self.variants.values_mut().for_each(|found| found.slots.retain(|slot| slot.block != block));
+                self.set_aside.push((block, why));
+            }
             Event::Failed { variant, stage, reason } => self.variant(&variant)?.failures.push((stage, reason)),
             Event::Resumed { .. } => self.finished_unix_s = None,
             Event::Warning { text } => self.warnings.push(text),
@@ -167,6 +179,11 @@ impl Evidence {
     /// Blocks of which anything is timed.
     pub fn timed_blocks(&self) -> usize {
         self.variants.values().flat_map(|v| &v.slots).map(|slot| slot.block + 1).max().unwrap_or(0)
+    }
+
+    /// Slots of a block.
+    pub fn slots_of(&self, block: usize) -> impl Iterator<Item = &Slot> {
+        self.variants.values().flat_map(|v| &v.slots).filter(move |slot| slot.block == block)
     }
 
     fn add_stage(&mut self, stage: Stage) {

@@ -5,6 +5,7 @@
 //! folder reads only these.
 
 mod display;
+mod disturbance;
 mod event;
 mod evidence;
 mod folder;
@@ -15,18 +16,20 @@ mod sensitivity;
 mod tables;
 mod whole;
 
+pub use disturbance::{SIGNALS, Signal, disturbance};
 pub use event::{
-    Artefact, Event, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile, ProductProof, Sample,
-    Score, SentenceScore, Slot, Stage, WindowScore,
+    Artefact, BrokenScore, Event, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile,
+    ProductProof, Sample, Score, SentenceScore, Slot, Stage, WindowScore,
 };
 pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use mixture::{Mixture, TriedMixture};
 pub use run::{
-    Answer, Answers, Attempt, Change, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy, GenrePerplexity,
-    Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run, SCHEMA_VERSION,
-    ScoreEstimates, SimilarityEstimates, TurningPoint, TurningPoints, Unit, VariantResult, Verdict, Why,
+    Answer, Answers, Attempt, BrokenControl, Change, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy,
+    GenrePerplexity, Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run,
+    SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, TurningPoint, TurningPoints, Unit, VariantResult, Verdict,
+    Why,
 };
 pub use sensitivity::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity};
 pub use tables::{samples_csv, scores_csv};

@@ -263,8 +263,10 @@ pub struct Verdict {
 pub enum Why {
     /// A measurement is missing, failed or is not a number.
     MeasurementMissing,
-    /// The A/A control does not tie, or is missing.
+    /// The A/A control does not tie, or is missing, or too many blocks were disturbed.
     NoisyMachine,
+    /// The reference broken on purpose is not rejected.
+    BlindRule,
     /// The blocks do not suffice.
     TooFewBlocks,
     /// The budget of time was used up before the blocks sufficed.
@@ -427,6 +429,15 @@ pub struct Hypervolume {
     pub high: f64,
 }
 
+/// The negative control of accuracy, judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BrokenControl {
+    /// Rejected, as it must be.
+    pub rejected: bool,
+    /// The numbers that decided.
+    pub reason: String,
+}
+
 /// A judged run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -450,6 +461,15 @@ pub struct Run {
     pub control: BTreeMap<String, Estimate>,
     /// Blocks measured.
     pub blocks: usize,
+    /// Blocks that were set aside because the machine was disturbed, and measured again.
+    #[serde(default)]
+    pub blocks_redone: usize,
+    /// What the rule says of the reference broken on purpose, which it must reject.
+    #[serde(default)]
+    pub broken: Option<BrokenControl>,
+    /// Controls that did not come out as they must: the run is invalid.
+    #[serde(default)]
+    pub invalid: Vec<String>,
     /// Recommendation.
     pub recommendation: Recommendation,
     /// Score of the suite.
@@ -470,8 +490,11 @@ impl Run {
     }
 
     /// Exit code: 0 when a variant is recommended, 3 when inconclusive verdicts stand in the way, 1 when every
-    /// candidate is rejected, 5 when nothing could be measured.
+    /// candidate is rejected, 5 when nothing could be measured or the run's own controls failed.
     pub fn exit_code(&self) -> u8 {
+        if !self.invalid.is_empty() {
+            return 5;
+        }
         if self.recommendation.variant.is_some() {
             return 0;
         }

@@ -6,21 +6,21 @@
 use std::time::Instant;
 
 use super::protocol::ScoreJob;
-use crate::checkpoint::Checkpoint;
+use super::score::load;
 use crate::error::Result;
 use crate::kernels::Pool;
 use crate::machine;
-use crate::network::{self, Continuations, Decoder, LoadOptions};
+use crate::network::{self, Continuations};
 use crate::results::{ItemScore, Score};
 use crate::tasks::{ChoiceItems, read_tokens};
 
 /// Scores all items.
 pub(super) fn choose(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Score> {
     let ChoiceItems { items, genres } = read_tokens(&job.windows)?;
+    let items = job.asked(items);
     let tokens: Vec<Continuations> = items.iter().map(|item| item.tokens.clone()).collect();
     let pool = Pool::new(job.threads);
-    let decoder =
-        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
+    let decoder = load(job)?;
     let began = Instant::now();
     let mut scores = Vec::with_capacity(items.len());
     network::score_continuations(&decoder, &pool, &tokens, &mut |at, log_likelihoods| {

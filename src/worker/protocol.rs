@@ -125,8 +125,24 @@ pub struct ScoreJob {
     pub windows: PathBuf,
     /// The reference's part.
     pub reference: Reference,
+    /// Break the network on purpose, and score these windows, items or sentences only.
+    #[serde(default)]
+    pub broken: Option<Vec<usize>>,
     /// Threads.
     pub threads: usize,
+}
+
+impl ScoreJob {
+    /// Those of the task's questions that are asked.
+    pub(super) fn asked<T>(&self, all: Vec<T>) -> Vec<T> {
+        match &self.broken {
+            None => all,
+            Some(places) => {
+                let asked = all.into_iter().enumerate().filter(|(at, _)| places.contains(at));
+                asked.map(|(_, question)| question).collect()
+            }
+        }
+    }
 }
 
 /// Speed and memory of a variant at one point of the workload.
@@ -148,6 +164,9 @@ pub struct TimeJob {
     pub iterations: usize,
     /// Also profile one more iteration.
     pub profile: bool,
+    /// Also measure how fast memory is read.
+    #[serde(default)]
+    pub bandwidth: bool,
 }
 
 /// A slot as its worker saw it.
@@ -163,6 +182,9 @@ pub struct Timing {
     pub covariates: Covariates,
     /// Where the time goes, phase by phase; empty unless asked for.
     pub phases: Vec<PhaseProfile>,
+    /// Processors that the slot was kept on.
+    #[serde(default)]
+    pub processors: Option<Vec<usize>>,
     /// Seconds to load and pack the weights.
     pub load_s: f64,
     /// Warm-up iterations.

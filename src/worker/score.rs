@@ -43,10 +43,10 @@ enum Side {
 /// Scores all windows.
 pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Score> {
     let Windows { windows, genres } = read_tokens(&job.windows)?;
+    let windows = job.asked(windows);
     let (documents, windows): (Vec<usize>, Vec<Vec<u32>>) = windows.into_iter().map(|w| (w.document, w.tokens)).unzip();
     let pool = Pool::new(job.threads);
-    let decoder =
-        Decoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
+    let decoder = load(job)?;
     let mut side = Side::open(&job.reference, decoder.config().vocab_size)?;
     let began = Instant::now();
     let mut sums = vec![ScoreSums::default(); windows.len()];
@@ -76,6 +76,16 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
         kernels: decoder.kernels(longest, 1),
         worker_peak_rss: machine::peak_rss(),
     })
+}
+
+/// The decoder to be scored.
+pub(super) fn load(job: &ScoreJob) -> Result<Decoder> {
+    let options = LoadOptions { kv_cache: job.kv_cache, dense: None };
+    let mut decoder = Decoder::load(&Checkpoint::open(&job.artefact)?, options)?;
+    if job.broken.is_some() {
+        decoder.invert();
+    }
+    Ok(decoder)
 }
 
 /// Scores the rows of a chunk in parallel; `reference` has logits of the same rows.

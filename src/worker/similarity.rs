@@ -23,6 +23,7 @@ const BATCH: usize = 32;
 /// Embeds all sentences and compares.
 pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Score> {
     let Windows { windows, genres } = read_tokens(&job.windows)?;
+    let windows = job.asked(windows);
     let pool = Pool::new(job.threads);
     let encoder = Encoder::load(&Checkpoint::open(&job.artefact)?, LoadOptions::default())?;
     if encoder.config().classifies {
@@ -37,12 +38,17 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
         embeddings.extend_from_slice(encoder.forward(&pool, sequences, &mut memory)?);
     }
     let unit = |values: &[f32]| Embeddings::new(values, encoder.width()).map_err(Error::Measurement);
-    let own = unit(&embeddings)?;
+    let whole = unit(&embeddings)?;
+    let own = match job.broken {
+        Some(_) => unit(&embeddings.iter().map(|v| -v).collect::<Vec<f32>>())?,
+        None => whole.clone(),
+    };
     let reference = match &job.reference {
+        _ if job.broken.is_some() => Some(whole),
         Reference::Absent => None,
         Reference::Store(path) => {
             write_whole(path, bytemuck::cast_slice(&embeddings))?;
-            Some(own.clone())
+            Some(whole)
         }
         Reference::Compare { hidden, .. } => Some(unit(&stored(hidden, embeddings.len())?)?),
     };

@@ -10,7 +10,7 @@ use super::protocol::{TimeJob, Timing};
 use super::slowdown::Slowdown;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::roofline::{Bound, Limits};
+use crate::kernels::roofline::{Bound, Limits, read_bandwidth};
 use crate::kernels::{Isa, Pool, Profile, vector};
 use crate::machine::{self, Covariates, Probe};
 use crate::network::{Architecture, Decoder, Encoder, KvCache, LoadOptions};
@@ -21,6 +21,9 @@ use crate::tasks::{Prompts, read_tokens};
 /// costs.
 const WARMUP_ITERATIONS: usize = 2;
 const WARMUP: Duration = Duration::from_millis(300);
+
+/// Bytes that are read to see how fast memory is: more than caches hold.
+const READ_BYTES: usize = 64 << 20;
 
 /// Loads, warms up and times.
 pub(super) fn time(job: &TimeJob) -> Result<Timing> {
@@ -49,26 +52,24 @@ struct Batches {
 }
 
 fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
-    let pool = Pool::new(job.threads);
-    let began = Instant::now();
     // Packed weights are this process's own memory and written while packing, so all their pages are present.
-    let decoder = Decoder::load(checkpoint, LoadOptions { kv_cache: job.kv_cache, dense: None })?;
-    let load_s = began.elapsed().as_secs_f64();
+    let options = LoadOptions { kv_cache: job.kv_cache, dense: None };
+    let (decoder, loading) = Loading::of(job, || Decoder::load(checkpoint, options))?;
+    let pool = Pool::new(job.threads);
     let prompt = work.prompt;
     let cache = decoder.cache(job.batch, prompt + job.generate - 1);
     let (weight_bytes, kv_bytes) = (decoder.weight_bytes(), cache.bytes());
     let slowdown = Slowdown::planted()?;
     let mut run = Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, slowdown, logits: Vec::new() };
-    let timed = measure(job, work, &mut |tokens| run.once(tokens))?;
+    let timed = measure(job, &pool, work, &mut |tokens| run.once(tokens))?;
     let phases = if job.profile { run.profile(&work.warmup[0])? } else { Vec::new() };
-    Ok(timed.timing(weight_bytes, kv_bytes, decoder.kernels(job.batch * prompt, job.batch), phases, load_s))
+    let kernels = decoder.kernels(job.batch * prompt, job.batch);
+    Ok(timed.timing(weight_bytes, kv_bytes, kernels, phases, loading))
 }
 
 fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
+    let (encoder, loading) = Loading::of(job, || Encoder::load(checkpoint, LoadOptions::default()))?;
     let pool = Pool::new(job.threads);
-    let began = Instant::now();
-    let encoder = Encoder::load(checkpoint, LoadOptions::default())?;
-    let load_s = began.elapsed().as_secs_f64();
     let mut memory = encoder.memory();
     let slowdown = Slowdown::planted()?;
     let mut encode = |tokens: &[u32]| {
@@ -79,7 +80,7 @@ fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
         let ttft_s = began.elapsed().as_secs_f64();
         Ok(Sample { ttft_s, decode_s: 0.0, prompt_tokens: tokens.len(), generated_tokens: 0 })
     };
-    let timed = measure(job, work, &mut encode)?;
+    let timed = measure(job, &pool, work, &mut encode)?;
     let mut phases = Vec::new();
     if job.profile {
         let limits = Limits::measure(Isa::active(), &pool, encoder.weight_bytes() as usize);
@@ -88,7 +89,30 @@ fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
         let bound = limits.bound(encoder.products(job.batch * work.prompt), 0.0);
         phases.push(phase("encode", &profile, bound));
     }
-    Ok(timed.timing(encoder.weight_bytes(), 0, encoder.kernels(job.batch * work.prompt), phases, load_s))
+    Ok(timed.timing(encoder.weight_bytes(), 0, encoder.kernels(job.batch * work.prompt), phases, loading))
+}
+
+/// How a network came into memory.
+struct Loading {
+    seconds: f64,
+    /// VmHWM when it was there.
+    peak_rss: Option<u64>,
+    /// By how much VmRSS had grown then.
+    resident: Option<u64>,
+    /// Processors that this thread, and those that it starts, are kept on from then on: loading may use all.
+    processors: Option<Vec<usize>>,
+}
+
+impl Loading {
+    fn of<T>(job: &TimeJob, load: impl FnOnce() -> Result<T>) -> Result<(T, Loading)> {
+        let before = machine::current_rss();
+        let began = Instant::now();
+        let network = load()?;
+        let seconds = began.elapsed().as_secs_f64();
+        let resident = machine::current_rss().zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (peak_rss, processors) = (machine::peak_rss(), machine::pin(job.threads));
+        Ok((network, Loading { seconds, peak_rss, resident, processors }))
+    }
 }
 
 /// What was measured, whatever the network.
@@ -107,16 +131,23 @@ impl Timed {
         kv_bytes: u64,
         kernels: Vec<KernelUse>,
         phases: Vec<PhaseProfile>,
-        load_s: f64,
+        loading: Loading,
     ) -> Timing {
         let Timed { samples, covariates, peak_rss, steady_rss, warmup_iterations } = self;
-        let memory = Memory { weight_bytes, kv_bytes, peak_rss, steady_rss };
-        Timing { samples, memory, kernels, covariates, phases, load_s, warmup_iterations }
+        let (load_peak_rss, weights_rss) = (loading.peak_rss, loading.resident);
+        let memory = Memory { weight_bytes, kv_bytes, peak_rss, steady_rss, load_peak_rss, weights_rss };
+        let (load_s, processors) = (loading.seconds, loading.processors);
+        Timing { samples, memory, kernels, covariates, phases, processors, load_s, warmup_iterations }
     }
 }
 
 /// Warms up and times; `once` runs one iteration.
-fn measure(job: &TimeJob, work: &Batches, once: &mut dyn FnMut(&[u32]) -> Result<Sample>) -> Result<Timed> {
+fn measure(
+    job: &TimeJob,
+    pool: &Pool,
+    work: &Batches,
+    once: &mut dyn FnMut(&[u32]) -> Result<Sample>,
+) -> Result<Timed> {
     let began = Instant::now();
     let mut warmup_iterations = 0;
     while warmup_iterations < WARMUP_ITERATIONS || began.elapsed() < WARMUP {
@@ -129,6 +160,8 @@ fn measure(job: &TimeJob, work: &Batches, once: &mut dyn FnMut(&[u32]) -> Result
     let covariates = probe.stop(job.threads);
     // Before anything is profiled: probing the machine's limits takes memory of its own.
     let peak_rss = machine::peak_rss();
+    let read_bandwidth = job.bandwidth.then(|| read_bandwidth(Isa::active(), pool, READ_BYTES));
+    let covariates = Covariates { read_bandwidth, ..covariates };
     Ok(Timed { samples, covariates, peak_rss, steady_rss, warmup_iterations })
 }
 
