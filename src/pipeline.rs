@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub budget: Option<Duration>,
     /// Measure blocks until every candidate is decided, also in a finished run that is resumed.
     pub until_decided: bool,
+    /// Also run every variant once in so many bytes of memory.
+    pub prove_fit: Option<u64>,
     /// The folder of an interrupted or undecided run to go on with.
     pub resume: Option<PathBuf>,
     /// No progress on standard error.
@@ -68,6 +70,7 @@ fn measure(session: &mut Session<'_>, fetch_s: f64, options: &RunOptions) -> Res
     session.build()?;
     session.score()?;
     session.time(options.budget, options.until_decided, &referee)?;
+    options.prove_fit.map_or(Ok(()), |bytes| session.prove_fit(bytes))?;
     session.finish()
 }
 

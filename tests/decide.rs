@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quantbench::decide::{judge, standings};
-use quantbench::results::{Answer, Evidence, Frontier, Outcome, Question, Run, Slot, Standing, VariantResult, Why};
-use quantbench::suite::{Accept, AccuracyMetric};
+use quantbench::results::{
+    Answer, BrokenScore, Evidence, Frontier, Outcome, Question, Run, Slot, Standing, VariantResult, Why,
+};
+use quantbench::suite::{Accept, AccuracyMetric, MarginOf, RelativeMargin};
 use synthetic::{MIB, SETTING, Setting, Truth, accept, evidence, truths};
 
 fn judged(change: impl FnOnce(&mut Evidence)) -> Run {
@@ -199,6 +201,75 @@ fn a_noisy_control_silences_every_timing_answer() {
     }
     assert_eq!(outcome(&run, "int4-gptq"), Outcome::Accept, "its memory alone satisfies the rule");
     assert_eq!(outcome(&run, "int8"), Outcome::Inconclusive);
+}
+
+/// A run in which the reference, broken on purpose, lost so many nats a token.
+fn with_broken_reference(loss: Option<f64>) -> Run {
+    judged(|e| {
+        let whole = e.variants["fp16"].scores["perplexity"].clone();
+        let places: Vec<usize> = (0..whole.windows.len()).step_by(3).collect();
+        let score = loss.map(|loss| {
+            let mut score = whole.clone();
+            let lossy = |window| {
+                let mut window: quantbench::results::WindowScore = whole.windows[window];
+                window.nll += loss * window.tokens as f64;
+                window
+            };
+            score.windows = places.iter().copied().map(lossy).collect();
+            score
+        });
+        let failure = loss.is_none().then(|| "out of memory".to_string());
+        e.broken = Some(BrokenScore { places, score, failure });
+    })
+}
+
+#[test]
+fn a_broken_reference_must_be_rejected_or_nothing_is_believed() {
+    let sound = with_broken_reference(Some(3.0));
+    assert!(sound.broken.as_ref().unwrap().rejected && sound.invalid.is_empty(), "{:?}", sound.broken);
+    assert_eq!((sound.exit_code(), outcome(&sound, "int4-rtn")), (0, Outcome::Reject));
+    for blind in [with_broken_reference(Some(0.0)), with_broken_reference(None)] {
+        assert!(!blind.broken.as_ref().unwrap().rejected);
+        assert!(blind.invalid[0].contains("broken on purpose is not rejected"), "{:?}", blind.invalid);
+        assert_eq!(blind.exit_code(), 5);
+        for v in blind.variants.iter().filter(|v| !v.reference) {
+            let verdict = v.verdict.as_ref().unwrap();
+            assert_eq!(verdict.answers.as_ref().unwrap().accuracy, Answer::Unknown, "{}", v.name);
+            assert_eq!((verdict.open[0].why, v.turning_points.accuracy), (Why::BlindRule, None), "{}", v.name);
+        }
+    }
+    let twin = judge(&evidence(&truths(), Setting { control: 1.2, ..SETTING }), &accept());
+    assert!(twin.invalid[0].contains("does not tie with itself"), "{:?}", twin.invalid);
+}
+
+#[test]
+fn more_than_a_quarter_of_the_blocks_disturbed_silences_timing() {
+    let disturbed = |blocks: usize| {
+        judged(|e| {
+            for slot in e.variants.values_mut().flat_map(|v| &mut v.slots) {
+                slot.covariates.steal = Some(0.0);
+                slot.covariates.others_cpu = Some(if slot.block < blocks { 0.4 } else { 0.0 });
+            }
+        })
+    };
+    let some = disturbed(2);
+    assert_eq!(outcome(&some, "int8"), Outcome::Accept, "{}", reason(&some, "int8"));
+    let most = disturbed(3);
+    assert!(reason(&most, "int8").contains("too noisy: 3 of 9 blocks were disturbed"), "{}", reason(&most, "int8"));
+    assert_eq!(result(&most, "int8").verdict.as_ref().unwrap().answers.as_ref().unwrap().speed, Some(Answer::Unknown));
+}
+
+#[test]
+fn a_relative_margin_becomes_points_of_this_reference() {
+    let evidence = evidence(&truths(), SETTING);
+    let right = judge(&evidence, &accept()).reference().unwrap().scores["perplexity"].token_accuracy;
+    for (of, share) in [(MarginOf::Accuracy, right), (MarginOf::Errors, 1.0 - right)] {
+        let mut accept = accept();
+        accept.accuracy.metric = AccuracyMetric::TokenAccuracy { max_drop_points: 2.0 };
+        accept.accuracy.relative = Some(RelativeMargin { percent: 2.0, of });
+        let points = judge(&evidence, &accept).suite.accept.accuracy.metric.margin();
+        assert!((points - 2.0 * share).abs() <= 1e-3 && points <= 2.0 * share, "{points} of {share}");
+    }
 }
 
 #[test]

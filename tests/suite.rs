@@ -237,6 +237,7 @@ fn each_wrong_value_is_one_fault_with_its_remedy() {
         ("max_increase_percent = 5", "max_drop_points = 1, max_increase_percent = 5", "belongs to another metric"),
         ("max_increase_percent = 5", "task = \"choice\", max_increase_percent = 5", "expected `perplexity`"),
         (", max_increase_percent = 5", "", "`max_increase_percent` is missing"),
+        (", max_increase_percent = 5", ", max_drop_percent = 1", "a metric whose margin is in points"),
         ("[[variant]]", "confidence = 0.5\n[[variant]]", "between 0.5 and 1"),
         ("[[variant]]", "rule = \"accuracy and speed\"\n[[variant]]", "`rule` asks for speed"),
         ("[[variant]]", "rule = \"speed\"\n[[variant]]", "`rule` is \"speed\"; expected"),

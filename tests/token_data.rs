@@ -78,11 +78,18 @@ fn calibration_on_scored_tokens_is_noticed() {
     let suite = tiny_model::SUITE
         .replacen("path:text/*.txt\", documents = \"0..3\"", "path:copy.safetensors\", documents = \"2..5\"", 1)
         .replace("path:text/*.txt", "bundled:tiny/text");
-    fs::write(place.path("leak.toml"), suite).unwrap();
+    fs::write(place.path("leak.toml"), &suite).unwrap();
+    let output = place.run(&["run", "leak.toml", "--out", "refused", "--quiet"]);
+    assert!(!output.status.success() && said(&output).contains("allow_leak = true"), "{}", said(&output));
+    assert!(said(&output).contains("2 of 3 calibration documents are also scored"), "{}", said(&output));
+
+    fs::write(place.path("leak.toml"), suite.replacen("windows = 8,", "windows = 8, allow_leak = true,", 1)).unwrap();
     let output = place.run(&["run", "leak.toml", "--out", "leak", "--quiet"]);
-    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
-    let warnings = place.judged("leak").warnings;
-    assert!(warnings.iter().any(|w| w.contains("2 of 3 calibration documents are also scored")), "{warnings:?}");
+    assert!(output.status.code().is_some_and(|code| [0, 1, 3].contains(&code)), "{}", said(&output));
+    let leak = place.judged("leak").leak.unwrap();
+    assert!(leak.contains("sequences of task \"perplexity\" have passages that are calibrated on"), "{leak}");
+    let page = fs::read_to_string(place.path("leak/report/index.html")).unwrap();
+    assert!(page.contains("calibrated on what is scored"), "the page is marked");
 }
 
 /// The log-likelihood of a continuation is what scoring passage and continuation as one window gives its tokens.

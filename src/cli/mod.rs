@@ -21,6 +21,7 @@ mod provable;
 mod quantize;
 mod report;
 mod run;
+mod selftest;
 mod sensitivity;
 mod speed;
 
@@ -71,6 +72,7 @@ enum Command {
     Eval(eval::Args),
     Embed(embed::Args),
     Kernels(kernels::Args),
+    Selftest(selftest::Args),
     Speed(speed::Args),
     Completions(completions::Args),
     /// Works for another `bench`: reads one job from standard input.
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Embed(args) => embed::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Speed(args) => speed::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Worker => return worker::run(),

@@ -36,6 +36,10 @@ pub struct Args {
     /// the budget ends; with --resume also in a run that ended undecided, whose evidence is kept.
     #[arg(long)]
     until_decided: bool,
+    /// Also run every variant once under this limit of its memory, such as 64MiB, and say whether it held: address space,
+    /// which holds mapped files and stacks too.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    prove_fit: Option<u64>,
     /// Go on with the run in this folder: an interrupted one, or with --until-decided one that ended undecided.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
@@ -50,6 +54,11 @@ pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let bytes = units::parse_bytes(text).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "expected a size above 0 with its unit, such as 64MiB".into())
+}
+
 /// Runs the suite and prints the answer.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let options = RunOptions {
@@ -58,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         only: args.only.clone(),
         budget: args.budget,
         until_decided: args.until_decided,
+        prove_fit: args.prove_fit,
         resume: args.resume.clone(),
         quiet: args.quiet,
     };

@@ -12,11 +12,13 @@ mod controls;
 mod error_rates;
 mod estimate;
 mod frontier;
+mod margin;
 mod noise;
 mod probability;
 mod recommend;
 mod rule;
 mod scores;
+mod selftest;
 mod sensitivity;
 mod similarities;
 mod timings;
@@ -33,10 +35,12 @@ use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
 pub use error_rates::ErrorRates;
 pub use noise::{Disturbance, disturbances};
+pub use selftest::{Found, disturbed_blocks, selftest};
 pub use timings::{Point, judged_metric, metric_name, metrics};
 
 /// Judges a run's evidence under `accept` (the suite's own rule, or another one for old data).
 pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
+    let accept = &margin::in_points(evidence, accept);
     let case = Case::new(evidence, accept);
     let mut warnings = evidence.warnings.clone();
     let control = noise::control(&case);
@@ -63,6 +67,7 @@ pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
 
 /// Whether more blocks can change each candidate's verdict, by variant.
 pub fn standings(evidence: &Evidence, accept: &Accept) -> BTreeMap<String, Standing> {
+    let accept = &margin::in_points(evidence, accept);
     let case = Case::new(evidence, accept);
     let candidates = evidence.suite.variants.iter().filter(|v| v.name != evidence.suite.reference);
     candidates.map(|v| (v.name.clone(), answers::standing(&case, &case.estimate(v)))).collect()
@@ -88,6 +93,7 @@ fn run(
         blocks: case.blocks(),
         blocks_redone: evidence.set_aside.len(),
         broken: case.broken.clone(),
+        leak: evidence.leak.clone(),
         invalid: controls::invalid(case, &control),
         control,
         recommendation,
@@ -108,8 +114,13 @@ struct Case<'a> {
 }
 
 /// What a variant without any evidence has.
-static NOTHING: VariantEvidence =
-    VariantEvidence { built: Built::Missing, scores: BTreeMap::new(), slots: Vec::new(), failures: Vec::new() };
+static NOTHING: VariantEvidence = VariantEvidence {
+    built: Built::Missing,
+    scores: BTreeMap::new(),
+    slots: Vec::new(),
+    fit: None,
+    failures: Vec::new(),
+};
 
 impl<'a> Case<'a> {
     fn new(evidence: &'a Evidence, accept: &'a Accept) -> Self {
@@ -206,6 +217,7 @@ impl<'a> Case<'a> {
             not_proven_slower: Vec::new(),
             frontier: Frontier::Unknown,
             frontier_probability: None,
+            fit: evidence.fit.clone(),
             failures: evidence.failures.iter().map(|(stage, reason)| format!("{stage}: {reason}")).collect(),
         }
     }

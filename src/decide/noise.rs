@@ -6,11 +6,14 @@ use super::Case;
 use super::rule::Rule;
 use super::timings::{Point, control_ratio, metric_name, metrics};
 use crate::results::{Estimate, Evidence, KernelUse, SIGNALS, Slot, disturbance};
-use crate::stats::median;
+use crate::stats::{median, median_interval};
 use crate::suite::{Recipe, SpeedMetric, Variant};
 
 /// Confidence at which the A/A control is read: at 95 % one sound run in twenty would be condemned.
 const CONTROL_CONFIDENCE: f64 = 0.99;
+
+/// By how much a first iteration may be slower than later ones, as a logarithm.
+const UNSTEADY: f64 = 0.02;
 
 /// More than one block of so many disturbed, and nothing is said about speed.
 const LEAST_PART_DISTURBED: usize = 4;
@@ -82,6 +85,7 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
         let count = redone.len();
         warnings.push(format!("blocks measured again because the machine was disturbed: {count} (the last: {why})"));
     }
+    warnings.extend(unsteady(case));
     for (key, estimate) in control.iter().filter(|(_, e)| contains_one(e) == Some(false)) {
         warnings
             .push(format!("timing too noisy at {key}: the reference against itself reads {estimate}, 1 is outside"));
@@ -94,6 +98,25 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
         warnings.push(format!("{} in {} of {} slots", d.what, d.flagged, d.known));
     }
     warnings
+}
+
+/// Whether the warm-up was too short: the first timed iteration is slower than the median of the others, in most slots,
+/// by more than [`UNSTEADY`]. Slots are independent, iterations of one are not, so slots are counted.
+fn unsteady(case: &Case<'_>) -> Option<String> {
+    let slots = case.evidence.variants.values().flat_map(|v| &v.slots);
+    let excess = |slot: &Slot| {
+        let times: Vec<f64> = slot.samples.iter().map(|s| s.ttft_s + s.decode_s).collect();
+        let (first, others) = times.split_first()?;
+        Some((first / median(others)?).ln()).filter(|excess| excess.is_finite())
+    };
+    let excess: Vec<f64> = slots.filter_map(excess).collect();
+    let (low, _) = median_interval(&excess, CONTROL_CONFIDENCE)?.bounds?;
+    let percent = 100.0 * low.exp_m1();
+    (low > UNSTEADY).then(|| {
+        format!(
+            "no steady state after the warm-up: first iterations are slower than later ones by {percent:.1} % or more"
+        )
+    })
 }
 
 /// Whether the speed of a variant is owed to its quantization; a variant without slots or without quantization is.

@@ -57,6 +57,7 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
         kl_quantiles: score.kl_quantiles.filter(|q| q.iter().all(|v| v.is_finite())),
         agreement: agree.map(|a| a as f64 / tokens as f64),
         flips: flips.filter(|_| !windows.is_empty()),
+        rms_probability_difference: rms_probability_difference(windows, confidence),
         genres: genres(score),
     })
 }
@@ -124,6 +125,13 @@ fn kl(windows: &[WindowScore], confidence: f64) -> Option<Estimate> {
     let sums: Vec<f64> = windows.iter().map(|w| w.kl).collect::<Option<_>>()?;
     let (ratio, method) = clustered(windows, &sums, confidence)?;
     estimate(ratio.interval, confidence, Unit::Nats, Direction::Lower, method)
+}
+
+fn rms_probability_difference(windows: &[WindowScore], confidence: f64) -> Option<Estimate> {
+    let sums: Vec<f64> = windows.iter().map(|w| w.squared_difference).collect::<Option<_>>()?;
+    let (ratio, method) = clustered(windows, &sums, confidence)?;
+    let points = ratio.interval.map(|mean| 100.0 * mean.max(0.0).sqrt());
+    estimate(points, confidence, Unit::Points, Direction::Lower, method)
 }
 
 /// `Σ sums / Σ tokens` with its interval over documents, or over blocks of a single document, and how it was made.

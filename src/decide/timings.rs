@@ -173,7 +173,8 @@ pub(super) fn log_ratios(
     Ok(differences(&base, &log_time_by_block(variant, point, metric, false)?))
 }
 
-fn differences(base: &BTreeMap<usize, f64>, variant: &BTreeMap<usize, f64>) -> Vec<f64> {
+/// What is held by both, the second subtracted from the first, block by block.
+pub(super) fn differences(base: &BTreeMap<usize, f64>, variant: &BTreeMap<usize, f64>) -> Vec<f64> {
     base.iter().filter_map(|(block, y)| Some(y - variant.get(block)?)).collect()
 }
 

@@ -5,6 +5,7 @@
 mod affinity;
 mod describe;
 mod interrupt;
+mod limit;
 mod pace;
 mod probe;
 mod proc;
@@ -14,6 +15,7 @@ mod timer;
 pub use affinity::pin;
 pub use describe::describe;
 pub use interrupt::{catch_interrupts, interrupted};
+pub use limit::limit_memory;
 pub use pace::Pace;
 pub use probe::Probe;
 pub use record::{Covariates, MachineRecord, Timer};

@@ -21,6 +21,8 @@ pub struct Inputs {
     pub model_sha256: String,
     /// Imported artefacts by variant: where they are, or why they could not be fetched.
     pub imports: BTreeMap<String, std::result::Result<PathBuf, String>>,
+    /// Slowdowns that are planted in slots of a variant, as shares of its time; empty but in a selftest.
+    pub planted: BTreeMap<String, f64>,
     /// This machine.
     pub machine: MachineRecord,
 }
@@ -51,6 +53,7 @@ impl Inputs {
             model_sha256: model.sha256,
             base: base.to_path_buf(),
             imports,
+            planted: BTreeMap::new(),
             machine: machine::describe(),
             suite,
         })

@@ -12,6 +12,7 @@
 
 mod blocks;
 mod broken;
+mod fit;
 mod inputs;
 mod instruction_sets;
 mod memory;
@@ -55,11 +56,11 @@ pub trait Workers {
     /// # Errors
     /// The worker's message, or how it died.
     fn score(&mut self, job: ScoreJob, progress: OnProgress<'_>) -> Result<Score>;
-    /// Times a variant; tells no progress, so that the parent sleeps.
+    /// Times a variant, with `slowdown` planted as a share of its time; tells no progress, so that the parent sleeps.
     ///
     /// # Errors
     /// The worker's message, or how it died.
-    fn time(&mut self, job: TimeJob) -> Result<Timing>;
+    fn time(&mut self, job: TimeJob, slowdown: f64) -> Result<Timing>;
     /// Seconds since the run began.
     fn elapsed_s(&self) -> f64;
     /// Seconds since 1970-01-01 UTC.

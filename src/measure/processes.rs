@@ -54,6 +54,17 @@ impl Processes {
 
     /// Runs one job in a process of its own.
     fn run<T: DeserializeOwned>(&self, task: &str, job: &Job, progress: OnProgress<'_>) -> Result<T> {
+        self.run_with(Command::new(&self.executable), task, job, progress)
+    }
+
+    /// As [`Processes::run`], the program being started by `command`.
+    fn run_with<T: DeserializeOwned>(
+        &self,
+        mut command: Command,
+        task: &str,
+        job: &Job,
+        progress: OnProgress<'_>,
+    ) -> Result<T> {
         let failed = |reason: String| Error::Worker { task: task.into(), reason };
         let need = memory::need(job);
         memory::check(need, memory::available()).map_err(failed)?;
@@ -62,7 +73,7 @@ impl Processes {
         // A file rather than a pipe: nobody has to read along, and nothing is lost when the worker is killed.
         let mut log = tempfile::tempfile().map_err(|e| failed(format!("cannot create a log file: {e}")))?;
         let log_of_child = log.try_clone().map_err(|e| failed(format!("cannot share a log file: {e}")))?;
-        let mut child = Command::new(&self.executable)
+        let mut child = command
             .arg("__worker")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
@@ -140,9 +151,17 @@ impl Workers for Processes {
         self.run(&format!("scoring {}", job.artefact.display()), &Job::Score(job), progress)
     }
 
-    fn time(&mut self, job: TimeJob) -> Result<Timing> {
+    fn time(&mut self, job: TimeJob, slowdown: f64) -> Result<Timing> {
         thread::sleep(REST);
-        self.run(&format!("timing {}", job.artefact.display()), &Job::Time(job), &mut |_, _| {})
+        let mut command = Command::new(&self.executable);
+        if job.memory_limit.is_some() {
+            // Else glibc reserves address space for an arena of each thread.
+            command.env("MALLOC_ARENA_MAX", "1");
+        }
+        if slowdown > 0.0 {
+            command.env(machine::SLOWDOWN, slowdown.to_string());
+        }
+        self.run_with(command, &format!("timing {}", job.artefact.display()), &Job::Time(job), &mut |_, _| {})
     }
 
     fn elapsed_s(&self) -> f64 {

@@ -105,6 +105,10 @@ impl<'w> Session<'w> {
         for warning in &prepared.warnings {
             self.warn(warning)?;
         }
+        if let Some(text) = prepared.leak {
+            self.progress.note(&format!("warning: {text}"));
+            self.record(Event::Leak { text })?;
+        }
         self.record_stage("prepare", self.workers.elapsed_s() - began)
     }
 

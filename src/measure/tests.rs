@@ -47,6 +47,7 @@ pub(super) fn suite(candidates: usize) -> Suite {
             accuracy: AccuracyLimit {
                 task: "perplexity".into(),
                 metric: AccuracyMetric::LogLikelihood { max_drop: 0.1 },
+                relative: None,
             },
             speed: None,
             memory: None,
@@ -82,6 +83,7 @@ fn inputs(suite: Suite) -> Inputs {
         model: PathBuf::from("model"),
         model_sha256: "aa".into(),
         imports: BTreeMap::new(),
+        planted: BTreeMap::new(),
         machine: machine(),
     }
 }
@@ -126,7 +128,7 @@ impl Fake {
 impl Workers for Fake {
     fn prepare(&mut self, job: PrepareJob, _: OnProgress<'_>) -> Result<Prepared> {
         fs::write(job.files.complete(), "").unwrap();
-        Ok(Prepared { warnings: vec!["a short document".into()], peak_rss: Some(1) })
+        Ok(Prepared { warnings: vec!["a short document".into()], leak: None, peak_rss: Some(1) })
     }
 
     fn build(&mut self, job: BuildJob, progress: OnProgress<'_>) -> Result<BuildOutcome> {
@@ -162,7 +164,16 @@ impl Workers for Fake {
             }
             Reference::Absent => None,
         };
-        let window = WindowScore { document: 0, tokens: 7, nll: 14.0, correct: 2, kl, agree: None, flips: None };
+        let window = WindowScore {
+            document: 0,
+            tokens: 7,
+            nll: 14.0,
+            correct: 2,
+            kl,
+            agree: None,
+            flips: None,
+            squared_difference: None,
+        };
         Ok(Score {
             task: job.task,
             windows: vec![window],
@@ -177,12 +188,17 @@ impl Workers for Fake {
         })
     }
 
-    fn time(&mut self, job: TimeJob) -> Result<Timing> {
+    fn time(&mut self, job: TimeJob, slowdown: f64) -> Result<Timing> {
         self.call("time", &job.artefact)?;
         let timed = self.calls.iter().filter(|call| call.starts_with("time")).count();
         let steal = if self.disturbed.contains(&timed) { 0.5 } else { 0.02 };
         Ok(Timing {
-            samples: vec![Sample { ttft_s: 0.1, decode_s: 0.2, prompt_tokens: 4, generated_tokens: 2 }],
+            samples: vec![Sample {
+                ttft_s: 0.1,
+                decode_s: 0.2 * (1.0 + slowdown),
+                prompt_tokens: 4,
+                generated_tokens: 2,
+            }],
             memory: Memory { weight_bytes: 1, kv_bytes: 1, peak_rss: Some(2), ..Memory::default() },
             kernels: vec![],
             covariates: Covariates { steal: Some(steal), ..Covariates::default() },
@@ -332,6 +348,19 @@ fn a_disturbed_block_is_measured_again_as_a_whole_but_one_in_four_at_most() {
         if let Some((_, why)) = evidence.set_aside.first() {
             assert_eq!(why, "processor time stolen by the hypervisor above 5 %");
         }
+    }
+}
+
+#[test]
+fn a_slowdown_is_planted_in_its_variant_alone() {
+    let place = Place::new();
+    let planted = BTreeMap::from([("q2".to_string(), 0.5)]);
+    let inputs = Inputs { planted, ..inputs(suite(2)) };
+    let (folder, mut fake) = (RunFolder::create_at(&place.folder()).unwrap(), place.fake());
+    go(Session::begin(inputs, folder, &mut fake, Progress::new(true)).unwrap(), None, &undecided).unwrap();
+    for slot in slots(&place.evidence()) {
+        let expected = if slot.variant == "q2" { 0.2 * 1.5 } else { 0.2 };
+        assert_eq!(slot.samples[0].decode_s, expected, "{}", slot.variant);
     }
 }
 

@@ -6,6 +6,7 @@
 //! is fixed before any result is looked at. A block in which the machine was disturbed (`results`' signals, which see
 //! nothing that was timed) is measured again as a whole, one in four at most.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Session;
@@ -119,24 +120,35 @@ impl Session<'_> {
         places
     }
 
-    fn measure_slot(&mut self, place: &Place, blocks: usize) -> Result<()> {
-        let Some(artefact) = self.artefact(&place.variant) else { return Ok(()) };
+    /// The timed work of a variant at a point, `(batch, threads)`.
+    pub(super) fn time_job(&self, variant: &str, artefact: PathBuf, (batch, threads): (usize, usize)) -> TimeJob {
         let workload = &self.inputs.suite.workload;
-        let job = TimeJob {
+        TimeJob {
             artefact,
-            kv_cache: self.kv_cache(&place.variant),
+            kv_cache: self.kv_cache(variant),
             prompts: self.token_files().prompts(),
-            batch: place.batch,
-            threads: place.threads,
+            batch,
+            threads,
             generate: workload.generate,
             iterations: workload.iterations,
+            memory_limit: None,
+            profile: false,
+            bandwidth: false,
+        }
+    }
+
+    fn measure_slot(&mut self, place: &Place, blocks: usize) -> Result<()> {
+        let Some(artefact) = self.artefact(&place.variant) else { return Ok(()) };
+        let job = TimeJob {
             profile: place.block == 0 && !place.control,
             bandwidth: place.control,
+            ..self.time_job(&place.variant, artefact, (place.batch, place.threads))
         };
         let label = in_words(place, blocks);
         self.progress.step("time", &label);
         let began = self.workers.elapsed_s();
-        let timing = self.workers.time(job);
+        let slowdown = self.inputs.planted.get(&place.variant).copied().unwrap_or(0.0);
+        let timing = self.workers.time(job, slowdown);
         let wall_s = self.workers.elapsed_s() - began;
         let timing = match self.unless_interrupted(timing) {
             Ok(timing) => timing,

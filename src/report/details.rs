@@ -153,6 +153,7 @@ fn score_rows(variant: &VariantResult) -> impl Iterator<Item = AccuracyRow> {
             ("change of log-likelihood per token", &score.log_likelihood_difference),
             ("change of token accuracy", &score.token_accuracy_difference),
             ("KL(reference || variant) per token", &score.kl),
+            ("RMS difference of the true token's probability", &score.rms_probability_difference),
         ];
         let mut rows = vec![
             accuracy_row(task, "perplexity", format!("{:.3}", score.perplexity)),
@@ -292,6 +293,10 @@ fn memory_bar(run: &Run, variant: &VariantResult) -> Option<MemoryBar> {
     {
         others.push(("keys and values of a token", units::bytes(per_token)));
     }
+    others.extend(variant.fit.as_ref().map(|fit| {
+        let outcome = fit.failure.as_ref().map_or("it ran".into(), |why| format!("it did not run: {}", one_line(why)));
+        ("limited", format!("to {}: {outcome}", units::bytes(fit.limit_bytes)))
+    }));
     others.extend(variant.artefact.as_ref().map(|a| ("file", units::bytes(a.file_bytes))));
     Some(MemoryBar { parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).map(part).collect(), others })
 }

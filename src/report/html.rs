@@ -44,6 +44,8 @@ struct Page<'a> {
     control: Vec<Control>,
     broken: Option<BrokenControl>,
     blocks_redone: usize,
+    /// Scored text that was also calibrated on.
+    leak: Option<String>,
     /// Why the run is invalid, if it is.
     invalid: Vec<String>,
     disturbances: Vec<(&'static str, String)>,
@@ -108,6 +110,7 @@ fn contents<'a>(run: &Run, evidence: &Evidence, charts: &'a [Chart], data: Strin
         control: control(run),
         broken: run.broken.as_ref().map(|b| BrokenControl { reason: one_line(&b.reason), ..b.clone() }),
         blocks_redone: run.blocks_redone,
+        leak: run.leak.as_deref().map(one_line),
         invalid: run.invalid.iter().map(|fault| one_line(fault)).collect(),
         disturbances: disturbance_rows(evidence),
         warnings: run.warnings.iter().map(|w| one_line(w)).collect(),

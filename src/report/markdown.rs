@@ -17,6 +17,9 @@ pub(super) fn summary(run: &Run) -> String {
         None => "no variant is proven to meet the rule".into(),
     };
     let _ = writeln!(out, "## {}: {ship}\n", escape(&answer.title));
+    if let Some(leak) = &run.leak {
+        let _ = writeln!(out, "**Calibrated on what is scored**: {}.\n", escape(&super::text::one_line(leak)));
+    }
     for fault in &run.invalid {
         let _ = writeln!(out, "**The run is invalid**: {}.\n", escape(&super::text::one_line(fault)));
     }

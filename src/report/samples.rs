@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::view;
 use crate::decide::Point;
 use crate::results::{Evidence, Run, Sample, Slot};
-use crate::stats::quantile;
+use crate::stats::{quantile, quantile_interval};
 use crate::units;
 
 /// Width of the drawing, pixels; times lie between its margins.
@@ -66,6 +66,16 @@ fn by_process(slots: &[&Slot], time: Time) -> Vec<Vec<f64>> {
     slots.iter().map(|slot| slot.samples.iter().map(|s| time(slot, s)).filter(sound).collect()).collect()
 }
 
+/// The interval of a quantile at 95 % by order statistics. Iterations of one process resemble each other, so one of each
+/// counts, the last.
+fn interval(times: &[Vec<f64>], p: f64) -> String {
+    let independent: Vec<f64> = times.iter().filter_map(|times| times.last().copied()).collect();
+    let bounds = quantile_interval(&independent, p, 0.95).and_then(|interval| interval.bounds);
+    bounds.map_or("(insufficient for an interval)".into(), |(low, high)| {
+        format!("[{}, {}]", units::seconds(low), units::seconds(high))
+    })
+}
+
 fn strip(title: &'static str, times: &[Vec<f64>], most: f64) -> Option<Strip> {
     let all: Vec<f64> = times.iter().flatten().copied().collect();
     let [median, p90] = [0.5, 0.9].map(|q| quantile(&all, q));
@@ -78,11 +88,14 @@ fn strip(title: &'static str, times: &[Vec<f64>], most: f64) -> Option<Strip> {
     Some(Strip {
         title,
         summary: format!(
-            "{} iterations in {} processes: median {}, p90 {}, slowest {}",
+            "{} iterations in {} processes: median {} {}, p90 {} {}, p99 {}, slowest {}",
             all.len(),
             times.len(),
             units::seconds(median),
+            interval(times, 0.5),
             units::seconds(p90),
+            interval(times, 0.9),
+            interval(times, 0.99),
             units::seconds(slowest)
         ),
         width: WIDTH,

@@ -9,6 +9,7 @@ use super::outlook::outlook;
 use super::plot;
 use super::view::{self, Row};
 use crate::results::Run;
+use crate::units;
 
 /// A column: its header and what it shows of a row.
 type Column = (&'static str, fn(&Row) -> String);
@@ -74,8 +75,18 @@ pub fn terminal(run: &Run, width: usize) -> String {
         let line = format!("control: the reference broken on purpose is rejected ({})", broken.reason);
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
+    for (variant, fit) in run.variants.iter().filter_map(|v| Some((v, v.fit.as_ref()?))) {
+        let outcome = fit.failure.as_ref().map_or("runs".into(), |why| format!("does not run ({why})"));
+        let (name, limit) = (super::text::name(&variant.name), units::bytes(fit.limit_bytes));
+        let line = format!("{name} {} in {limit} of address space", super::text::one_line(&outcome));
+        let _ = writeln!(out, "{}", wrapped(&line, width, 2));
+    }
     for row in rows.iter().filter(|r| !r.reason.is_empty()) {
         let line = format!("{} {}: {}", row.outcome, row.name, row.reason);
+        let _ = writeln!(out, "{}", wrapped(&line, width, 2));
+    }
+    if let Some(leak) = &run.leak {
+        let line = format!("CALIBRATED ON WHAT IS SCORED: {}", super::text::one_line(leak));
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     for fault in &run.invalid {

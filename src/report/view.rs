@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::text;
 use crate::decide::{Point, judged_metric, metric_name};
 use crate::results::{Estimate, Frontier, Run, VariantResult};
-use crate::suite::{AccuracyMetric, Task};
+use crate::suite::{AccuracyMetric, MarginOf, Task};
 use crate::units;
 
 /// Stands where a number is missing.
@@ -232,6 +232,13 @@ fn thresholds(run: &Run) -> Vec<String> {
             format!("accuracy: the mean cosine to the reference is at least 1 - {max_drop} on task {task}")
         }
     }];
+    if let (Some(margin), Some(first)) = (accept.accuracy.relative, thresholds.first_mut()) {
+        let of = match margin.of {
+            MarginOf::Accuracy => "right",
+            MarginOf::Errors => "wrong",
+        };
+        first.push_str(&format!(", which are {} % of the reference's {of} answers", margin.percent));
+    }
     if let Some(limit) = &accept.speed {
         thresholds.push(format!("speed: {} at least {}x", metric_name(limit.metric), limit.min_speedup));
     }

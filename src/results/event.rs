@@ -67,6 +67,18 @@ pub enum Event {
     Broken(BrokenScore),
     /// One slot's measurement.
     Slot(Slot),
+    /// Scored text that was also calibrated on, which the suite allows.
+    Leak {
+        /// What is shared, in words.
+        text: String,
+    },
+    /// Whether a variant ran under a limit of its memory.
+    Fit {
+        /// Variant.
+        variant: String,
+        /// The outcome.
+        fit: Fit,
+    },
     /// A block during which the machine was disturbed: its slots are set aside, and it is measured again.
     SetAside {
         /// Block.
@@ -205,6 +217,15 @@ pub struct Score {
     pub worker_peak_rss: Option<u64>,
 }
 
+/// A slot under a limit of the process's address space, which holds its mapped files, stacks and buffers too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fit {
+    /// The limit.
+    pub limit_bytes: u64,
+    /// Why it did not run to its end; `None` where it did.
+    pub failure: Option<String>,
+}
+
 /// The negative control of accuracy: the reference, broken on purpose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BrokenScore {
@@ -242,6 +263,9 @@ pub struct WindowScore {
     pub agree: Option<usize>,
     /// Tokens that the reference predicted and the variant did not; and the other way round.
     pub flips: Option<(usize, usize)>,
+    /// Sum over tokens of the squared difference of the true token's probability from the reference's.
+    #[serde(default)]
+    pub squared_difference: Option<f64>,
 }
 
 /// One multiple-choice item.

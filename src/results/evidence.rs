@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::event::{Artefact, BrokenScore, Event, Leaving, Score, Slot, Stage};
+use super::event::{Artefact, BrokenScore, Event, Fit, Leaving, Score, Slot, Stage};
 use crate::error::{Error, Result};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
@@ -26,6 +26,8 @@ pub struct VariantEvidence {
     pub scores: BTreeMap<String, Score>,
     /// Slots in the order measured; controls are under the reference.
     pub slots: Vec<Slot>,
+    /// Whether it ran under a limit of its memory; of several limits the last.
+    pub fit: Option<Fit>,
     /// Failures as (stage, reason).
     pub failures: Vec<(String, String)>,
 }
@@ -83,6 +85,8 @@ pub struct Evidence {
     /// Blocks that were set aside because the machine was disturbed, each time with why; their slots are kept in the
     /// journal alone.
     pub set_aside: Vec<(usize, String)>,
+    /// Scored text that was also calibrated on.
+    pub leak: Option<String>,
     /// Warnings.
     pub warnings: Vec<String>,
     /// Largest resident set of the parent.
@@ -123,6 +127,7 @@ impl Evidence {
             left: BTreeMap::new(),
             broken: None,
             set_aside: Vec::new(),
+            leak: None,
             warnings: Vec::new(),
             parent_peak_rss: None,
         };
@@ -152,6 +157,8 @@ impl Evidence {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
             }
             Event::Broken(broken) => self.broken = Some(broken),
+            Event::Leak { text } => self.leak = Some(text),
+            Event::Fit { variant, fit } => self.variant(&variant)?.fit = Some(fit),
             Event::Slot(slot) => self.variant(&slot.variant)?.slots.push(slot),
             Event::SetAside { block, why } => {
                 self.variants.values_mut().for_each(|found| found.slots.retain(|slot| slot.block != block));

@@ -18,7 +18,7 @@ mod whole;
 
 pub use disturbance::{SIGNALS, Signal, disturbance};
 pub use event::{
-    Artefact, BrokenScore, Event, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile,
+    Artefact, BrokenScore, Event, Fit, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile,
     ProductProof, Sample, Score, SentenceScore, Slot, Stage, WindowScore,
 };
 pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Artefact, KernelUse, Memory, PhaseProfile, Stage};
+use super::event::{Artefact, Fit, KernelUse, Memory, PhaseProfile, Stage};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
@@ -91,6 +91,9 @@ pub struct ScoreEstimates {
     pub agreement: Option<f64>,
     /// Tokens lost and won against the reference.
     pub flips: Option<(usize, usize)>,
+    /// Root of the mean squared difference of the true token's probability from the reference's, points.
+    #[serde(default)]
+    pub rms_probability_difference: Option<Estimate>,
     /// By genre, where the data names any.
     #[serde(default)]
     pub genres: Vec<GenrePerplexity>,
@@ -360,6 +363,9 @@ pub struct VariantResult {
     /// Share of joint draws of all measurements in which it is on the frontier.
     #[serde(default)]
     pub frontier_probability: Option<f64>,
+    /// Whether it ran under a limit of its memory, where that was asked.
+    #[serde(default)]
+    pub fit: Option<Fit>,
     /// Failures as `stage: reason`.
     pub failures: Vec<String>,
 }
@@ -467,6 +473,9 @@ pub struct Run {
     /// What the rule says of the reference broken on purpose, which it must reject.
     #[serde(default)]
     pub broken: Option<BrokenControl>,
+    /// Scored text that was also calibrated on, which the suite allows.
+    #[serde(default)]
+    pub leak: Option<String>,
     /// Controls that did not come out as they must: the run is invalid.
     #[serde(default)]
     pub invalid: Vec<String>,

@@ -75,6 +75,7 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
         "picked_norm",
         "log_likelihoods",
         "cosine",
+        "squared_difference",
     ];
     let mut rows = Vec::new();
     for (name, found) in in_suite_order(evidence) {
@@ -96,14 +97,14 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
                     genre.map_or_else(String::new, |genre| cell(genre)),
                 ];
                 let of_items = std::iter::repeat_n(String::new(), 5);
-                rows.push(own.into_iter().chain(of_items).collect());
+                rows.push(own.into_iter().chain(of_items).chain([optional(w.squared_difference)]).collect());
             }
             rows.extend(score.items.iter().enumerate().map(|(at, item)| item_row([name, task], score, at, item)));
             for (at, sentence) in score.sentences.iter().enumerate() {
                 let head = [cell(name), cell(task), at.to_string(), sentence.document.to_string()];
                 let unknown = std::iter::repeat_n(String::new(), 11);
                 let own = head.into_iter().chain([sentence.tokens.to_string()]).chain(unknown);
-                rows.push(own.chain([optional(sentence.cosine)]).collect());
+                rows.push(own.chain([optional(sentence.cosine), String::new()]).collect());
             }
         }
     }
@@ -124,6 +125,7 @@ fn item_row([name, task]: [&str; 2], score: &Score, at: usize, item: &ItemScore)
         item.picked.to_string(),
         item.picked_norm.to_string(),
         sums.join(" "),
+        unknown(),
         unknown(),
     ];
     head.into_iter().chain(middle).chain(own).collect()

@@ -9,12 +9,15 @@
 //! | `rule` | one of [`RULES`]; by default the one over the thresholds that are given, speed *or* memory |
 //!
 //! The margin's key names its unit: `max_increase_percent` for metric `perplexity`, `max_drop_points` for
-//! `token_accuracy`, `max_drop` (nats per token) for `log_likelihood`; a task of kind `choice` has the metrics
+//! `token_accuracy` (or, as a share of what the reference reaches, `max_drop_percent` of its right answers or
+//! `max_error_increase_percent` of its wrong ones), `max_drop` (nats per token) for `log_likelihood`; a task of kind `choice` has the metrics
 //! `accuracy` and `accuracy_norm`, both with `max_drop_points`; one of kind `similarity` has the metric `similarity` with
 //! `max_drop` (of the mean cosine, below 1).
 
 use super::fields::{At, Fields, list_names, suggestion};
-use super::schema::{Accept, AccuracyLimit, AccuracyMetric, GateLimits, MemoryLimit, MemoryMetric};
+use super::schema::{
+    Accept, AccuracyLimit, AccuracyMetric, GateLimits, MarginOf, MemoryLimit, MemoryMetric, RelativeMargin,
+};
 use super::schema::{SpeedLimit, SpeedMetric, Task, Workload};
 use crate::error::{Error, Result};
 use crate::units;
@@ -85,7 +88,10 @@ pub fn changed(accept: &Accept, key: &str, value: &str) -> Result<Accept> {
             | AccuracyMetric::Accuracy { max_drop_points: max }
             | AccuracyMetric::AccuracyNorm { max_drop_points: max },
             ..,
-        ) => *max = number(100.0)?,
+        ) => {
+            *max = number(100.0)?;
+            accept.accuracy.relative = None;
+        }
         (
             "max_drop",
             AccuracyMetric::LogLikelihood { max_drop: max } | AccuracyMetric::Similarity { max_drop: max },
@@ -130,6 +136,17 @@ impl AccuracyMetric {
             | AccuracyMetric::Accuracy { .. }
             | AccuracyMetric::AccuracyNorm { .. } => "max_drop_points",
             AccuracyMetric::LogLikelihood { .. } | AccuracyMetric::Similarity { .. } => "max_drop",
+        }
+    }
+
+    /// The same metric with another margin, where that is in points.
+    #[must_use]
+    pub fn with_points(self, points: f64) -> Self {
+        match self {
+            AccuracyMetric::TokenAccuracy { .. } => AccuracyMetric::TokenAccuracy { max_drop_points: points },
+            AccuracyMetric::Accuracy { .. } => AccuracyMetric::Accuracy { max_drop_points: points },
+            AccuracyMetric::AccuracyNorm { .. } => AccuracyMetric::AccuracyNorm { max_drop_points: points },
+            other => other,
         }
     }
 
@@ -205,10 +222,11 @@ fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit>
         table.fault(format!("`metric` is {name:?}, which asks a task of kind {kind}; task {task:?} has {has}"));
     }
     let max_increase_percent = table.positive(MARGINS[0], 1000.0);
-    let max_drop_points = table.positive(MARGINS[1], 100.0);
+    let relative = read_relative(&table, key == Some(MARGINS[1]));
+    let max_drop_points = relative.map(|margin| margin.percent).or_else(|| table.positive(MARGINS[1], 100.0));
     let max_drop = table.positive(MARGINS[2], 10.0);
     if let Some(key) = key {
-        if !table.has(key) {
+        if !table.has(key) && relative.is_none() {
             table.missing(key, &format!("{key} = 1.0, the largest loss you accept"));
         }
         for other in MARGINS.into_iter().filter(|m| *m != key && table.has(m)) {
@@ -224,7 +242,24 @@ fn read_accuracy(table: Fields<'_>, tasks: &[At<Task>]) -> Option<AccuracyLimit>
         "similarity" => AccuracyMetric::Similarity { max_drop: max_drop? },
         _ => AccuracyMetric::LogLikelihood { max_drop: max_drop? },
     };
-    Some(AccuracyLimit { task: task?, metric })
+    Some(AccuracyLimit { task: task?, metric, relative })
+}
+
+/// A margin in percent of what the reference reaches, instead of points.
+fn read_relative(table: &Fields<'_>, of_points: bool) -> Option<RelativeMargin> {
+    const KEYS: [(&str, MarginOf); 2] =
+        [("max_drop_percent", MarginOf::Accuracy), ("max_error_increase_percent", MarginOf::Errors)];
+    let mut found = None;
+    for (key, of) in KEYS {
+        let Some(percent) = table.positive(key, 100.0) else { continue };
+        if !of_points {
+            table.fault(format!("`{key}` belongs to a metric whose margin is in points"));
+        } else if table.has("max_drop_points") || found.is_some() {
+            table.fault(format!("`{key}` is one of several margins; give one"));
+        }
+        found = Some(RelativeMargin { percent, of });
+    }
+    found
 }
 
 /// The task's name, which may be left out where there is only one.

@@ -21,7 +21,7 @@ pub use read::{from_text, read, read_for_any_machine};
 pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
-    Accept, AccuracyLimit, AccuracyMetric, Budget, Calibration, GateLimits, MemoryLimit, MemoryMetric, Method,
-    Observer, Override, Recipe, Search, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind, TextSource, Variant,
-    WeightScheme, Workload,
+    Accept, AccuracyLimit, AccuracyMetric, Budget, Calibration, GateLimits, MarginOf, MemoryLimit, MemoryMetric,
+    Method, Observer, Override, Recipe, RelativeMargin, Search, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind,
+    TextSource, Variant, WeightScheme, Workload,
 };

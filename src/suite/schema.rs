@@ -70,6 +70,9 @@ pub struct Calibration {
     pub length: usize,
     /// Seed of the draw.
     pub seed: u64,
+    /// Run although scored text is among it; the report says so.
+    #[serde(default)]
+    pub allow_leak: bool,
 }
 
 /// What a task asks.
@@ -234,6 +237,29 @@ pub struct AccuracyLimit {
     /// Metric and margin.
     #[serde(flatten)]
     pub metric: AccuracyMetric,
+    /// How the margin follows from the reference's own score, where the suite says it so; the points of `metric` are then
+    /// a bound that no reference can exceed, until the run is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative: Option<RelativeMargin>,
+}
+
+/// A margin as a share of what the reference reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RelativeMargin {
+    /// Percent.
+    pub percent: f64,
+    /// Of what.
+    pub of: MarginOf,
+}
+
+/// What a relative margin is a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarginOf {
+    /// The reference's share of right answers: accuracy at least 99 % of its own.
+    Accuracy,
+    /// The reference's share of wrong answers: at most 10 % more errors.
+    Errors,
 }
 
 /// Thresholds and the rule that combines them: `accuracy and (speed or memory)` over those that are given.

@@ -31,6 +31,8 @@ pub struct Against {
     pub agree: bool,
     /// The reference's most likely token is the true one.
     pub reference_correct: bool,
+    /// Probability of the true token less the reference's.
+    pub probability_difference: f64,
 }
 
 /// Scores `logits` (one per vocabulary entry) against the true token `target` and, where given, the `reference`'s
@@ -44,6 +46,7 @@ pub struct Against {
 pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Result<TokenScore, String> {
     let isa = Isa::active();
     let best = vector::argmax(isa, logits);
+    let probability = |logits: &[f32], log_sum: f64| (f64::from(logits[target as usize]) - log_sum).exp();
     let (log_sum, against) = match reference {
         None => (vector::softmax_divergence(isa, logits, logits).0, None),
         Some(reference) => {
@@ -55,7 +58,9 @@ pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Re
                 return Err(format!("KL divergence {kl} is no number of at least 0; the logits are damaged"));
             }
             let (agree, reference_correct) = (best == reference_best, reference_best == target as usize);
-            (log_sum, Some(Against { kl: kl.max(0.0), agree, reference_correct }))
+            let of_reference = probability(reference, vector::log_sum_exp(isa, reference));
+            let probability_difference = probability(logits, log_sum) - of_reference;
+            (log_sum, Some(Against { kl: kl.max(0.0), agree, reference_correct, probability_difference }))
         }
     };
     let nll = log_sum - f64::from(logits[target as usize]);
@@ -76,6 +81,7 @@ pub struct ScoreSums {
     agree: usize,
     lost: usize,
     won: usize,
+    squared_difference: f64,
 }
 
 impl ScoreSums {
@@ -89,6 +95,7 @@ impl ScoreSums {
             self.kl += against.kl;
             self.agree += usize::from(against.agree);
             self.lost += usize::from(against.reference_correct && !token.correct);
+            self.squared_difference += against.probability_difference.powi(2);
             self.won += usize::from(token.correct && !against.reference_correct);
         }
     }
@@ -104,6 +111,7 @@ impl ScoreSums {
             kl: compared.then_some(self.kl),
             agree: compared.then_some(self.agree),
             flips: compared.then_some((self.lost, self.won)),
+            squared_difference: compared.then_some(self.squared_difference),
         }
     }
 }
@@ -124,6 +132,7 @@ mod tests {
         let against = token.against.unwrap();
         assert!((against.kl - 0.25 * 2f64.ln()).abs() < 1e-6, "{token:?}");
         assert!(!token.correct && !against.agree && against.reference_correct);
+        assert!((against.probability_difference + 0.25).abs() < 1e-6, "{token:?}");
         let alone = score_token(&variant, 0, None).unwrap();
         assert_eq!((alone.nll, alone.against), (token.nll, None));
     }
@@ -153,7 +162,7 @@ mod tests {
         let token = |correct, reference_correct, agree| TokenScore {
             nll: 1.0,
             correct,
-            against: Some(Against { kl: 0.5, agree, reference_correct }),
+            against: Some(Against { kl: 0.5, agree, reference_correct, probability_difference: -0.5 }),
         };
         let mut sums = ScoreSums::default();
         for t in
@@ -164,6 +173,7 @@ mod tests {
         let window = sums.window(3);
         assert_eq!((window.document, window.tokens, window.correct), (3, 4, 2));
         assert_eq!((window.kl, window.agree, window.flips), (Some(2.0), Some(1), Some((2, 1))));
+        assert_eq!(window.squared_difference, Some(1.0));
         sums.add(&TokenScore { nll: 1.0, correct: true, against: None });
         assert_eq!(sums.window(3).kl, None);
     }

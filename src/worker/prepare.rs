@@ -11,7 +11,7 @@ use crate::machine;
 use crate::network::Architecture;
 use crate::results::Genres;
 use crate::suite::{Suite, Task, TaskKind};
-use crate::tasks::{ChoiceItems, Corpus, Encoder, Prompts, Window, Windows, prompts, spread_sentences};
+use crate::tasks::{ChoiceItems, Corpus, Encoder, Passages, Prompts, Window, Windows, prompts, spread_sentences};
 use crate::tasks::{windows, write_tokens};
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
@@ -26,6 +26,7 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     let steps = suite.tasks.len() + 1;
     let mut warnings = Vec::new();
     let mut scored = Scored::default();
+    let mut leak = None;
     for (number, task) in suite.tasks.iter().enumerate() {
         progress(number, steps);
         let documents = match task.kind {
@@ -35,13 +36,16 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 write_tokens(&job.files.windows(number), &cut)?;
                 warnings.extend(short_documents(&task.name, &corpus.documents, length));
                 scored.add(&corpus);
+                scored.asked.push((task.name.clone(), cut.windows.into_iter().map(|w| w.tokens).collect()));
                 corpus.documents
             }
             TaskKind::Choice { items } => {
                 let choices = ChoiceItems::read(&encoder, &task.text, &job.base, items)?;
                 write_tokens(&job.files.windows(number), &choices)?;
                 let passages = choices.items.into_iter().map(|item| encoder.without_bos(item.tokens.passage));
-                passages.collect()
+                let passages: Vec<Vec<u32>> = passages.collect();
+                scored.asked.push((task.name.clone(), passages.clone()));
+                passages
             }
             TaskKind::Similarity { length, sentences } => {
                 let cut = cut_sentences(task, job, &encoder, length, sentences)?;
@@ -49,6 +53,7 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 let bare = |sentence: &Window| encoder.without_special(&sentence.tokens).to_vec();
                 let sentences: Vec<_> = cut.windows.iter().map(bare).collect();
                 scored.documents.extend(sentences.iter().cloned());
+                scored.asked.push((task.name.clone(), sentences.clone()));
                 sentences
             }
         };
@@ -61,11 +66,20 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
         let (drawn, held_out, corpus) = encoder.calibrate(calibration, suite.held_out_windows(), &job.base)?;
         write_tokens(&job.files.calibration(), &drawn.windows)?;
         write_tokens(&job.files.held_out(), &held_out.windows)?;
-        let what = if encoder.reads_sentences() { "sentences" } else { "documents" };
-        warnings.extend(scored.overlap(&corpus, what));
+        let mut shared = scored.overlap(&corpus);
+        if encoder.reads_sentences() {
+            // A sentence may recur by chance, a document does not.
+            warnings.extend(shared.take());
+        }
+        leak = scored.leak(shared, &drawn.windows);
+        if let Some(text) = leak.as_ref().filter(|_| !calibration.allow_leak) {
+            let remedy =
+                "give other documents, or set allow_leak = true under [data] calibration, which marks the report";
+            return Err(Error::input(&calibration.text.source, format!("{text}; {remedy}")));
+        }
     }
     fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
-    Ok(Prepared { warnings, peak_rss: machine::peak_rss() })
+    Ok(Prepared { warnings, leak, peak_rss: machine::peak_rss() })
 }
 
 /// The windows of a task, with their genres.
@@ -151,12 +165,17 @@ fn short_documents(task: &str, documents: &[Vec<u32>], length: usize) -> Option<
     })
 }
 
-/// The documents that are scored.
+/// Of so many scored sequences one may have a passage that is also calibrated on: phrases do recur.
+const SHARED_BY_CHANCE: usize = 100;
+
+/// What is scored.
 #[derive(Default)]
 struct Scored {
     documents: HashSet<Vec<u32>>,
     /// Names in token files, which tell documents apart; names of text files may repeat.
     names: HashSet<String>,
+    /// Tokens of the windows, passages or sentences of each task.
+    asked: Vec<(String, Vec<Vec<u32>>)>,
 }
 
 impl Scored {
@@ -167,17 +186,29 @@ impl Scored {
         self.documents.extend(corpus.documents.iter().cloned());
     }
 
-    /// Data that is both learnt from and scored flatters the variants that learnt from it.
-    fn overlap(&self, calibration: &Corpus, what: &str) -> Option<String> {
+    /// Data that is both learnt from and scored flatters the variants that learnt from it: whole documents, as `shared`
+    /// says, and passages of the windows that were drawn.
+    fn leak(&self, shared: Option<String>, drawn: &[Vec<u32>]) -> Option<String> {
+        let passages = Passages::of(drawn);
+        let of_task = |(task, asked): &(String, Vec<Vec<u32>>)| {
+            let shared = asked.iter().filter(|tokens| passages.found_in(tokens)).count();
+            let text = format!(
+                "{shared} of {} sequences of task \"{task}\" have passages that are calibrated on",
+                asked.len()
+            );
+            (shared * SHARED_BY_CHANCE > asked.len()).then_some(text)
+        };
+        let leaks: Vec<String> = shared.into_iter().chain(self.asked.iter().filter_map(of_task)).collect();
+        let flattery = "variants that learn from them look better than they are";
+        (!leaks.is_empty()).then(|| format!("{}; {flattery}", leaks.join("; ")))
+    }
+
+    /// Documents, of an encoder sentences, that are also scored.
+    fn overlap(&self, calibration: &Corpus) -> Option<String> {
         let named = |name: &String| !calibration.genre_of.is_empty() && self.names.contains(name);
         let documents = calibration.documents.iter().zip(&calibration.names);
         let shared = documents.filter(|(ids, name)| self.documents.contains(*ids) || named(name)).count();
-        (shared > 0).then(|| {
-            format!(
-                "{shared} of {} calibration {what} are also scored; variants that learn from them look better than \
-                 they are",
-                calibration.documents.len()
-            )
-        })
+        (shared > 0)
+            .then(|| format!("{shared} of {} calibration documents are also scored", calibration.documents.len()))
     }
 }

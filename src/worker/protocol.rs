@@ -61,6 +61,9 @@ pub struct PrepareJob {
 pub struct Prepared {
     /// What a reader of the report must know.
     pub warnings: Vec<String>,
+    /// Scored text that is also calibrated on, which the suite allows.
+    #[serde(default)]
+    pub leak: Option<String>,
     /// VmHWM of the worker.
     pub peak_rss: Option<u64>,
 }
@@ -162,6 +165,9 @@ pub struct TimeJob {
     pub generate: usize,
     /// Timed iterations.
     pub iterations: usize,
+    /// Most bytes of address space that the process may use.
+    #[serde(default)]
+    pub memory_limit: Option<u64>,
     /// Also profile one more iteration.
     pub profile: bool,
     /// Also measure how fast memory is read.

@@ -27,6 +27,7 @@ const READ_BYTES: usize = 64 << 20;
 
 /// Loads, warms up and times.
 pub(super) fn time(job: &TimeJob) -> Result<Timing> {
+    job.memory_limit.map_or(Ok(()), machine::limit_memory)?;
     let prompts: Prompts = read_tokens(&job.prompts)?;
     let (warmup, timed) = (batches(&prompts.warmup, job)?, batches(&prompts.timed, job)?);
     if warmup.is_empty() || timed.len() < job.iterations {

@@ -95,6 +95,7 @@ pub fn accept() -> Accept {
         accuracy: AccuracyLimit {
             task: "perplexity".into(),
             metric: AccuracyMetric::Perplexity { max_increase_percent: 5.0 },
+            relative: None,
         },
         speed: Some(SpeedLimit { metric: SpeedMetric::Decode, min_speedup: 1.5, threads: 2 }),
         memory: Some(MemoryLimit { metric: MemoryMetric::Weights, max_bytes: 100 * MIB }),
@@ -113,7 +114,7 @@ fn suite(truths: &[Truth], setting: Setting) -> Suite {
         name: "synthetic".into(),
         model: "path:made-up".into(),
         reference: "fp16".into(),
-        calibration: Some(Calibration { text: text(100, 110), windows: 64, length: 256, seed: 1 }),
+        calibration: Some(Calibration { text: text(100, 110), windows: 64, length: 256, seed: 1, allow_leak: false }),
         tasks: vec![Task {
             name: "perplexity".into(),
             kind: TaskKind::Perplexity { length: 256, windows: None },
@@ -162,6 +163,7 @@ fn score(truth: &Truth, setting: Setting, reference: bool, text: &mut StdRng, ow
                 kl: (!reference).then_some(kl * tokens as f64),
                 agree: (!reference).then_some(tokens - 2 * lost - 1),
                 flips: (!reference).then_some((lost, won)),
+                squared_difference: (!reference).then_some(kl * 0.01 * tokens as f64),
             });
         }
     }
@@ -293,7 +295,10 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
         };
         let scores = BTreeMap::from([("perplexity".to_string(), score)]);
         let built = Built::Ready(artefact);
-        variants.insert(truth.name.into(), VariantEvidence { built, scores, slots: Vec::new(), failures: Vec::new() });
+        variants.insert(
+            truth.name.into(),
+            VariantEvidence { built, scores, slots: Vec::new(), fit: None, failures: Vec::new() },
+        );
     }
     for block in 0..setting.blocks {
         let shared = 1.0 + 0.01 * (block as f64 - 4.0);
@@ -328,6 +333,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
         left: BTreeMap::new(),
         broken: None,
         set_aside: Vec::new(),
+        leak: None,
         warnings: Vec::new(),
         parent_peak_rss: Some(14 * MIB),
     }
