@@ -85,6 +85,22 @@ fn a_suite_runs_from_its_file_to_its_report() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_limit_of_memory_is_tried_and_costs_nothing_where_it_does_not_hold() {
+    let place = Place::new();
+    for (limit, holds) in [("16GiB", true), ("12MiB", false)] {
+        let output =
+            place.run(&["run", "suite.toml", "--out", limit, "--quiet", "--only", "int8", "--prove-fit", limit]);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
+        for found in place.evidence(limit).variants.values().filter(|v| v.built != Built::Missing) {
+            assert_eq!(found.fit.as_ref().map(|fit| fit.failure.is_none()), Some(holds), "{limit}: {:?}", found.fit);
+            assert!(found.failures.is_empty() && !found.slots.is_empty());
+        }
+        assert!(said(&output).contains(if holds { "int8 runs in" } else { "int8 does not run" }), "{}", said(&output));
+    }
+}
+
+#[test]
 fn a_run_is_judged_again_from_its_journal_alone() {
     let place = Place::new();
     let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet", "--only", "int8"]);

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Case;
 use super::estimate::estimate;
 use crate::results::{
-    Direction, Estimate, GenrePerplexity, ItemScore, Score, ScoreEstimates, SentenceScore, Unit, VariantEvidence,
-    WindowScore,
+    Direction, Estimate, Generation, GenerationEstimates, GenrePerplexity, ItemScore, Score, ScoreEstimates,
+    SentenceScore, Unit, VariantEvidence, WindowScore,
 };
 use crate::stats::{Cluster, Ratio, ratio_interval};
 
@@ -58,7 +58,20 @@ fn task_estimates(score: &Score, reference: Option<&Score>, confidence: f64) -> 
         agreement: agree.map(|a| a as f64 / tokens as f64),
         flips: flips.filter(|_| !windows.is_empty()),
         rms_probability_difference: rms_probability_difference(windows, confidence),
+        generations: generations(score, against),
         genres: genres(score),
+    })
+}
+
+fn generations(score: &Score, reference: Option<&Score>) -> Option<GenerationEstimates> {
+    let own = &score.generations;
+    let tokens = |all: &[Generation]| all.iter().map(|g| g.tokens).sum::<usize>();
+    let of_reference = reference.map(|r| &r.generations).filter(|r| r.len() == own.len() && tokens(r) > 0);
+    (!own.is_empty()).then(|| GenerationEstimates {
+        prompts: own.len(),
+        ended: own.iter().filter(|g| g.ended).count(),
+        in_circles: own.iter().filter(|g| g.in_circles).count(),
+        length_ratio: of_reference.map(|r| tokens(own) as f64 / tokens(r) as f64),
     })
 }
 

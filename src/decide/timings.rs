@@ -118,8 +118,20 @@ fn point_estimates(
         decode_rate: absolute(|t| Some(t.generation?.rate), Unit::TokensPerSecond, Direction::Higher),
         speedup,
         speedup_hodges_lehmann,
+        energy_per_token: energy_per_token(&slots, case.confidence()),
         phases: slots.iter().map(|slot| slot.phases.clone()).find(|phases| !phases.is_empty()).unwrap_or_default(),
     })
+}
+
+/// Joules of all packages over all tokens of a slot; the mean over slots, idle power included.
+fn energy_per_token(slots: &[&Slot], confidence: f64) -> Option<Estimate> {
+    let of = |slot: &&Slot| {
+        let tokens: usize = slot.samples.iter().map(|s| s.prompt_tokens + s.generated_tokens).sum();
+        Some((slot.covariates.energy_j.filter(|j| *j > 0.0)? / tokens as f64).ln())
+    };
+    let logs: Vec<f64> = slots.iter().map(of).collect::<Option<_>>()?;
+    let interval = mean_interval(&logs, confidence)?.map(f64::exp);
+    estimate(interval, confidence, Unit::Joules, Direction::Lower, "student-t of logarithms over slots")
 }
 
 /// Slots of one point, controls or not.

@@ -46,6 +46,7 @@ mod tests {
             memory_bytes: 1 << 30,
             os: "Linux".into(),
             host: "a".into(),
+            timer: None,
             virtual_machine: Some(true),
             disturbances: Vec::new(),
             facts: [("cache_l3", "32768K, processors 0-1"), ("load_average", "3.1 2 1")]

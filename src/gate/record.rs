@@ -168,6 +168,7 @@ mod tests {
             items: Vec::new(),
             sentences: Vec::new(),
             rank_correlation: None,
+            generations: Vec::new(),
             genres: Default::default(),
             kl_quantiles: None,
             seconds: 1.0,
@@ -177,7 +178,16 @@ mod tests {
     }
 
     fn window(document: usize, nll: f64) -> WindowScore {
-        WindowScore { document, tokens: 10, nll, correct: 4, kl: Some(0.5), agree: Some(9), flips: Some((1, 0)) }
+        WindowScore {
+            document,
+            tokens: 10,
+            nll,
+            correct: 4,
+            kl: Some(0.5),
+            agree: Some(9),
+            flips: Some((1, 0)),
+            squared_difference: None,
+        }
     }
 
     #[test]

@@ -148,8 +148,15 @@ mod tests {
     use crate::results::Sample;
 
     fn questions(blocks: usize) -> SameSession {
-        let workload =
-            Workload { prompt: 8, generate: 0, batch: vec![1], threads: vec![1], iterations: 1, blocks: (6, 30) };
+        let workload = Workload {
+            prompt: 8,
+            generate: 0,
+            batch: vec![1],
+            threads: vec![1],
+            iterations: 1,
+            pilot: false,
+            blocks: (6, 30),
+        };
         SameSession::new(&["v".into()], &workload, 0.05, 0.95, blocks)
     }
 

@@ -67,6 +67,7 @@ pub fn under_instruction_sets(
                     kind: task.kind,
                     windows: files.windows(number),
                     reference: Reference::Absent,
+                    broken: None,
                     threads,
                 };
                 let score = workers.score(job, &mut |_, _| {}).map_err(|e| e.to_string());

@@ -40,6 +40,7 @@ pub(super) fn suite(candidates: usize) -> Suite {
             batch: vec![1],
             threads: vec![1, 2],
             iterations: 1,
+            pilot: false,
             blocks: (2, 2),
         },
         accept: Accept {
@@ -56,6 +57,27 @@ pub(super) fn suite(candidates: usize) -> Suite {
         gate: Default::default(),
         variants: variants.collect(),
         seed: 7,
+    }
+}
+
+/// A slot of which nothing is known.
+pub(super) fn slot() -> Slot {
+    Slot {
+        variant: "fp16".into(),
+        control: false,
+        block: 0,
+        position: 0,
+        batch: 1,
+        threads: 1,
+        samples: Vec::new(),
+        memory: Memory::default(),
+        kernels: Vec::new(),
+        covariates: Covariates::default(),
+        phases: Vec::new(),
+        processors: None,
+        load_s: 0.0,
+        warmup_iterations: 2,
+        wall_s: 0.0,
     }
 }
 
@@ -181,6 +203,7 @@ impl Workers for Fake {
             genres: Genres::default(),
             sentences: Vec::new(),
             rank_correlation: None,
+            generations: Vec::new(),
             kl_quantiles: None,
             seconds: 1.0,
             kernels: vec![],
@@ -349,6 +372,21 @@ fn a_disturbed_block_is_measured_again_as_a_whole_but_one_in_four_at_most() {
             assert_eq!(why, "processor time stolen by the hypervisor above 5 %");
         }
     }
+}
+
+#[test]
+fn iterations_are_chosen_after_three_pilot_blocks_and_kept() {
+    let place = Place::new();
+    let mut suite = suite(1);
+    suite.workload.blocks = (5, 5);
+    suite.workload.pilot = true;
+    place.run(suite, &mut place.fake(), None).unwrap();
+    let evidence = place.evidence();
+    // One iteration a slot shows no noise within it: nothing says that more are worth their time.
+    assert_eq!(evidence.iterations, Some(1));
+    let chosen = place.events().iter().position(|e| matches!(e, Event::Iterations { .. })).unwrap();
+    let before = place.events()[..chosen].iter().filter(|e| matches!(e, Event::Slot(_))).count();
+    assert_eq!(before, 3 * 6, "three blocks of three arms at two points");
 }
 
 #[test]

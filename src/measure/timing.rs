@@ -44,6 +44,7 @@ impl Session<'_> {
             while self.is_to_be_redone(done)? {
                 self.measure_block(done - 1, blocks)?;
             }
+            self.choose_iterations(done)?;
             // A resumed run has raced after its earlier blocks already.
             if !self.is_racing() || done < fewest || self.evidence.timed_blocks() > done {
                 continue;
@@ -94,11 +95,12 @@ impl Session<'_> {
     }
 
     /// Sets a block aside in which the machine was disturbed, unless a quarter of the blocks was measured twice already.
-    /// The last block only: a resumed run has decided about its earlier blocks.
+    /// The last block only, and none of a run that was finished before: those are decided about.
     fn is_to_be_redone(&mut self, blocks: usize) -> Result<bool> {
         let block = blocks - 1;
         let allowed = blocks.div_ceil(BLOCKS_A_REDONE_ONE);
-        if self.evidence.timed_blocks() != blocks || self.evidence.set_aside.len() >= allowed {
+        let closed = self.evidence.plan.is_some_and(|plan| block < plan.closed);
+        if closed || self.evidence.timed_blocks() != blocks || self.evidence.set_aside.len() >= allowed {
             return Ok(false);
         }
         let Some(why) = disturbance(self.evidence.slots_of(block)) else { return Ok(false) };
@@ -130,7 +132,7 @@ impl Session<'_> {
             batch,
             threads,
             generate: workload.generate,
-            iterations: workload.iterations,
+            iterations: self.evidence.iterations.unwrap_or(workload.iterations),
             memory_limit: None,
             profile: false,
             bandwidth: false,

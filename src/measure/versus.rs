@@ -131,7 +131,9 @@ impl Versus<'_> {
             threads,
             generate: workload.generate,
             iterations: workload.iterations,
+            memory_limit: None,
             profile: false,
+            bandwidth: false,
         };
         let (base_job, head_job) = (job(&arm.base), job(&arm.head));
         let (base, head) = if head_first {
@@ -145,7 +147,7 @@ impl Versus<'_> {
 }
 
 fn time(workers: &mut dyn Workers, side: &str, job: TimeJob) -> Result<Vec<Sample>> {
-    let timing = workers.time(job);
+    let timing = workers.time(job, 0.0);
     if workers.interrupted() {
         return Err(Error::Measurement("interrupted while two builds were timed; start the gate again".into()));
     }

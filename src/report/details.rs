@@ -6,10 +6,10 @@ use super::imports::{Import, import};
 use super::samples::Strip;
 use super::text::one_line;
 use super::view;
-use crate::decide::{metric_name, metrics};
+use crate::decide::{Point, metric_name, metrics};
 use crate::results::{
-    ChoiceEstimates, Estimate, KernelUse, Mixture, PhaseProfile, PointEstimates, Run, ScoreEstimates,
-    SimilarityEstimates, VariantResult,
+    ChoiceEstimates, Estimate, GenerationEstimates, KernelUse, Mixture, PhaseProfile, PointEstimates, Run,
+    ScoreEstimates, SimilarityEstimates, VariantResult,
 };
 use crate::suite::{Recipe, Variant};
 use crate::units;
@@ -129,7 +129,11 @@ pub(super) fn detail(run: &Run, variant: &VariantResult, row: &view::Row) -> Det
         memory: memory_bar(run, variant),
         kernels: variant.kernels.iter().map(kernel_row).collect(),
         decided: decided(variant),
-        facts: artefact_facts(variant).into_iter().chain(calibration_facts(run, variant)).collect(),
+        facts: artefact_facts(variant)
+            .into_iter()
+            .chain(energy(run, variant))
+            .chain(calibration_facts(run, variant))
+            .collect(),
         points: points(run, variant),
         phases: phases(variant),
         import: proof.map(|proof| import(proof)),
@@ -168,9 +172,23 @@ fn score_rows(variant: &VariantResult) -> impl Iterator<Item = AccuracyRow> {
         let same = score.agreement.map(|a| format!("{:.2} %", 100.0 * a));
         rows.extend(same.map(|same| accuracy_row(task, "same most likely token as the reference", same)));
         rows.extend(score.flips.map(|flips| flips_row(task, flips)));
+        rows.extend(score.generations.iter().flat_map(|g| generation_rows(task, g)));
         rows
     };
     variant.scores.iter().flat_map(of)
+}
+
+fn generation_rows(task: &str, generations: &GenerationEstimates) -> Vec<AccuracyRow> {
+    let GenerationEstimates { prompts, ended, in_circles, length_ratio } = generations;
+    let circles = accuracy_row(task, "greedy generations that run in circles", format!("{in_circles} of {prompts}"));
+    let length = length_ratio.map(|ratio| {
+        let method = format!("{ended} of {prompts} ended by the model itself");
+        AccuracyRow {
+            method,
+            ..accuracy_row(task, "length of greedy generations over the reference's", format!("{ratio:.3}"))
+        }
+    });
+    [circles].into_iter().chain(length).collect()
 }
 
 fn flips_row(task: &str, (lost, won): (usize, usize)) -> AccuracyRow {
@@ -310,6 +328,11 @@ fn kernel_row(kernel: &KernelUse) -> KernelRow {
         size,
         bytes,
     }
+}
+
+fn energy(run: &Run, variant: &VariantResult) -> Option<(String, String)> {
+    let point = Point::judged(&run.suite.workload, &run.suite.accept).of(variant)?;
+    Some(("energy of a token".into(), point.energy_per_token.as_ref()?.to_string()))
 }
 
 fn artefact_facts(variant: &VariantResult) -> Vec<(String, String)> {

@@ -71,12 +71,14 @@ fn cell(text: &str) -> String {
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }
 
-/// One test case a candidate: rejected is a failure, failed to measure an error, inconclusive skipped.
+/// One test case a candidate: rejected is a failure, failed to measure or accepted in an invalid run an error, inconclusive
+/// skipped.
 pub(super) fn junit(run: &Run) -> String {
     let candidates: Vec<&VariantResult> = run.variants.iter().filter(|v| !v.reference).collect();
     let outcome = |v: &VariantResult| v.verdict.as_ref().map(|v| v.outcome);
     let count = |test: &dyn Fn(&VariantResult) -> bool| candidates.iter().filter(|v| test(v)).count();
-    let errors = count(&|v| !v.failures.is_empty());
+    let untrusted = |v: &VariantResult| !run.invalid.is_empty() && outcome(v) == Some(Outcome::Accept);
+    let errors = count(&|v| !v.failures.is_empty() || untrusted(v));
     let failures = count(&|v| v.failures.is_empty() && outcome(v) == Some(Outcome::Reject));
     let skipped = count(&|v| v.failures.is_empty() && outcome(v) == Some(Outcome::Inconclusive));
     let suite = escape(&run.suite.name);
@@ -92,6 +94,9 @@ pub(super) fn junit(run: &Run) -> String {
             (false, _) => format!("<error message=\"{reason}\"/>"),
             (true, Some(Outcome::Reject)) => format!("<failure message=\"{reason}\"/>"),
             (true, Some(Outcome::Inconclusive) | None) => format!("<skipped message=\"{reason}\"/>"),
+            (true, Some(Outcome::Accept)) if untrusted(variant) => {
+                format!("<error message=\"the run is invalid: {}\"/>", escape(&run.invalid.join("; ")))
+            }
             (true, Some(Outcome::Accept)) => format!("<system-out>{reason}</system-out>"),
         };
         let _ =

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::run::{Answer, Estimate, Outcome, Unit};
+use super::estimates::{Estimate, Unit};
+use super::run::{Answer, Outcome};
 
 impl Estimate {
     /// The point alone, with its unit: `2.31x`.
@@ -35,6 +36,7 @@ impl Estimate {
             Unit::Share => (100.0, " %", false),
             Unit::Perplexity => (1.0, "", false),
             Unit::Cosine => (1.0, "", true),
+            Unit::Joules => (1.0, " J", false),
         }
     }
 

@@ -40,6 +40,11 @@ pub enum Event {
         #[serde(default)]
         racing: bool,
     },
+    /// How many iterations each slot has from here on, chosen from the pilot blocks.
+    Iterations {
+        /// Iterations.
+        count: usize,
+    },
     /// A candidate left the blocks.
     Left {
         /// Variant.
@@ -204,6 +209,9 @@ pub struct Score {
     /// Spearman's rank correlation of the similarities of pairs of sentences with the reference's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank_correlation: Option<f64>,
+    /// Greedy generations from the beginnings of some windows, the same for every variant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generations: Vec<Generation>,
     /// Genres of the windows or items.
     #[serde(default)]
     pub genres: Genres,
@@ -244,6 +252,17 @@ pub struct Genres {
     pub names: Vec<String>,
     /// Genre of each window or item, in order, as an index of `names`.
     pub of: Vec<usize>,
+}
+
+/// A greedy generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Tokens before the end of the sequence, or the most that were generated.
+    pub tokens: usize,
+    /// Whether the model ended the sequence.
+    pub ended: bool,
+    /// Whether it repeats one passage at its end.
+    pub in_circles: bool,
 }
 
 /// Sums over one window of text.

@@ -78,6 +78,8 @@ pub struct Evidence {
     pub stages: Vec<Stage>,
     /// Blocks that were planned; `None` before the plan was made.
     pub plan: Option<BlockPlan>,
+    /// Iterations of slots after the pilot blocks, where they were chosen.
+    pub iterations: Option<usize>,
     /// Candidates that left: after how many blocks, and why.
     pub left: BTreeMap<String, (usize, Leaving)>,
     /// The score of the reference broken on purpose.
@@ -124,6 +126,7 @@ impl Evidence {
             variants,
             stages: Vec::new(),
             plan: None,
+            iterations: None,
             left: BTreeMap::new(),
             broken: None,
             set_aside: Vec::new(),
@@ -148,6 +151,7 @@ impl Evidence {
             }
             Event::Stage(stage) => self.add_stage(stage),
             Event::Planned { blocks, racing } => self.make_plan(blocks, racing),
+            Event::Iterations { count } => self.iterations = Some(count),
             Event::Left { variant, blocks, why } => {
                 self.variant(&variant)?;
                 self.left.insert(variant, (blocks, why));

@@ -6,6 +6,7 @@
 
 mod display;
 mod disturbance;
+mod estimates;
 mod event;
 mod evidence;
 mod folder;
@@ -17,19 +18,21 @@ mod tables;
 mod whole;
 
 pub use disturbance::{SIGNALS, Signal, disturbance};
+pub use estimates::{
+    ChoiceEstimates, Direction, Estimate, GenerationEstimates, GenreAccuracy, GenrePerplexity, PointEstimates,
+    ScoreEstimates, SimilarityEstimates, Unit,
+};
 pub use event::{
-    Artefact, BrokenScore, Event, Fit, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory, PhaseProfile,
-    ProductProof, Sample, Score, SentenceScore, Slot, Stage, WindowScore,
+    Artefact, BrokenScore, Event, Fit, Generation, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory,
+    PhaseProfile, ProductProof, Sample, Score, SentenceScore, Slot, Stage, WindowScore,
 };
 pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
 pub use folder::{RunFolder, utc};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
 pub use mixture::{Mixture, TriedMixture};
 pub use run::{
-    Answer, Answers, Attempt, BrokenControl, Change, ChoiceEstimates, Direction, Estimate, Frontier, GenreAccuracy,
-    GenrePerplexity, Hypervolume, OpenQuestion, Outcome, PointEstimates, Price, Question, Recommendation, Run,
-    SCHEMA_VERSION, ScoreEstimates, SimilarityEstimates, TurningPoint, TurningPoints, Unit, VariantResult, Verdict,
-    Why,
+    Answer, Answers, Attempt, BrokenControl, Change, Frontier, Hypervolume, OpenQuestion, Outcome, Price, Question,
+    Recommendation, Run, SCHEMA_VERSION, TurningPoint, TurningPoints, VariantResult, Verdict, Why,
 };
 pub use sensitivity::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity};
 pub use tables::{samples_csv, scores_csv};

@@ -15,7 +15,7 @@
 //! | .. `perplexity` | `length` 512, `windows` all |
 //! | .. `choice` | `items` all |
 //! | .. `similarity` | `length` 128, `sentences` all |
-//! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3, `blocks` `[6, 30]` |
+//! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3 (`"auto"`: chosen from three pilot blocks), `blocks` `[6, 30]` |
 //! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
 //! | `[gate]` | no limits: `max_flips_percent`, `max_kl_p99`, `max_worst_increase_percent`, `max_worst_drop_points`, `max_slowdown_percent` |
@@ -277,7 +277,15 @@ fn read_task_text(task: &Fields<'_>, kind: Option<TaskKind>) -> Option<TextSourc
 }
 
 fn default_workload() -> Workload {
-    Workload { prompt: 128, generate: 32, batch: vec![1], threads: vec![1], iterations: 3, blocks: (6, 30) }
+    Workload {
+        prompt: 128,
+        generate: 32,
+        batch: vec![1],
+        threads: vec![1],
+        iterations: 3,
+        pilot: false,
+        blocks: (6, 30),
+    }
 }
 
 fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
@@ -302,7 +310,12 @@ fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
         }
     }
     let threads = threads.map(|t| t.iter().map(|n| n.value).collect());
-    let iterations = table.count("iterations", 1..=100_000).unwrap_or(default.iterations);
+    let pilot = table.is_text("iterations");
+    let iterations = match pilot {
+        true => table.choice("iterations", &[("auto", default.iterations)]),
+        false => table.count("iterations", 1..=100_000),
+    };
+    let iterations = iterations.unwrap_or(default.iterations);
     let blocks = read_blocks(&table).unwrap_or(default.blocks);
     table.finish();
     Some(Workload {
@@ -311,6 +324,7 @@ fn read_workload(table: Fields<'_>, cores: Option<usize>) -> Option<Workload> {
         batch: batch.unwrap_or(default.batch),
         threads: threads.unwrap_or(default.threads),
         iterations,
+        pilot,
         blocks,
     })
 }

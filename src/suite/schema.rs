@@ -123,6 +123,9 @@ pub struct Task {
     pub text: TextSource,
 }
 
+/// Most iterations of a slot where their number is chosen.
+const MOST_CHOSEN_ITERATIONS: usize = 50;
+
 /// Shape of the timed work: every combination of batch and threads is a point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
@@ -136,11 +139,19 @@ pub struct Workload {
     pub threads: Vec<usize>,
     /// Timed iterations of a slot.
     pub iterations: usize,
+    /// Whether that is the number of pilot blocks only, after which it is chosen by what they show.
+    #[serde(default)]
+    pub pilot: bool,
     /// Fewest and most blocks.
     pub blocks: (usize, usize),
 }
 
 impl Workload {
+    /// Most timed iterations that a slot may get.
+    pub fn most_iterations(&self) -> usize {
+        if self.pilot { MOST_CHOSEN_ITERATIONS } else { self.iterations }
+    }
+
     /// Whether the timed work is an encoder's: batches of whole sequences, nothing generated.
     pub fn encodes(&self) -> bool {
         self.generate == 0

@@ -22,7 +22,7 @@ impl Encoder {
         held_out: usize,
         base: &Path,
     ) -> Result<(CalibrationTokens, CalibrationTokens, Corpus)> {
-        let Calibration { text, windows, length, seed } = calibration;
+        let Calibration { text, windows, length, seed, .. } = calibration;
         if !self.reads_sentences() {
             let corpus = self.read(text, base)?;
             let (documents, windows) = (&corpus.documents, (*windows, held_out));

@@ -45,6 +45,7 @@ pub(super) fn choose(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> 
         items: scores,
         sentences: Vec::new(),
         rank_correlation: None,
+        generations: Vec::new(),
         genres,
         kl_quantiles: None,
         seconds: began.elapsed().as_secs_f64(),

@@ -6,6 +6,7 @@
 
 mod build;
 mod choose;
+mod generate;
 mod prepare;
 mod protocol;
 mod score;

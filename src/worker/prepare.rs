@@ -141,7 +141,7 @@ fn cut_sentences(
 fn timed_prompts(suite: &Suite, documents: &[Vec<u32>], encoder: &Encoder) -> Result<Prompts> {
     let workload = &suite.workload;
     let batch = workload.batch.iter().copied().max().unwrap_or(1);
-    let (warmup, timed) = (WARMUP_PROMPTS * batch, workload.iterations * batch);
+    let (warmup, timed) = (WARMUP_PROMPTS * batch, workload.most_iterations() * batch);
     let fault = |problem| Error::input(&suite.tasks[0].text.source, problem);
     let mut all = if workload.encodes() {
         let (front, behind) = encoder.around();

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::generate::generations;
 use super::protocol::{Reference, ScoreJob};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -63,6 +64,9 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
         Ok(())
     })?;
     side.close()?;
+    let seconds = began.elapsed().as_secs_f64();
+    let config = Checkpoint::open(&job.artefact)?.config().clone();
+    let generations = if job.broken.is_some() { Vec::new() } else { generations(&decoder, &pool, &config, &windows)? };
     let longest = windows.iter().map(Vec::len).max().unwrap_or(1);
     Ok(Score {
         task: job.task.clone(),
@@ -70,9 +74,10 @@ pub(super) fn score(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) -> R
         items: Vec::new(),
         sentences: Vec::new(),
         rank_correlation: None,
+        generations,
         genres,
         kl_quantiles: quantiles(&divergences),
-        seconds: began.elapsed().as_secs_f64(),
+        seconds,
         kernels: decoder.kernels(longest, 1),
         worker_peak_rss: machine::peak_rss(),
     })

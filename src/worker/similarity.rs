@@ -65,6 +65,7 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
         items: Vec::new(),
         sentences: sentences.collect(),
         rank_correlation: reference.as_ref().and_then(|reference| own.rank_correlation(reference)),
+        generations: Vec::new(),
         genres,
         kl_quantiles: None,
         seconds: began.elapsed().as_secs_f64(),
