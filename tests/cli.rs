@@ -111,7 +111,7 @@ fn a_missing_suite_is_one_message_and_code_2() {
 
 #[test]
 fn faults_of_a_suite_are_listed_with_file_and_line() {
-    let (_folder, path) = suite(&[("title", "titel"), ("group_size = 64", "group_size = 48")]);
+    let (_folder, path) = suite(&[("title", "titel"), ("group_size = 64", "group_size = 40")]);
     let place = path.display();
     bench()
         .args(["plan".as_ref(), path.as_os_str()])
@@ -119,7 +119,7 @@ fn faults_of_a_suite_are_listed_with_file_and_line() {
         .code(2)
         .stderr(contains(format!("{place}:1: suite: unknown key `titel`")))
         .stderr(contains("did you mean `title`?"))
-        .stderr(contains(format!("{place}:14: variant \"int4\" weights: `group_size` is 48")))
+        .stderr(contains(format!("{place}:14: variant \"int4\" weights: `group_size` is 40")))
         .stderr(contains("use 32 or 64"));
 }
 
