@@ -120,7 +120,7 @@ fn faults_of_a_suite_are_listed_with_file_and_line() {
         .stderr(contains(format!("{place}:1: suite: unknown key `titel`")))
         .stderr(contains("did you mean `title`?"))
         .stderr(contains(format!("{place}:14: variant \"int4\" weights: `group_size` is 40")))
-        .stderr(contains("use 32 or 64"));
+        .stderr(contains("use 32 or 48"));
 }
 
 #[test]
