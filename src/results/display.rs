@@ -10,8 +10,8 @@ impl Estimate {
     pub fn point(&self) -> String {
         let (factor, unit, signed) = self.scale();
         let digits = self.digits(factor);
-        let value = self.value * factor;
-        if signed { format!("{value:+.digits$}{unit}") } else { format!("{value:.digits$}{unit}") }
+        let sign = if signed && self.value >= 0.0 && self.value.is_sign_positive() { "+" } else { "" };
+        format!("{sign}{}{unit}", number(self.value * factor, digits))
     }
 
     /// The interval alone, in the unit of [`Estimate::point`]: `[2.25, 2.38]`; `None` where there is none.
@@ -19,7 +19,7 @@ impl Estimate {
         let (factor, _, _) = self.scale();
         let digits = self.digits(factor);
         let (low, high) = (self.low? * factor, self.high? * factor);
-        Some(format!("[{low:.digits$}, {high:.digits$}]"))
+        Some(format!("[{}, {}]", number(low, digits), number(high, digits)))
     }
 
     /// Factor from the stored unit to the shown one, the shown unit, and whether a sign is always written.
@@ -50,6 +50,11 @@ impl Estimate {
         let least = if self.unit == Unit::Ratio { 2 } else { 1 };
         if resolution > 0.0 { (-resolution.log10().floor()).clamp(f64::from(least), 5.0) as usize } else { 2 }
     }
+}
+
+/// With so many decimals; by its power of ten where the digits before the point would be too many to read.
+fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() && value.abs() >= 1e9 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
 }
 
 impl fmt::Display for Estimate {
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(shown(-0.01304, Some((-0.0141, -0.0121)), Unit::Nats), "-0.0130 nats [-0.0141, -0.0121]");
         assert_eq!(shown(84.21, None, Unit::TokensPerSecond), "84.2 tok/s");
         assert_eq!(shown(0.0, Some((0.0, 0.0)), Unit::Points), "+0.00 points [0.00, 0.00]");
+        assert_eq!(shown(1.234e69, Some((-6.0, 1.9e70)), Unit::Percent), "+1.2e69 % [-6.0, 1.9e70]");
         assert_eq!(shown(f64::NAN, Some((f64::NAN, 1.0)), Unit::Percent), "NaN % [NaN, 1.00]");
     }
 }
