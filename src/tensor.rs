@@ -43,6 +43,11 @@ impl Zero {
     }
 }
 
+/// Largest scale: the farthest code is 255 from its zero, so every weight is finite, also with the largest offset added.
+const LARGEST_SCALE: f32 = f32::MAX / 512.0;
+/// Largest float offset.
+const LARGEST_OFFSET: f32 = f32::MAX / 2.0;
+
 /// A weight matrix of integers with scales.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedTensor {
@@ -87,6 +92,9 @@ impl QuantizedTensor {
         if self.scales.iter().any(|s| !s.is_finite()) {
             return Err("a scale is NaN or infinite".into());
         }
+        if let Some(scale) = self.scales.iter().find(|s| s.abs() > LARGEST_SCALE) {
+            return Err(format!("a scale of {scale:e} makes weights infinite, expected at most {LARGEST_SCALE:e}"));
+        }
         if self.bits == 8 && matches!(self.zero, Zero::Offsets(_)) {
             return Err("8 bits with float offsets: unsigned codes have 7 bits at most".into());
         }
@@ -99,6 +107,9 @@ impl QuantizedTensor {
             Zero::Points(points) => points.len(),
             Zero::Offsets(offsets) if offsets.iter().any(|o| !o.is_finite()) => {
                 return Err("an offset is NaN or infinite".into());
+            }
+            Zero::Offsets(offsets) if offsets.iter().any(|o| o.abs() > LARGEST_OFFSET) => {
+                return Err(format!("an offset makes weights infinite, expected at most {LARGEST_OFFSET:e}"));
             }
             Zero::Offsets(offsets) => offsets.len(),
         };
@@ -331,6 +342,48 @@ impl DenseFormat {
             DenseFormat::F32 => "f32",
             DenseFormat::F16 => "f16",
             DenseFormat::Bf16 => "bf16",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of the farthest codes with `scale` and `zero`.
+    fn farthest(bits: u8, scale: f32, zero: Zero) -> QuantizedTensor {
+        let mut tensor = QuantizedTensor {
+            rows: 1,
+            cols: 2,
+            bits,
+            group_size: 2,
+            codes: Vec::new(),
+            scales: vec![scale],
+            zero,
+            input_order: None,
+        };
+        let (low, high) = tensor.code_range();
+        tensor.codes = vec![low as i8, high as i8];
+        tensor
+    }
+
+    #[test]
+    fn weights_are_finite_for_every_scale_that_is_taken() {
+        for zero in [Zero::Symmetric, Zero::Points(vec![-128]), Zero::Points(vec![127])] {
+            for scale in [LARGEST_SCALE, -LARGEST_SCALE] {
+                let tensor = farthest(8, scale, zero.clone());
+                tensor.validate().unwrap();
+                assert!(tensor.to_f32().iter().all(|weight| weight.is_finite()));
+            }
+            let message = farthest(8, 2.0 * LARGEST_SCALE, zero).validate().unwrap_err();
+            assert!(message.contains("makes weights infinite"), "{message}");
+        }
+        for offset in [LARGEST_OFFSET, -LARGEST_OFFSET] {
+            let tensor = farthest(7, LARGEST_SCALE, Zero::Offsets(vec![offset]));
+            tensor.validate().unwrap();
+            assert!(tensor.to_f32().iter().all(|weight| weight.is_finite()));
+            let message = farthest(7, 1.0, Zero::Offsets(vec![1.5 * offset])).validate().unwrap_err();
+            assert!(message.contains("makes weights infinite"), "{message}");
         }
     }
 }
