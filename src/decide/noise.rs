@@ -85,6 +85,12 @@ pub(super) fn warnings(case: &Case<'_>, control: &BTreeMap<String, Estimate>) ->
         let count = redone.len();
         warnings.push(format!("blocks measured again because the machine was disturbed: {count} (the last: {why})"));
     }
+    if case.evidence.moved > 0 {
+        warnings.push(format!(
+            "slots measured again because threads had been moved to nearer or farther cores: {}",
+            case.evidence.moved
+        ));
+    }
     warnings.extend(unsteady(case));
     for (key, estimate) in control.iter().filter(|(_, e)| contains_one(e) == Some(false)) {
         warnings
@@ -165,6 +171,9 @@ pub fn disturbances(evidence: &Evidence) -> Vec<Disturbance> {
         }),
         count("preempted more than 10 times as often as the median, and 100 times a second", &|s| {
             Some(preempted(s)? > (10.0 * usual_preempted?).max(100.0))
+        }),
+        count("threads moved to nearer or farther cores while timing", &|s| {
+            s.covariates.moved_from(s.covariates.handover_s?[0])
         }),
         count("clock more than 3 % off its median", &|s| Some((clock(s)? / usual_clock?).ln().abs() > 0.03)),
         count("memory read 15 % slower than its median", &|s| Some(bandwidth(s)? < 0.85 * usual_bandwidth?)),

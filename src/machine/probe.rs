@@ -1,4 +1,5 @@
-//! State of the machine during a slot: counters read before and after, and a clock loop on both sides.
+//! State of the machine during a slot: counters read before and after, and two short loops on both sides: one that shows
+//! the clock, one that shows how far the cores are apart.
 //!
 //! Nothing here changes a timing or drops one; it says afterwards what may have disturbed it. A signal that the
 //! machine does not give is `None`, never 0.
@@ -10,17 +11,22 @@ use std::time::{Duration, Instant};
 
 use super::proc::{self, CpuTicks};
 use super::record::Covariates;
+use crate::kernels::Pool;
 
-/// Length of the clock loop.
-const CLOCK_LOOP: Duration = Duration::from_millis(2);
-/// Steps of a batch of the clock loop, and dependent single-cycle operations of a step.
+/// Length of each loop.
+const LOOP: Duration = Duration::from_millis(2);
+/// Steps of a batch of a loop, and dependent single-cycle operations of a step.
 const STEPS: u32 = 10_000;
 const OPERATIONS_PER_STEP: u32 = 6;
+/// Regions of a batch of the loop for the distance of cores.
+const REGIONS: u32 = 100;
 
 /// A slot being observed.
 #[derive(Debug)]
-pub struct Probe {
+pub struct Probe<'p> {
+    pool: &'p Pool,
     clock: Option<f64>,
+    handover_s: Option<f64>,
     start: Snapshot,
 }
 
@@ -56,19 +62,19 @@ struct OwnUse {
     involuntary_switches: u64,
 }
 
-impl Probe {
-    /// Runs the clock loop, then notes the counters.
-    pub fn start() -> Probe {
-        let clock = clock();
-        Probe { clock, start: Snapshot::take(Path::new("/")) }
+impl Probe<'_> {
+    /// Runs the loops, then notes the counters. The slot's work is done by `pool`.
+    pub fn start(pool: &Pool) -> Probe<'_> {
+        let (clock, handover_s) = (clock(), handover_s(pool));
+        Probe { pool, clock, handover_s, start: Snapshot::take(Path::new("/")) }
     }
 
-    /// Notes the counters, runs the clock loop again and returns what changed. `threads` is the number that the slot
-    /// was meant to keep busy.
-    pub fn stop(self, threads: usize) -> Covariates {
+    /// Notes the counters, runs the loops again and returns what changed.
+    pub fn stop(self) -> Covariates {
         let end = Snapshot::take(Path::new("/"));
+        let handover_s = self.handover_s.zip(handover_s(self.pool)).map(|(before, after)| [before, after]);
         let clock = mean(self.clock, clock());
-        Covariates { clock, ..changes(&self.start, &end, threads) }
+        Covariates { clock, handover_s, ..changes(&self.start, &end, self.pool.threads()) }
     }
 }
 
@@ -160,6 +166,7 @@ fn changes(start: &Snapshot, end: &Snapshot, threads: usize) -> Covariates {
         involuntary_switches: own.and_then(|(a, b)| b.involuntary_switches.checked_sub(a.involuntary_switches)),
         throttled: difference(start.throttled, end.throttled),
         clock: None,
+        handover_s: None,
     }
 }
 
@@ -171,25 +178,42 @@ fn mean(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     Some((a? + b?) / 2.0)
 }
 
-/// Dependent single-cycle operations per second, close to the core's clock in Hz: the median batch of a xorshift
-/// chain (Marsaglia 2003), whose steps no compiler can merge and no core can overlap.
+/// Dependent single-cycle operations per second, close to the core's clock in Hz: of a xorshift chain (Marsaglia 2003),
+/// whose steps no compiler can merge and no core can overlap.
 fn clock() -> Option<f64> {
-    let begin = Instant::now();
     let mut state = black_box(0x9E37_79B9_7F4A_7C15_u64);
-    let mut batches = Vec::with_capacity(512);
-    while begin.elapsed() < CLOCK_LOOP {
-        let start = Instant::now();
+    let batches = batches_s(|| {
         for _ in 0..STEPS {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
         }
         state = black_box(state);
+    });
+    let median = batches.get(batches.len() / 2).filter(|seconds| **seconds > 0.0)?;
+    Some(f64::from(STEPS * OPERATIONS_PER_STEP) / median)
+}
+
+/// Least seconds in which `pool` hands empty work to its threads and has it back: several times longer between cores that
+/// share no cache than between neighbours, and shorter within one core. A hypervisor moves the processors of a guest
+/// between such places without a word. `None` for one thread.
+fn handover_s(pool: &Pool) -> Option<f64> {
+    let batch = || (0..REGIONS).for_each(|_| pool.run(&|_| ()));
+    let batches = (pool.threads() > 1).then(|| batches_s(batch))?;
+    Some(batches.first()? / f64::from(REGIONS))
+}
+
+/// Seconds of repetitions of `batch`, ascending.
+fn batches_s(mut batch: impl FnMut()) -> Vec<f64> {
+    let begin = Instant::now();
+    let mut batches = Vec::with_capacity(512);
+    while begin.elapsed() < LOOP {
+        let start = Instant::now();
+        batch();
         batches.push(start.elapsed().as_secs_f64());
     }
     batches.sort_by(f64::total_cmp);
-    let median = *batches.get(batches.len() / 2)?;
-    (median > 0.0).then(|| f64::from(STEPS * OPERATIONS_PER_STEP) / median)
+    batches
 }
 
 #[cfg(unix)]
@@ -283,16 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn handing_work_over_takes_time() {
+        let seconds = handover_s(&Pool::new(2)).unwrap();
+        assert!((1e-9..1.0).contains(&seconds), "{seconds} s");
+    }
+
+    #[test]
     fn a_busy_slot_uses_its_processor() {
-        let probe = Probe::start();
+        let pool = Pool::new(1);
+        let probe = Probe::start(&pool);
         let end = Instant::now() + Duration::from_millis(50);
         let mut x = 1u64;
         while Instant::now() < end {
             x = black_box(x.wrapping_mul(3));
         }
-        let found = probe.stop(1);
+        let found = probe.stop();
         let clock = found.clock.unwrap();
         assert!((1e8..2e10).contains(&clock), "clock {clock}");
+        assert_eq!(found.handover_s, None, "one thread hands nothing over");
         #[cfg(unix)]
         assert!(found.own_cpu.unwrap() > 0.05, "own share {:?}", found.own_cpu);
     }

@@ -74,4 +74,20 @@ pub struct Covariates {
     pub read_bandwidth: Option<f64>,
     /// Clock, from a short dependent loop before and after, in arbitrary units of speed.
     pub clock: Option<f64>,
+    /// Seconds in which all threads take empty work and give it back, before and after: several times longer where they
+    /// run on cores that share no cache.
+    #[serde(default)]
+    pub handover_s: Option<[f64; 2]>,
+}
+
+/// Handing work over takes so many times longer, or less long, between cores that are nearer or farther apart.
+const FARTHER_APART: f64 = 1.6;
+
+impl Covariates {
+    /// Whether the threads ran elsewhere, before or after, than threads that hand work over in `handover_s`; `None` where
+    /// the machine does not tell.
+    pub fn moved_from(&self, handover_s: f64) -> Option<bool> {
+        let apart = |own: f64| (own / handover_s).ln().abs() > FARTHER_APART.ln();
+        self.handover_s.map(|both| both.into_iter().any(apart))
+    }
 }

@@ -16,6 +16,7 @@ mod fit;
 mod inputs;
 mod instruction_sets;
 mod memory;
+mod moved;
 mod pilot;
 mod processes;
 mod progress;

@@ -1,6 +1,9 @@
 //! The protocol with workers and a clock that are not real: what runs in which order, what a failure costs, and that
 //! a run killed after any event ends with the same evidence.
 
+mod resuming;
+mod timing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,6 +123,8 @@ struct Fake {
     failing: BTreeSet<String>,
     /// Numbers of the slots, from 1, in which the hypervisor took half of the time.
     disturbed: BTreeSet<usize>,
+    /// Numbers of the slots, from 1, whose threads ran on cores that share no cache.
+    far: BTreeSet<usize>,
     /// The user presses Ctrl-C when this many calls were made.
     interrupt_after: usize,
 }
@@ -132,6 +137,7 @@ impl Fake {
             calls: vec![],
             failing: BTreeSet::new(),
             disturbed: BTreeSet::new(),
+            far: BTreeSet::new(),
             interrupt_after: usize::MAX,
         }
     }
@@ -215,6 +221,8 @@ impl Workers for Fake {
         self.call("time", &job.artefact)?;
         let timed = self.calls.iter().filter(|call| call.starts_with("time")).count();
         let steal = if self.disturbed.contains(&timed) { 0.5 } else { 0.02 };
+        let near_or_far = if self.far.contains(&timed) { 5e-7 } else { 1.3e-7 };
+        let handover_s = (job.threads > 1).then_some([near_or_far; 2]);
         Ok(Timing {
             samples: vec![Sample {
                 ttft_s: 0.1,
@@ -224,7 +232,7 @@ impl Workers for Fake {
             }],
             memory: Memory { weight_bytes: 1, kv_bytes: 1, peak_rss: Some(2), ..Memory::default() },
             kernels: vec![],
-            covariates: Covariates { steal: Some(steal), ..Covariates::default() },
+            covariates: Covariates { steal: Some(steal), handover_s, ..Covariates::default() },
             phases: vec![],
             processors: None,
             load_s: 0.1,
@@ -253,6 +261,27 @@ struct Place {
 impl Place {
     fn new() -> Self {
         Place { root: tempfile::tempdir().unwrap() }
+    }
+
+    /// A folder whose run was killed when its journal had these `lines` of another place's and a `rest`.
+    fn killed(lines: &[&str], rest: &str) -> Self {
+        let place = Place::new();
+        let cache = place.root.path().join("cache");
+        fs::create_dir(place.folder()).unwrap();
+        for name in ["fp16", "q1", "q2"] {
+            fs::create_dir_all(cache.join(name)).unwrap();
+        }
+        let own = |line: &&str| {
+            let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(path) = event.pointer_mut("/artefact/path") {
+                let name = Path::new(path.as_str().unwrap()).file_name().unwrap().to_owned();
+                *path = cache.join(name).display().to_string().into();
+            }
+            format!("{event}\n")
+        };
+        let journal: String = lines.iter().map(own).collect();
+        fs::write(place.folder().join(JOURNAL), journal + rest).unwrap();
+        place
     }
 
     fn folder(&self) -> PathBuf {
@@ -354,158 +383,6 @@ fn a_run_measures_every_variant_and_the_control_once_in_every_block_and_point() 
 }
 
 #[test]
-fn a_disturbed_block_is_measured_again_as_a_whole_but_one_in_four_at_most() {
-    for (disturbed, redone) in
-        [(vec![2], vec![0]), (vec![13], vec![]), (vec![7], vec![1]), ((1..99).collect(), vec![0])]
-    {
-        let place = Place::new();
-        let mut fake = place.fake();
-        fake.disturbed = disturbed.iter().copied().collect();
-        place.run(suite(1), &mut fake, None).unwrap();
-        let evidence = place.evidence();
-        let blocks: Vec<usize> = evidence.set_aside.iter().map(|(block, _)| *block).collect();
-        assert_eq!(blocks, redone, "{disturbed:?}");
-        // 3 arms, 2 points, 2 blocks.
-        assert_eq!((slots(&evidence).len(), arms(&evidence).len()), (12, 12));
-        assert_eq!(fake.calls.iter().filter(|c| c.starts_with("time")).count(), 12 + 6 * redone.len());
-        if let Some((_, why)) = evidence.set_aside.first() {
-            assert_eq!(why, "processor time stolen by the hypervisor above 5 %");
-        }
-    }
-}
-
-#[test]
-fn iterations_are_chosen_after_three_pilot_blocks_and_kept() {
-    let place = Place::new();
-    let mut suite = suite(1);
-    suite.workload.blocks = (5, 5);
-    suite.workload.pilot = true;
-    place.run(suite, &mut place.fake(), None).unwrap();
-    let evidence = place.evidence();
-    // One iteration a slot shows no noise within it: nothing says that more are worth their time.
-    assert_eq!(evidence.iterations, Some(1));
-    let chosen = place.events().iter().position(|e| matches!(e, Event::Iterations { .. })).unwrap();
-    let before = place.events()[..chosen].iter().filter(|e| matches!(e, Event::Slot(_))).count();
-    assert_eq!(before, 3 * 6, "three blocks of three arms at two points");
-}
-
-#[test]
-fn a_slowdown_is_planted_in_its_variant_alone() {
-    let place = Place::new();
-    let planted = BTreeMap::from([("q2".to_string(), 0.5)]);
-    let inputs = Inputs { planted, ..inputs(suite(2)) };
-    let (folder, mut fake) = (RunFolder::create_at(&place.folder()).unwrap(), place.fake());
-    go(Session::begin(inputs, folder, &mut fake, Progress::new(true)).unwrap(), None, &undecided).unwrap();
-    for slot in slots(&place.evidence()) {
-        let expected = if slot.variant == "q2" { 0.2 * 1.5 } else { 0.2 };
-        assert_eq!(slot.samples[0].decode_s, expected, "{}", slot.variant);
-    }
-}
-
-#[test]
-fn a_budget_is_kept_but_never_below_the_fewest_blocks() {
-    for (budget_s, expected) in [(1, 2), (44, 4), (10_000, 9)] {
-        let place = Place::new();
-        let mut suite = suite(2);
-        suite.workload.blocks = (2, 9);
-        let mut fake = place.fake();
-        place.run(suite, &mut fake, Some(Duration::from_secs(budget_s))).unwrap();
-        // 7 calls to build and score, then blocks of 8 seconds: 7 + 4 * 8 = 39 fits 44, a fifth does not.
-        assert_eq!(place.evidence().timed_blocks(), expected, "{budget_s}");
-        let why = if expected < 9 { Some((expected, Leaving::Budget)) } else { None };
-        assert_eq!(place.evidence().left.get("q1").copied(), why, "{budget_s}");
-        assert_eq!(slots(&place.evidence()).len(), expected * 8);
-        let over = budget_s > 1 && fake.now > budget_s as f64;
-        assert!(!over, "{} of {budget_s}", fake.now);
-    }
-}
-
-/// Blocks in which a variant was timed, with one thread.
-fn blocks_of(evidence: &Evidence, name: &str) -> Vec<usize> {
-    evidence.variants[name].slots.iter().filter(|s| s.threads == 1 && !s.control).map(|s| s.block).collect()
-}
-
-fn racing_suite(blocks: (usize, usize)) -> Suite {
-    let mut suite = suite(2);
-    suite.workload.blocks = blocks;
-    suite
-}
-
-#[test]
-fn decided_candidates_leave_and_the_race_ends_with_the_last() {
-    let place = Place::new();
-    place.race(racing_suite((2, 9)), &mut place.fake(), None, &decided_in_turn).unwrap();
-    let evidence = place.evidence();
-    assert_eq!(blocks_of(&evidence, "q1"), [0, 1], "not before the fewest");
-    assert_eq!(blocks_of(&evidence, "q2"), [0, 1, 2, 3]);
-    assert_eq!(blocks_of(&evidence, "fp16"), [0, 1, 2, 3]);
-    assert_eq!(evidence.variants["fp16"].slots.iter().filter(|s| s.control).count(), 8, "the control stays too");
-    let expected = [("q1".to_string(), (2, Leaving::Decided)), ("q2".to_string(), (4, Leaving::Decided))];
-    assert_eq!(evidence.left, BTreeMap::from(expected));
-}
-
-#[test]
-fn a_fixed_number_of_blocks_is_measured_whatever_is_decided() {
-    let place = Place::new();
-    place.race(racing_suite((5, 5)), &mut place.fake(), None, &decided_in_turn).unwrap();
-    assert_eq!(blocks_of(&place.evidence(), "q1").len(), 5);
-    assert!(place.evidence().left.is_empty());
-}
-
-#[test]
-fn what_is_futile_stops_and_goes_on_later_in_new_blocks_only() {
-    let place = Place::new();
-    let hopeless = |evidence: &Evidence| {
-        let mut standings = undecided(evidence);
-        standings.insert("q1".into(), Standing::Decided);
-        standings.insert("q2".into(), Standing::Open { missing_blocks: None });
-        standings
-    };
-    place.race(racing_suite((2, 30)), &mut place.fake(), None, &hopeless).unwrap();
-    assert_eq!(place.evidence().left["q2"], (10, Leaving::Futile));
-
-    let mut fake = place.fake();
-    let folder = RunFolder::open(&place.folder()).unwrap();
-    let mut session = Session::resume(inputs(racing_suite((2, 30))), folder, &mut fake, Progress::new(true)).unwrap();
-    let two_more = |evidence: &Evidence| {
-        let done = evidence.timed_blocks() >= 12;
-        let standing = if done { Standing::Decided } else { Standing::Open { missing_blocks: Some(1) } };
-        BTreeMap::from([("q1".to_string(), Standing::Decided), ("q2".to_string(), standing)])
-    };
-    assert!(session.is_finished() && session.go_on(&two_more).unwrap() && !session.is_finished());
-    go(session, None, &two_more).unwrap();
-    let evidence = place.evidence();
-    assert_eq!(blocks_of(&evidence, "q1"), [0, 1], "what was decided stays decided");
-    assert_eq!(blocks_of(&evidence, "q2"), (0..12).collect::<Vec<_>>());
-    assert_eq!(evidence.plan.map(|plan| (plan.first, plan.closed)), Some((30, 10)));
-    assert_eq!(fake.calls.len(), 12, "three arms at two points in two blocks, nothing built or scored again");
-
-    let folder = RunFolder::open(&place.folder()).unwrap();
-    let mut fake = place.fake();
-    let mut session = Session::resume(inputs(racing_suite((2, 30))), folder, &mut fake, Progress::new(true)).unwrap();
-    assert!(!session.go_on(&two_more).unwrap() && session.is_finished(), "nothing is left to decide");
-}
-
-#[test]
-fn a_race_killed_after_any_event_ends_as_if_it_had_not_been() {
-    let whole = Place::new();
-    whole.race(racing_suite((2, 9)), &mut whole.fake(), None, &decided_in_turn).unwrap();
-    let journal = fs::read_to_string(whole.folder().join(JOURNAL)).unwrap();
-    let lines: Vec<&str> = journal.lines().collect();
-    for kept in 1..lines.len() {
-        let place = Place::new();
-        fs::create_dir(place.folder()).unwrap();
-        for name in ["fp16", "q1", "q2"] {
-            fs::create_dir_all(place.root.path().join("cache").join(name)).unwrap();
-        }
-        fs::write(place.folder().join(JOURNAL), format!("{}\n", rebase(&lines[..kept], &place))).unwrap();
-        place.resume_race(inputs(racing_suite((2, 9))), &mut place.fake(), &decided_in_turn).unwrap();
-        assert_eq!(arms(&place.evidence()), arms(&whole.evidence()), "{kept}");
-        assert_eq!(place.evidence().left, whole.evidence().left, "{kept}");
-    }
-}
-
-#[test]
 fn a_failure_costs_its_own_result_only() {
     let place = Place::new();
     let mut fake = place.fake();
@@ -537,91 +414,4 @@ fn without_reference_there_is_no_run_and_without_its_score_no_divergence() {
     fake.failing = BTreeSet::from(["score fp16".to_string()]);
     place.run(suite(1), &mut fake, None).unwrap();
     assert_eq!(place.evidence().variants["q1"].scores["perplexity"].windows[0].kl, None);
-}
-
-#[test]
-fn a_run_killed_after_any_event_ends_with_the_same_evidence() {
-    let whole = Place::new();
-    whole.run(suite(2), &mut whole.fake(), None).unwrap();
-    let journal = fs::read_to_string(whole.folder().join(JOURNAL)).unwrap();
-    let lines: Vec<&str> = journal.lines().collect();
-    for kept in 1..lines.len() {
-        let place = Place::new();
-        fs::create_dir(place.folder()).unwrap();
-        for name in ["fp16", "q1", "q2"] {
-            fs::create_dir_all(place.root.path().join("cache").join(name)).unwrap();
-        }
-        // Half of the next line was written when the process was killed.
-        let next = &lines[kept][..lines[kept].len() / 2];
-        fs::write(place.folder().join(JOURNAL), format!("{}\n{next}", rebase(&lines[..kept], &place))).unwrap();
-        let mut fake = place.fake();
-        place.resume(inputs(suite(2)), &mut fake).unwrap();
-        let evidence = place.evidence();
-        assert_eq!(arms(&evidence), arms(&whole.evidence()), "{kept}");
-        assert_eq!(slots(&evidence).len(), 16, "{kept}: nothing is measured twice");
-        for (name, found) in &evidence.variants {
-            let expected = &whole.evidence().variants[name].scores["perplexity"].windows;
-            assert_eq!(&found.scores["perplexity"].windows, expected, "{kept} {name}");
-        }
-        let measured = fake.calls.iter().filter(|c| c.starts_with("time")).count();
-        let recorded = lines[..kept].iter().filter(|l| l.contains("\"event\":\"slot\"")).count();
-        assert_eq!(measured + recorded, 16, "{kept}");
-        assert!(evidence.finished_unix_s.is_some() && !place.folder().join("scratch").exists());
-    }
-}
-
-/// Lines of another place's journal with this place's cache.
-fn rebase(lines: &[&str], place: &Place) -> String {
-    let cache = |line: &&str| {
-        let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
-        if let Some(path) = event.pointer_mut("/artefact/path") {
-            let name = Path::new(path.as_str().unwrap()).file_name().unwrap().to_owned();
-            *path = place.root.path().join("cache").join(name).display().to_string().into();
-        }
-        event.to_string()
-    };
-    lines.iter().map(cache).collect::<Vec<_>>().join("\n")
-}
-
-#[test]
-fn an_interrupted_run_stops_at_once_and_goes_on_later() {
-    for calls in 1..20 {
-        let place = Place::new();
-        let mut fake = place.fake();
-        fake.interrupt_after = calls;
-        let error = place.run(suite(2), &mut fake, None).unwrap_err().to_string();
-        assert!(error.contains("interrupted"), "{error}");
-        assert_eq!(fake.calls.len(), calls);
-        assert!(place.evidence().variants.values().all(|v| v.failures.is_empty()));
-        place.resume(inputs(suite(2)), &mut place.fake()).unwrap();
-        assert_eq!(arms(&place.evidence()).len(), 16);
-    }
-}
-
-#[test]
-fn a_finished_run_has_nothing_left_to_do() {
-    let place = Place::new();
-    place.run(suite(1), &mut place.fake(), None).unwrap();
-    let before = place.events();
-    let mut fake = place.fake();
-    place.resume(inputs(suite(1)), &mut fake).unwrap();
-    assert!(fake.calls.is_empty());
-    assert_eq!(place.events(), before);
-}
-
-#[test]
-fn another_suite_model_or_machine_is_not_mixed_into_a_run() {
-    let place = Place::new();
-    let mut fake = place.fake();
-    fake.interrupt_after = 5;
-    place.run(suite(2), &mut fake, None).unwrap_err();
-    let mut others = vec![inputs(suite(3)), inputs(suite(2)), inputs(suite(2)), inputs(suite(2))];
-    others[1].model_sha256 = "bb".into();
-    others[2].machine.cpu = "another".into();
-    others[3].machine.isa = "avx2".into();
-    for (other, word) in others.into_iter().zip(["suite file", "model", "machine", "machine"]) {
-        let error = place.resume(other, &mut place.fake()).unwrap_err();
-        assert_eq!(error.exit_code(), 4);
-        assert!(error.to_string().contains(word), "{error}");
-    }
 }

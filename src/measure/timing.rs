@@ -4,7 +4,8 @@
 //! candidates race (`racing`): those whose verdict needs no more blocks leave after the fewest, and the stage ends when
 //! none is left, at the most blocks, or when the next block would not fit the budget. How many blocks there are at most
 //! is fixed before any result is looked at. A block in which the machine was disturbed (`results`' signals, which see
-//! nothing that was timed) is measured again as a whole, one in four at most.
+//! nothing that was timed) is measured again as a whole, one in four at most; slots whose threads were moved are measured
+//! again alone (`moved`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,16 +85,6 @@ impl Session<'_> {
         self.evidence.plan.map_or(0, |plan| plan.most)
     }
 
-    fn measure_block(&mut self, block: usize, blocks: usize) -> Result<()> {
-        for place in self.missing(block) {
-            // Its variant may have failed earlier in this block.
-            if !self.has_failed(&place.variant, "time") {
-                self.measure_slot(&place, blocks)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Sets a block aside in which the machine was disturbed, unless a quarter of the blocks was measured twice already.
     /// The last block only, and none of a run that was finished before: those are decided about.
     fn is_to_be_redone(&mut self, blocks: usize) -> Result<bool> {
@@ -110,7 +101,7 @@ impl Session<'_> {
     }
 
     /// Places of a block that are to be measured: built, never failed, in the race, not in the journal.
-    fn missing(&self, block: usize) -> Vec<Place> {
+    pub(super) fn missing(&self, block: usize) -> Vec<Place> {
         let closed = self.evidence.plan.map_or(0, |plan| plan.closed);
         let mut places = if block < closed { Vec::new() } else { blocks::block(&self.inputs.suite, block) };
         places.retain(|place| {
@@ -139,8 +130,9 @@ impl Session<'_> {
         }
     }
 
-    fn measure_slot(&mut self, place: &Place, blocks: usize) -> Result<()> {
-        let Some(artefact) = self.artefact(&place.variant) else { return Ok(()) };
+    /// Measures a slot; returns in what time its threads handed work over in the end, if that is known.
+    pub(super) fn measure_slot(&mut self, place: &Place, blocks: usize) -> Result<Option<f64>> {
+        let Some(artefact) = self.artefact(&place.variant) else { return Ok(None) };
         let job = TimeJob {
             profile: place.block == 0 && !place.control,
             bandwidth: place.control,
@@ -155,8 +147,9 @@ impl Session<'_> {
         let timing = match self.unless_interrupted(timing) {
             Ok(timing) => timing,
             Err(error @ Error::Measurement(_)) => return Err(error),
-            Err(error) => return self.fail(&place.variant, "time", &error),
+            Err(error) => return self.fail(&place.variant, "time", &error).map(|()| None),
         };
+        let handover_s = timing.covariates.handover_s.map(|[_, after]| after);
         self.saw_peak(timing.memory.peak_rss);
         self.record(Event::Slot(Slot {
             variant: place.variant.clone(),
@@ -176,7 +169,7 @@ impl Session<'_> {
             wall_s,
         }))?;
         self.progress.done("time", &label, wall_s, "");
-        Ok(())
+        Ok(handover_s)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A block holds for every undecided variant and every point of the workload one slot of each build, next to each other in
 //! time; the order of variants, and within each pair which build goes first, are drawn anew (random interleaving, as for
-//! variants in `blocks`). Were the builds equal, which of the two is the slower would be a fair coin in each block.
+//! variants in `blocks`). A pair whose threads were moved to other cores is measured again (`moved`). Were the builds equal, which of the two is the slower would be a fair coin in each block.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,14 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::blocks::{points, rng};
+use super::moved::MOST_ROUNDS;
 use super::{Progress, Workers};
 use crate::error::{Error, Result};
 use crate::kernels::KvFormat;
+use crate::machine::Covariates;
 use crate::results::Sample;
 use crate::suite::Suite;
-use crate::worker::TimeJob;
+use crate::worker::{TimeJob, Timing};
 
 /// A variant under both builds.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,23 +137,36 @@ impl Versus<'_> {
             profile: false,
             bandwidth: false,
         };
-        let (base_job, head_job) = (job(&arm.base), job(&arm.head));
-        let (base, head) = if head_first {
-            let head = time(self.head, "head", head_job)?;
-            (time(self.base, "base", base_job)?, head)
-        } else {
-            (time(self.base, "base", base_job)?, time(self.head, "head", head_job)?)
+        let mut once = || {
+            let (base_job, head_job) = (job(&arm.base), job(&arm.head));
+            if head_first {
+                let head = time(self.head, "head", head_job)?;
+                Ok((time(self.base, "base", base_job)?, head))
+            } else {
+                Ok((time(self.base, "base", base_job)?, time(self.head, "head", head_job)?))
+            }
         };
+        let (mut base, mut head) = once()?;
+        for _ in 0..MOST_ROUNDS {
+            if !moved(&base.covariates, &head.covariates) {
+                break;
+            }
+            (base, head) = once()?;
+        }
+        let (base, head) = (base.samples, head.samples);
         Ok(Pair { variant: arm.variant.clone(), block, batch, threads, head_first, base, head })
     }
 }
 
-fn time(workers: &mut dyn Workers, side: &str, job: TimeJob) -> Result<Vec<Sample>> {
+/// Whether the threads of one slot, or of both, were moved to nearer or farther cores.
+fn moved(a: &Covariates, b: &Covariates) -> bool {
+    a.handover_s.is_some_and(|[before, _]| a.moved_from(before) == Some(true) || b.moved_from(before) == Some(true))
+}
+
+fn time(workers: &mut dyn Workers, side: &str, job: TimeJob) -> Result<Timing> {
     let timing = workers.time(job, 0.0);
     if workers.interrupted() {
         return Err(Error::Measurement("interrupted while two builds were timed; start the gate again".into()));
     }
-    let timing =
-        timing.map_err(|e| Error::Worker { task: format!("timing the {side} build"), reason: e.to_string() })?;
-    Ok(timing.samples)
+    timing.map_err(|e| Error::Worker { task: format!("timing the {side} build"), reason: e.to_string() })
 }

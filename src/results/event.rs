@@ -91,6 +91,20 @@ pub enum Event {
         /// Which signals, in words.
         why: String,
     },
+    /// A slot whose threads ran nearer together or farther apart than those that its block ended with: it is set aside and
+    /// measured again.
+    Moved {
+        /// Variant.
+        variant: String,
+        /// Whether it is the A/A control.
+        control: bool,
+        /// Block.
+        block: usize,
+        /// Sequences at once.
+        batch: usize,
+        /// Threads.
+        threads: usize,
+    },
     /// A variant failed: it costs its own result, never the run.
     Failed {
         /// Variant.

@@ -87,6 +87,8 @@ pub struct Evidence {
     /// Blocks that were set aside because the machine was disturbed, each time with why; their slots are kept in the
     /// journal alone.
     pub set_aside: Vec<(usize, String)>,
+    /// Slots that were set aside because their threads had moved.
+    pub moved: usize,
     /// Scored text that was also calibrated on.
     pub leak: Option<String>,
     /// Warnings.
@@ -130,6 +132,7 @@ impl Evidence {
             left: BTreeMap::new(),
             broken: None,
             set_aside: Vec::new(),
+            moved: 0,
             leak: None,
             warnings: Vec::new(),
             parent_peak_rss: None,
@@ -167,6 +170,11 @@ impl Evidence {
             Event::SetAside { block, why } => {
                 self.variants.values_mut().for_each(|found| found.slots.retain(|slot| slot.block != block));
                 self.set_aside.push((block, why));
+            }
+            Event::Moved { variant, control, block, batch, threads } => {
+                let same = |s: &Slot| (s.control, s.block, s.batch, s.threads) == (control, block, batch, threads);
+                self.variant(&variant)?.slots.retain(|slot| !same(slot));
+                self.moved += 1;
             }
             Event::Failed { variant, stage, reason } => self.variant(&variant)?.failures.push((stage, reason)),
             Event::Resumed { .. } => self.finished_unix_s = None,

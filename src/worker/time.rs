@@ -156,9 +156,9 @@ fn measure(
         warmup_iterations += 1;
     }
     let steady_rss = machine::current_rss();
-    let probe = Probe::start();
+    let probe = Probe::start(pool);
     let samples = work.timed[..job.iterations].iter().map(|tokens| once(tokens)).collect::<Result<Vec<_>>>()?;
-    let covariates = probe.stop(job.threads);
+    let covariates = probe.stop();
     // Before anything is profiled: probing the machine's limits takes memory of its own.
     let peak_rss = machine::peak_rss();
     let read_bandwidth = job.bandwidth.then(|| read_bandwidth(Isa::active(), pool, READ_BYTES));

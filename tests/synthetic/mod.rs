@@ -336,6 +336,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
         left: BTreeMap::new(),
         broken: None,
         set_aside: Vec::new(),
+        moved: 0,
         leak: None,
         warnings: Vec::new(),
         parent_peak_rss: Some(14 * MIB),
