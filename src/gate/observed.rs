@@ -78,11 +78,24 @@ pub(super) fn series_name(metric: SpeedMetric, batch: usize, threads: usize) -> 
 
 /// `ln` of the median over iterations of a time in seconds; `None` where it is not a positive number.
 pub(super) fn log_seconds(samples: &[Sample], metric: SpeedMetric, batch: usize) -> Option<f64> {
-    let seconds = |sample: &Sample| match metric {
+    let all: Vec<f64> = samples.iter().map(|sample| seconds(sample, metric, batch)).collect();
+    log(median(&all)?)
+}
+
+/// The median over pairs of iterations of `ln(base / head)`; `None` where there is no pair or a time is no positive number.
+pub(super) fn log_ratio(base: &[Sample], head: &[Sample], metric: SpeedMetric, batch: usize) -> Option<f64> {
+    let ratio = |(base, head)| Some(log(seconds(base, metric, batch))? - log(seconds(head, metric, batch))?);
+    median(&base.iter().zip(head).map(ratio).collect::<Option<Vec<f64>>>()?)
+}
+
+fn seconds(sample: &Sample, metric: SpeedMetric, batch: usize) -> f64 {
+    match metric {
         SpeedMetric::Prefill | SpeedMetric::Latency => sample.ttft_s,
         SpeedMetric::Decode => sample.tpot_s(batch),
         SpeedMetric::Total => sample.ttft_s + sample.decode_s,
-    };
-    let all: Vec<f64> = samples.iter().map(seconds).collect();
-    median(&all).filter(|seconds| *seconds > 0.0).map(f64::ln).filter(|log| log.is_finite())
+    }
+}
+
+fn log(seconds: f64) -> Option<f64> {
+    Some(seconds).filter(|seconds| *seconds > 0.0).map(f64::ln).filter(|log| log.is_finite())
 }

@@ -1,12 +1,12 @@
 //! Two builds of this program in one session: is the later one slower by more than a tolerance?
 //!
-//! In every block a variant is timed once under each build, in random order. `D = ln T_base - ln T_head`; if head were
+//! In every block a variant runs under each build, in turns. `D` is the median over them of `ln T_base - ln T_head`; if head were
 //! slower by exactly the tolerance, D would lie above or below `-ln(1 + tolerance)` with equal chance, whatever the noise, so
 //! the sequential test of [`sequential_claim`] may look after every block. *Not slower* is a claim that must be proven
 //! (non-inferiority), each at α, as all must be; *slower* is proven at α/m for m times in all. What is neither when blocks
 //! or time end is inconclusive.
 
-use super::observed::{log_seconds, series_name};
+use super::observed::{log_ratio, series_name};
 use super::verdict::{Check, Level, State};
 use crate::measure::Pair;
 use crate::stats::{Side, hodges_lehmann, sequential_claim};
@@ -130,15 +130,11 @@ impl SameSession {
 }
 
 impl Series {
-    /// `ln T_base - ln T_head` of each block; a pair without a sound time ends the list, so that nothing is proven of it.
+    /// `ln T_base - ln T_head` of each block, the median over its turns; a pair without a sound time ends the list, so that nothing is proven of it.
     fn effects(&self, pairs: &[Pair]) -> Vec<f64> {
         let own =
             pairs.iter().filter(|p| (&p.variant, p.batch, p.threads) == (&self.variant, self.batch, self.threads));
-        own.map_while(|pair| {
-            let of = |samples| log_seconds(samples, self.metric, self.batch);
-            Some(of(&pair.base)? - of(&pair.head)?)
-        })
-        .collect()
+        own.map_while(|pair| log_ratio(&pair.base, &pair.head, self.metric, self.batch)).collect()
     }
 }
 

@@ -21,6 +21,7 @@ mod pilot;
 mod processes;
 mod progress;
 mod racing;
+mod running;
 mod scoring;
 mod session;
 mod timing;
@@ -40,6 +41,15 @@ use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, ScoreJob, Time
 
 /// Told by a worker: units done, units in all.
 pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A worker that is timed an iteration at a time and sleeps in between.
+pub trait InTurns {
+    /// Gives it a turn; returns when it is ready for the next, or with its answer after the last.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn turn(&mut self) -> Result<Option<Timing>>;
+}
 
 /// Those who do the work, with their clock. Every call runs one worker to its end.
 pub trait Workers {
@@ -63,6 +73,11 @@ pub trait Workers {
     /// # Errors
     /// The worker's message, or how it died.
     fn time(&mut self, job: TimeJob, slowdown: f64) -> Result<Timing>;
+    /// Starts to time a variant in turns with another worker, and returns when it is ready for the first.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn time_in_turns(&mut self, job: TimeJob) -> Result<Box<dyn InTurns>>;
     /// Seconds since the run began.
     fn elapsed_s(&self) -> f64;
     /// Seconds since 1970-01-01 UTC.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Inputs, OnProgress, Progress, Referee, Session, Workers};
+use super::{InTurns, Inputs, OnProgress, Progress, Referee, Session, Workers};
 use crate::error::{Error, Result};
 use crate::machine::{Covariates, MachineRecord};
 use crate::results::{
@@ -238,6 +238,10 @@ impl Workers for Fake {
             load_s: 0.1,
             warmup_iterations: 2,
         })
+    }
+
+    fn time_in_turns(&mut self, _: TimeJob) -> Result<Box<dyn InTurns>> {
+        unreachable!("a run measures slot after slot")
     }
 
     fn elapsed_s(&self) -> f64 {

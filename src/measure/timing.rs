@@ -125,6 +125,7 @@ impl Session<'_> {
             generate: workload.generate,
             iterations: self.evidence.iterations.unwrap_or(workload.iterations),
             memory_limit: None,
+            in_turns: false,
             profile: false,
             bandwidth: false,
         }

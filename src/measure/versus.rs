@@ -1,8 +1,9 @@
 //! Two builds of the program side by side: blocks of pairs of slots.
 //!
-//! A block holds for every undecided variant and every point of the workload one slot of each build, next to each other in
-//! time; the order of variants, and within each pair which build goes first, are drawn anew (random interleaving, as for
-//! variants in `blocks`). A pair whose threads were moved to other cores is measured again (`moved`). Were the builds equal, which of the two is the slower would be a fair coin in each block.
+//! A block holds for every undecided variant and every point of the workload one slot of each build. Both processes are
+//! started and warmed up, one after the other; then they take turns, an iteration each, while the other sleeps, so that
+//! what a shared machine does to one it does to the other a moment later (duet benchmarking, Bulej et al. 2020, in turns
+//! instead of at once). The order of variants, and which build goes first, are drawn anew in each block. A pair whose threads were moved to other cores is measured again (`moved`). Were the builds equal, which of the two is the slower would be a fair coin in each block.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,18 @@ use rand::seq::SliceRandom;
 
 use super::blocks::{points, rng};
 use super::moved::MOST_ROUNDS;
-use super::{Progress, Workers};
+use super::{InTurns, Progress, Workers};
 use crate::error::{Error, Result};
 use crate::kernels::KvFormat;
 use crate::machine::Covariates;
 use crate::results::Sample;
 use crate::suite::Suite;
 use crate::worker::{TimeJob, Timing};
+
+/// Fewest iterations of each build in a pair: starting two processes takes longer.
+const FEWEST_TURNS: usize = 15;
+
+const SIDES: [&str; 2] = ["base", "head"];
 
 /// A variant under both builds.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +40,7 @@ pub struct Arm {
     pub head: PathBuf,
 }
 
-/// One slot of each build in the same block.
+/// Both builds of a variant in a block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
     /// Variant.
@@ -124,6 +130,19 @@ impl Versus<'_> {
     }
 
     fn pair(&mut self, arm: &Arm, block: usize, (batch, threads): (usize, usize), head_first: bool) -> Result<Pair> {
+        let mut timings = self.timings(arm, (batch, threads), head_first)?;
+        for _ in 0..MOST_ROUNDS {
+            if !moved(&timings[0].covariates, &timings[1].covariates) {
+                break;
+            }
+            timings = self.timings(arm, (batch, threads), head_first)?;
+        }
+        let [base, head] = timings.map(|timing| timing.samples);
+        Ok(Pair { variant: arm.variant.clone(), block, batch, threads, head_first, base, head })
+    }
+
+    /// Times both builds in turns; base's timing and head's.
+    fn timings(&mut self, arm: &Arm, (batch, threads): (usize, usize), head_first: bool) -> Result<[Timing; 2]> {
         let workload = &self.suite.workload;
         let job = |artefact: &PathBuf| TimeJob {
             artefact: artefact.clone(),
@@ -132,29 +151,46 @@ impl Versus<'_> {
             batch,
             threads,
             generate: workload.generate,
-            iterations: workload.iterations,
+            iterations: workload.iterations.max(FEWEST_TURNS),
             memory_limit: None,
+            in_turns: true,
             profile: false,
             bandwidth: false,
         };
-        let mut once = || {
-            let (base_job, head_job) = (job(&arm.base), job(&arm.head));
-            if head_first {
-                let head = time(self.head, "head", head_job)?;
-                Ok((time(self.base, "base", base_job)?, head))
-            } else {
-                Ok((time(self.base, "base", base_job)?, time(self.head, "head", head_job)?))
-            }
+        let jobs = [job(&arm.base), job(&arm.head)];
+        let [base_job, head_job] = jobs;
+        let start_base = || of_side("base", self.base.time_in_turns(base_job));
+        let start_head = || of_side("head", self.head.time_in_turns(head_job));
+        let mut workers = if head_first {
+            let head = start_head()?;
+            [start_base()?, head]
+        } else {
+            [start_base()?, start_head()?]
         };
-        let (mut base, mut head) = once()?;
-        for _ in 0..MOST_ROUNDS {
-            if !moved(&base.covariates, &head.covariates) {
-                break;
-            }
-            (base, head) = once()?;
+        let timings = take_turns(&mut workers, head_first);
+        if self.head.interrupted() {
+            return Err(Error::Measurement("interrupted while two builds were timed; start the gate again".into()));
         }
-        let (base, head) = (base.samples, head.samples);
-        Ok(Pair { variant: arm.variant.clone(), block, batch, threads, head_first, base, head })
+        timings
+    }
+}
+
+/// Gives base and head turns until both have answered. Which goes first alternates, so that a machine that gets steadily
+/// faster or slower favours neither.
+fn take_turns(workers: &mut [Box<dyn InTurns>; 2], head_first: bool) -> Result<[Timing; 2]> {
+    let mut timings = [None, None];
+    let mut first = usize::from(head_first);
+    loop {
+        for side in [first, 1 - first] {
+            if timings[side].is_none() {
+                timings[side] = of_side(SIDES[side], workers[side].turn())?;
+            }
+        }
+        first = 1 - first;
+        timings = match timings {
+            [Some(base), Some(head)] => return Ok([base, head]),
+            open => open,
+        };
     }
 }
 
@@ -163,10 +199,65 @@ fn moved(a: &Covariates, b: &Covariates) -> bool {
     a.handover_s.is_some_and(|[before, _]| a.moved_from(before) == Some(true) || b.moved_from(before) == Some(true))
 }
 
-fn time(workers: &mut dyn Workers, side: &str, job: TimeJob) -> Result<Timing> {
-    let timing = workers.time(job, 0.0);
-    if workers.interrupted() {
-        return Err(Error::Measurement("interrupted while two builds were timed; start the gate again".into()));
+fn of_side<T>(side: &str, outcome: Result<T>) -> Result<T> {
+    outcome.map_err(|e| Error::Worker { task: format!("timing the {side} build"), reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::results::Memory;
+
+    /// Notes its turns under its name, and answers after so many.
+    struct Noting {
+        name: char,
+        left: usize,
+        notes: Rc<RefCell<String>>,
     }
-    timing.map_err(|e| Error::Worker { task: format!("timing the {side} build"), reason: e.to_string() })
+
+    impl InTurns for Noting {
+        fn turn(&mut self) -> Result<Option<Timing>> {
+            self.notes.borrow_mut().push(self.name);
+            self.left = self.left.saturating_sub(1);
+            let timing = Timing {
+                samples: vec![],
+                memory: Memory::default(),
+                kernels: vec![],
+                covariates: Covariates::default(),
+                phases: vec![],
+                processors: None,
+                load_s: f64::from(u32::from(self.name)),
+                warmup_iterations: 0,
+            };
+            Ok((self.left == 0).then_some(timing))
+        }
+    }
+
+    fn turns(head_first: bool, of_each: [usize; 2]) -> String {
+        let notes = Rc::new(RefCell::new(String::new()));
+        let worker = |name, left| Box::new(Noting { name, left, notes: Rc::clone(&notes) }) as Box<dyn InTurns>;
+        let mut workers = [worker('b', of_each[0]), worker('h', of_each[1])];
+        let timings = take_turns(&mut workers, head_first).unwrap();
+        assert_eq!(timings.map(|timing| timing.load_s as u8 as char), ['b', 'h']);
+        notes.take()
+    }
+
+    #[test]
+    fn builds_take_turns_and_take_turns_at_being_first() {
+        assert_eq!(turns(false, [3, 3]), "bhhbbh");
+        assert_eq!(turns(true, [3, 3]), "hbbhhb");
+        // A build that knows no turns has answered before the first.
+        assert_eq!(turns(false, [1, 3]), "bhhh");
+    }
+
+    #[test]
+    fn pairs_count_where_all_threads_stayed_where_they_were() {
+        let at = |before, after| Covariates { handover_s: Some([before, after]), ..Covariates::default() };
+        assert!(!moved(&at(1e-7, 1.2e-7), &at(1.1e-7, 1e-7)) && !moved(&Covariates::default(), &at(1e-7, 5e-7)));
+        assert!(moved(&at(1e-7, 5e-7), &at(1e-7, 1e-7)) && moved(&at(1e-7, 1e-7), &at(1e-7, 5e-7)));
+        assert!(moved(&at(5e-7, 5e-7), &at(1e-7, 1e-7)));
+    }
 }

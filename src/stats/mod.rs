@@ -21,7 +21,7 @@ pub use mean::{mean, mean_interval};
 pub use order::{median, median_interval, quantile, quantile_interval};
 pub use paired::{PairedItem, Proportion, paired_difference, proportion};
 pub use paired_table::PairedTable;
-pub use planning::{items_needed, smallest_provable_drop, values_to_prove};
+pub use planning::{items_needed, smallest_provable_drop, smallest_provable_loss, tokens_needed, values_to_prove};
 pub use rank::rank_correlation;
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use sequential::{Claim, sequential_claim};

@@ -2,7 +2,7 @@
 //!
 //! Parent and child speak JSON lines ([`Job`], [`Message`]): one job on standard input, progress and one result on
 //! standard output; standard error is for people. The parent keeps the child's standard input open: when it closes,
-//! the parent is gone and the child exits.
+//! the parent is gone and the child exits. A job that is done in turns says when it is ready for one, and gets it as a line.
 
 mod build;
 mod choose;
@@ -13,15 +13,18 @@ mod score;
 mod similarity;
 mod slowdown;
 mod time;
+mod turns;
 
 pub use protocol::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
 
 use std::any::Any;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use serde::Serialize;
+
+use turns::Turns;
 
 use crate::error::{Error, Result};
 use crate::suite::TaskKind;
@@ -34,9 +37,11 @@ pub fn run() -> ExitCode {
         eprintln!("worker: cannot read a job: {error}");
         return ExitCode::FAILURE;
     }
-    exit_with_the_parent();
+    let turns = Turns::from_the_parent();
     let answer = match serde_json::from_str(&line) {
-        Ok(job) => catch_unwind(AssertUnwindSafe(|| perform(job))).unwrap_or_else(|panic| Err(panicked(&*panic))),
+        Ok(job) => {
+            catch_unwind(AssertUnwindSafe(|| perform(job, &turns))).unwrap_or_else(|panic| Err(panicked(&*panic)))
+        }
         Err(error) => Err(Error::Usage(format!("expected one job as a JSON line on standard input: {error}"))),
     };
     let message = answer.map_or_else(|error| Message::Error(error.to_string()), Message::Result);
@@ -49,7 +54,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn perform(job: Job) -> Result<serde_json::Value> {
+fn perform(job: Job, turns: &Turns) -> Result<serde_json::Value> {
     let mut progress = |done: usize, total: usize| {
         // A parent that is gone closes standard input too, and that ends this process.
         let _ = send(&Message::Progress { done, total });
@@ -62,7 +67,7 @@ fn perform(job: Job) -> Result<serde_json::Value> {
             TaskKind::Choice { .. } => to_json(&choose::choose(&job, &mut progress)?),
             TaskKind::Similarity { .. } => to_json(&similarity::compare(&job, &mut progress)?),
         },
-        Job::Time(job) => to_json(&time::time(&job)?),
+        Job::Time(job) => to_json(&time::time(&job, turns)?),
     }
 }
 
@@ -76,16 +81,6 @@ fn send(message: &Message) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(&line)?;
     out.flush()
-}
-
-/// Waits in a thread of its own for the end of standard input, which comes only when the parent has died; sleeping
-/// in a read costs no processor time.
-fn exit_with_the_parent() {
-    std::thread::spawn(|| {
-        // An error means the same as the end: nobody is there to answer to.
-        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-        std::process::exit(1);
-    });
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {

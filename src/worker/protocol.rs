@@ -25,7 +25,7 @@ pub enum Job {
     Time(TimeJob),
 }
 
-/// A line on a worker's standard output: `{"progress":{"done":3,"total":30}}`, and last `{"result":...}` or
+/// A line on a worker's standard output: `{"progress":{"done":3,"total":30}}`, `"ready"`, and last `{"result":...}` or
 /// `{"error":"..."}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,6 +37,8 @@ pub enum Message {
         /// Units in all.
         total: usize,
     },
+    /// Waits for a line on standard input, its turn.
+    Ready,
     /// The job's answer.
     Result(serde_json::Value),
     /// Why there is none.
@@ -168,6 +170,9 @@ pub struct TimeJob {
     /// Most bytes of address space that the process may use.
     #[serde(default)]
     pub memory_limit: Option<u64>,
+    /// Wait for a turn before each timed iteration.
+    #[serde(default)]
+    pub in_turns: bool,
     /// Also profile one more iteration.
     pub profile: bool,
     /// Also measure how fast memory is read.
@@ -205,6 +210,7 @@ mod tests {
     fn messages_have_the_documented_form() {
         let lines = [
             (Message::Progress { done: 3, total: 30 }, r#"{"progress":{"done":3,"total":30}}"#),
+            (Message::Ready, r#""ready""#),
             (Message::Result(serde_json::json!([1])), r#"{"result":[1]}"#),
             (Message::Error("no \"x\"".into()), r#"{"error":"no \"x\""}"#),
         ];

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{TimeJob, Timing};
 use super::slowdown::Slowdown;
+use super::turns::Turns;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits, read_bandwidth};
@@ -26,11 +27,11 @@ const WARMUP: Duration = Duration::from_millis(300);
 const READ_BYTES: usize = 64 << 20;
 
 /// Loads, warms up and times.
-pub(super) fn time(job: &TimeJob) -> Result<Timing> {
+pub(super) fn time(job: &TimeJob, turns: &Turns) -> Result<Timing> {
     job.memory_limit.map_or(Ok(()), machine::limit_memory)?;
     let prompts: Prompts = read_tokens(&job.prompts)?;
     let (warmup, timed) = (batches(&prompts.warmup, job)?, batches(&prompts.timed, job)?);
-    if warmup.is_empty() || timed.len() < job.iterations {
+    if warmup.is_empty() || timed.is_empty() || !job.in_turns && timed.len() < job.iterations {
         return Err(Error::input(
             job.prompts.display(),
             format!("expected prompts for {} iterations of {} sequences", job.iterations, job.batch),
@@ -39,8 +40,8 @@ pub(super) fn time(job: &TimeJob) -> Result<Timing> {
     let work = Batches { warmup, timed, prompt: prompts.timed[0].len() };
     let checkpoint = Checkpoint::open(&job.artefact)?;
     match Architecture::of(&checkpoint)? {
-        Architecture::Decoder(_) => time_decoder(job, &checkpoint, &work),
-        Architecture::Encoder { .. } => time_encoder(job, &checkpoint, &work),
+        Architecture::Decoder(_) => time_decoder(job, &checkpoint, &work, turns),
+        Architecture::Encoder { .. } => time_encoder(job, &checkpoint, &work, turns),
     }
 }
 
@@ -52,7 +53,7 @@ struct Batches {
     prompt: usize,
 }
 
-fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
+fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches, turns: &Turns) -> Result<Timing> {
     // Packed weights are this process's own memory and written while packing, so all their pages are present.
     let options = LoadOptions { kv_cache: job.kv_cache, dense: None };
     let (decoder, loading) = Loading::of(job, || Decoder::load(checkpoint, options))?;
@@ -62,13 +63,13 @@ fn time_decoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
     let (weight_bytes, kv_bytes) = (decoder.weight_bytes(), cache.bytes());
     let slowdown = Slowdown::planted()?;
     let mut run = Iteration { decoder: &decoder, pool: &pool, cache, job, prompt, slowdown, logits: Vec::new() };
-    let timed = measure(job, &pool, work, &mut |tokens| run.once(tokens))?;
+    let timed = measure(job, &pool, work, turns, &mut |tokens| run.once(tokens))?;
     let phases = if job.profile { run.profile(&work.warmup[0])? } else { Vec::new() };
     let kernels = decoder.kernels(job.batch * prompt, job.batch);
     Ok(timed.timing(weight_bytes, kv_bytes, kernels, phases, loading))
 }
 
-fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Result<Timing> {
+fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches, turns: &Turns) -> Result<Timing> {
     let (encoder, loading) = Loading::of(job, || Encoder::load(checkpoint, LoadOptions::default()))?;
     let pool = Pool::new(job.threads);
     let mut memory = encoder.memory();
@@ -81,7 +82,7 @@ fn time_encoder(job: &TimeJob, checkpoint: &Checkpoint, work: &Batches) -> Resul
         let ttft_s = began.elapsed().as_secs_f64();
         Ok(Sample { ttft_s, decode_s: 0.0, prompt_tokens: tokens.len(), generated_tokens: 0 })
     };
-    let timed = measure(job, &pool, work, &mut encode)?;
+    let timed = measure(job, &pool, work, turns, &mut encode)?;
     let mut phases = Vec::new();
     if job.profile {
         let limits = Limits::measure(Isa::active(), &pool, encoder.weight_bytes() as usize);
@@ -147,6 +148,7 @@ fn measure(
     job: &TimeJob,
     pool: &Pool,
     work: &Batches,
+    turns: &Turns,
     once: &mut dyn FnMut(&[u32]) -> Result<Sample>,
 ) -> Result<Timed> {
     let began = Instant::now();
@@ -157,7 +159,13 @@ fn measure(
     }
     let steady_rss = machine::current_rss();
     let probe = Probe::start(pool);
-    let samples = work.timed[..job.iterations].iter().map(|tokens| once(tokens)).collect::<Result<Vec<_>>>()?;
+    let mut samples = Vec::with_capacity(job.iterations);
+    for tokens in work.timed.iter().cycle().take(job.iterations) {
+        if job.in_turns {
+            turns.wait()?;
+        }
+        samples.push(once(tokens)?);
+    }
     let covariates = probe.stop();
     // Before anything is profiled: probing the machine's limits takes memory of its own.
     let peak_rss = machine::peak_rss();
