@@ -92,13 +92,15 @@ pub fn report(folder: &Path) -> Result<Run> {
     Ok(run)
 }
 
-/// Judges a run folder from its journal and writes nothing.
+/// Why two runs differ, and what both prove together where they measured the same.
 ///
 /// # Errors
-/// No run folder, a damaged journal.
-pub fn judged(folder: &Path) -> Result<Run> {
-    let (_, evidence) = open_run(folder)?;
-    Ok(decide::judge(&evidence, &evidence.suite.accept))
+/// A folder that is no run, a damaged journal.
+pub fn compared(old: &Path, new: &Path) -> Result<report::Comparison> {
+    let ((_, old), (_, new)) = (open_run(old)?, open_run(new)?);
+    let judge = |evidence: &Evidence| decide::judge(evidence, &evidence.suite.accept);
+    let comparison = report::Comparison::of(&judge(&old), &judge(&new));
+    Ok(comparison.with(&decide::together(&[&old, &new], &new.suite.accept)))
 }
 
 /// Writes `index.html` over all judged runs below a folder, with the history of every variant; returns how many.

@@ -7,11 +7,13 @@ mod synthetic;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use quantbench::decide::{judge, standings};
+use quantbench::decide::{judge, planted_flips, standings};
+use quantbench::gate::{State, behaviour};
 use quantbench::results::{
-    Answer, BrokenScore, Evidence, Frontier, Outcome, Question, Run, Slot, Standing, VariantResult, Why,
+    Answer, BrokenScore, Evidence, Frontier, GenerationEstimates, GenrePerplexity, ItemScore, Outcome, Question, Run,
+    Slot, Standing, VariantResult, Why,
 };
-use quantbench::suite::{Accept, AccuracyMetric, MarginOf, RelativeMargin};
+use quantbench::suite::{Accept, AccuracyMetric, GateLimits, MarginOf, RelativeMargin};
 use synthetic::{MIB, SETTING, Setting, Truth, accept, evidence, truths};
 
 fn judged(change: impl FnOnce(&mut Evidence)) -> Run {
@@ -34,6 +36,69 @@ fn reason<'r>(run: &'r Run, name: &str) -> &'r str {
 
 fn slots<'e>(evidence: &'e mut Evidence, name: &str) -> &'e mut Vec<Slot> {
     &mut evidence.variants.get_mut(name).unwrap().slots
+}
+
+/// 2000 items, 60 % of them right; 5 % change sides, so that a difference has a standard error of half a point.
+#[test]
+fn planted_drops_are_accepted_and_rejected_as_the_margin_says() {
+    let mut evidence = evidence(&truths(), SETTING);
+    let mut accept = accept();
+    accept.accuracy.metric = AccuracyMetric::Accuracy { max_drop_points: 2.0 };
+    let item = |at: usize| {
+        let picked = usize::from(at % 5 > 2);
+        ItemScore { document: at / 10, answer: 0, picked, picked_norm: picked, log_likelihoods: vec![-1.0; 4] }
+    };
+    let reference = evidence.variants.get_mut(&evidence.suite.reference).unwrap();
+    reference.scores.get_mut(&accept.accuracy.task).unwrap().items = (0..2000).map(item).collect();
+    let found = planted_flips(&evidence, &accept, 0.05, &[0.0, 2.0, 4.0], 400).unwrap();
+    let yes: Vec<f64> = found.iter().map(|found| found.answers.0 as f64 / 400.0).collect();
+    let no: Vec<f64> = found.iter().map(|found| found.answers.1 as f64 / 400.0).collect();
+    assert!(yes[0] > 0.9 && no[2] > 0.9, "what is far from the margin is told: {found:?}");
+    // 5 % and three standard errors of 400 repetitions.
+    assert!(
+        yes[1] < 0.083 && no[1] < 0.083,
+        "at the margin neither is said more often than the rule may err: {found:?}"
+    );
+    assert!(no[0] == 0.0 && yes[2] == 0.0, "{found:?}");
+    assert!(found.iter().all(|found| (found.mean - found.planted).abs() < 0.1), "{found:?}");
+    assert!(planted_flips(&evidence, &accept, 0.01, &[4.0], 1).unwrap_err().contains("is not possible"));
+    accept.accuracy.task = "nowhere".into();
+    assert!(planted_flips(&evidence, &accept, 0.05, &[0.0], 1).is_err());
+}
+
+/// The gate's limits beside the averages, on a run whose numbers are set by hand.
+#[test]
+fn a_limit_that_averages_hide_passes_fails_or_has_no_number() {
+    let mut run = judged(|_| ());
+    run.variants.truncate(2);
+    let genre = |perplexity| vec![GenrePerplexity { name: "laws".into(), perplexity, tokens: 100 }];
+    let own = |run: &mut Run, at: usize, perplexity| {
+        let score = run.variants[at].scores.get_mut("perplexity").unwrap();
+        score.genres = genre(perplexity);
+        score.tokens = 1000;
+        score.flips = Some((20, 10));
+        score.kl_quantiles = Some([0.1, 0.2, 0.4, 0.9, 1.5]);
+        score.generations = Some(GenerationEstimates { prompts: 8, ended: 8, in_circles: 0, length_ratio: Some(0.75) });
+    };
+    own(&mut run, 0, 10.0);
+    own(&mut run, 1, 11.0);
+    let states =
+        |limits: &GateLimits| -> Vec<State> { behaviour(&run, limits).iter().map(|check| check.state).collect() };
+    assert_eq!(states(&GateLimits::default()), []);
+    let limits = |flips, kl, worst, length| GateLimits {
+        max_flips_percent: Some(flips),
+        max_kl_p99: Some(kl),
+        max_worst_increase_percent: Some(worst),
+        max_length_change_percent: Some(length),
+        ..GateLimits::default()
+    };
+    assert_eq!(states(&limits(3.0, 0.4, 10.1, 25.0)), [State::Pass; 4]);
+    assert_eq!(states(&limits(2.9, 0.39, 9.9, 24.9)), [State::Fail; 4]);
+    // There are no multiple-choice items.
+    assert_eq!(
+        states(&GateLimits { max_worst_drop_points: Some(1.0), ..GateLimits::default() }),
+        [State::Inconclusive]
+    );
 }
 
 #[test]

@@ -85,6 +85,33 @@ fn a_suite_runs_from_its_file_to_its_report() {
 }
 
 #[test]
+fn further_draws_of_calibration_windows_show_what_the_draw_changes() {
+    let place = Place::new();
+    fs::write(place.path("suite.toml"), tiny_model::SUITE.replace("length = 32 }", "length = 32, seeds = 3 }"))
+        .unwrap();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
+    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    let evidence = place.evidence("run");
+    for (name, found) in &evidence.variants {
+        let draws: Vec<usize> = found.redrawn.keys().copied().collect();
+        assert_eq!(draws, if name == "int4-gptq" { vec![1, 2] } else { vec![] }, "{name}");
+        let nll = |score: &quantbench::results::Score| score.windows.iter().map(|w| w.nll).sum::<f64>();
+        for score in found.redrawn.values() {
+            let score = score.as_ref().unwrap();
+            assert_eq!(score.windows.len(), 20);
+            assert_ne!(nll(score), nll(&found.scores["perplexity"]), "another draw gives other weights");
+        }
+    }
+    let judged = place.judged("run");
+    let draws = judged.variants.iter().find(|v| v.name == "int4-gptq").unwrap().draws.as_ref().unwrap();
+    assert_eq!((draws.differences.len(), draws.failures.len()), (3, 0));
+    assert!(draws.deviation > 0.0);
+    let page = fs::read_to_string(place.path("run/report/index.html")).unwrap();
+    assert!(page.contains("by draw of calibration windows"));
+    assert!(said(&place.run(&["plan", "suite.toml"])).contains("2 variants more are made and scored on perplexity"));
+}
+
+#[test]
 #[cfg(unix)]
 fn a_limit_of_memory_is_tried_and_costs_nothing_where_it_does_not_hold() {
     let place = Place::new();

@@ -139,6 +139,33 @@ fn the_same_run_gives_the_same_bytes() {
     }
 }
 
+/// The files that people look at, as they were when somebody last looked at them: `INSTA_UPDATE=always cargo test --release
+/// --test report charts` writes them anew to tests/snapshots.
+#[test]
+fn charts_and_summaries_are_the_goldens() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), &evidence(&truths(), SETTING));
+    // summary.csv holds every digit, of which the last is the mathematical library's.
+    for file in FILES.into_iter().filter(|file| !["index.html", "summary.csv"].contains(file)) {
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(file, read(folder.path(), file));
+        });
+    }
+}
+
+#[test]
+fn energy_is_an_axis_where_the_machine_tells_it() {
+    let axis = "energy of a token, batch 1, 2 threads";
+    let folder = tempfile::tempdir().unwrap();
+    let mut evidence = evidence(&truths(), SETTING);
+    written(folder.path(), &evidence);
+    assert!(!read(folder.path(), "index.html").contains(axis), "what was not measured is no axis");
+    let slots = evidence.variants.values_mut().flat_map(|variant| &mut variant.slots);
+    slots.for_each(|slot| slot.covariates.energy_j = Some(2.0));
+    written(folder.path(), &evidence);
+    assert!(read(folder.path(), "index.html").contains(axis));
+}
+
 #[test]
 fn hostile_names_are_inert_everywhere() {
     let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Architecture;
-use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
+use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, Variant, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -245,6 +245,11 @@ fn work(suite: &Suite) -> String {
         };
         _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
     }
+    let again = redrawn(suite);
+    if again > 0 {
+        let task = &suite.accept.accuracy.task;
+        _ = writeln!(text, "  other draws of calibration windows: {again} variants more are made and scored on {task}");
+    }
     let workload = &suite.workload;
     let (fewest, most) = workload.blocks;
     let blocks = if fewest == most { format!("{most}") } else { format!("{fewest} to {most}") };
@@ -340,7 +345,9 @@ fn estimate(suite: &Suite, model: &Model, speeds: &Speeds, task_tokens: &[Option
         .sum();
     let scored: Option<u64> = task_tokens.iter().copied().sum();
     let per_token = (model.blocks() + model.head as f64) / speeds.many;
-    let score = scored.map(|tokens| tokens as f64 * per_token * suite.variants.len() as f64);
+    let rules = suite.tasks.iter().position(|task| task.name == suite.accept.accuracy.task);
+    let again = rules.and_then(|at| task_tokens[at]).unwrap_or(0) as f64 * redrawn(suite) as f64;
+    let score = scored.map(|tokens| (tokens as f64 * suite.variants.len() as f64 + again) * per_token);
     let block: f64 = timed_seconds(suite, model, speeds);
     let (fewest, most) = suite.workload.blocks;
     let bytes = suite.variants.iter().map(|v| model.weight_bytes(&v.recipe));
@@ -374,6 +381,13 @@ fn range(low: f64, high: f64) -> String {
     if low == high { units::seconds(low) } else { format!("{} to {}", units::seconds(low), units::seconds(high)) }
 }
 
+/// How often a variant is made again of another draw of calibration windows.
+fn redrawn(suite: &Suite) -> usize {
+    let learns = |v: &&Variant| matches!(&v.recipe, Recipe::Quantize(method) if method.learns().is_some());
+    let more = suite.calibration.as_ref().map_or(0, |calibration| calibration.seeds - 1);
+    more * suite.variants.iter().filter(learns).count()
+}
+
 /// One pass over the weights; for a method that learns also the calibration text through the blocks twice, the second
 /// moments of all inputs, and its solver, which costs `out_features * in_features^2` per layer in 64-bit numbers, at
 /// about a quarter of the speed of the probe.
@@ -387,7 +401,7 @@ fn build_seconds(suite: &Suite, recipe: &Recipe, model: &Model, speeds: &Speeds)
     let moments: f64 = model.linears.iter().map(|(_, cols)| tokens * (cols * cols) as f64 * 4.0 / 7.0).sum();
     let solver: f64 = model.linears.iter().map(|(rows, cols)| (rows * cols * cols) as f64).sum();
     let learned = pass + forward + (moments + solver) * 4.0 / speeds.many;
-    let Recipe::Search(search) = recipe else { return learned };
+    let Recipe::Search(search) = recipe else { return learned * calibration.seeds as f64 };
     // Four units of every block in every format, each through half of the blocks and the head; then two mixtures.
     let units = 4.0 * (model.linears.len() / LINEARS_OF_BLOCK) as f64 * search.formats.len() as f64;
     let compared = (search.probe_windows * calibration.length) as f64;

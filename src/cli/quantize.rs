@@ -190,7 +190,7 @@ fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<(Cali
     };
     let encoder = Encoder::of(&Checkpoint::open(path)?)?;
     let (windows, length, seed) = (args.windows, args.length, args.seed);
-    let calibration = Calibration { text: model::data(text), windows, length, seed, allow_leak: false };
+    let calibration = Calibration { text: model::data(text), windows, length, seed, seeds: 1, allow_leak: false };
     encoder.calibrate(&calibration, held_out, Path::new(".")).map(|(learned, held_out, _)| Some((learned, held_out)))
 }
 

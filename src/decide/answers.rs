@@ -184,7 +184,7 @@ fn compared(case: &Case<'_>, score: &Score, reference: &Score) -> Reasoned {
         let too_few = format!("{for_yes}; no interval from {n} documents, at least {LEAST_CLUSTERS} are needed");
         return unknown(name, Why::TooFewItems, too_few);
     }
-    let higher = !matches!(limit.metric, AccuracyMetric::Perplexity { .. });
+    let higher = !limit.metric.rises_with_loss();
     let answer = match (against(&for_yes, threshold, higher), against(&for_no, threshold, higher)) {
         (Answer::Yes, _) => Answer::Yes,
         (_, Answer::No) => Answer::No,

@@ -14,14 +14,17 @@ mod estimate;
 mod frontier;
 mod margin;
 mod noise;
+mod planted_flips;
 mod probability;
 mod recommend;
+mod redrawn;
 mod rule;
 mod scores;
 mod selftest;
 mod sensitivity;
 mod similarities;
 mod timings;
+mod together;
 mod turning;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,8 +38,10 @@ use crate::suite::{Accept, AccuracyMetric, SpeedMetric, Variant};
 pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
 pub use error_rates::ErrorRates;
 pub use noise::{Disturbance, disturbances};
+pub use planted_flips::{FoundDrop, margin_in_points, planted_flips};
 pub use selftest::{Found, disturbed_blocks, selftest};
-pub use timings::{Point, judged_metric, metric_name, metrics};
+pub use timings::{Point, judged_metric, judged_speedup, metric_name, metrics};
+pub use together::{Together, together};
 
 /// Judges a run's evidence under `accept` (the suite's own rule, or another one for old data).
 pub fn judge(evidence: &Evidence, accept: &Accept) -> Run {
@@ -117,6 +122,7 @@ struct Case<'a> {
 static NOTHING: VariantEvidence = VariantEvidence {
     built: Built::Missing,
     scores: BTreeMap::new(),
+    redrawn: BTreeMap::new(),
     slots: Vec::new(),
     fit: None,
     failures: Vec::new(),
@@ -209,6 +215,7 @@ impl<'a> Case<'a> {
             scores: scores::estimates(self, evidence, reference),
             choices: choices::estimates(self, evidence, reference),
             similarities: similarities::estimates(self, evidence, reference),
+            draws: redrawn::draws(self, evidence),
             points: timings::points(self, evidence, reference),
             memory: memory(evidence),
             kernels: kernels(evidence),

@@ -6,7 +6,6 @@ use super::attempts::{Nearest, attempts};
 use super::timings::{metric_name, speedups};
 use super::{Case, sensitivity};
 use crate::results::{Answer, Answers, Attempt, Estimate, Frontier, Outcome, Price, Recommendation, VariantResult};
-use crate::suite::AccuracyMetric;
 use crate::units;
 
 /// The recommendation over judged variants.
@@ -33,7 +32,7 @@ fn price(case: &Case<'_>, variants: &[VariantResult], best: &VariantResult) -> O
         true => Some(0.0),
         false => accuracy_question(&case.accept.accuracy, v).estimate.map(|e| e.value),
     };
-    let sign = if matches!(case.accept.accuracy.metric, AccuracyMetric::Perplexity { .. }) { 1.0 } else { -1.0 };
+    let sign = if case.accept.accuracy.metric.rises_with_loss() { 1.0 } else { -1.0 };
     let own = loss(best)?;
     let gain = |v: &VariantResult| Some(sign * (own - loss(v)?)).filter(|gain| *gain > 0.0);
     let on = variants.iter().filter(|v| v.frontier == Frontier::On && v.failures.is_empty());

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Case;
 use super::estimate::estimate;
-use crate::results::{Direction, Estimate, PointEstimates, Slot, Unit, VariantEvidence, VariantResult};
+use crate::results::{Direction, Estimate, PointEstimates, Run, Slot, Unit, VariantEvidence, VariantResult};
 use crate::stats::{hodges_lehmann, mean_interval, median};
 use crate::suite::{Accept, SpeedMetric, Workload};
 
@@ -62,6 +62,12 @@ impl Point {
 pub fn judged_metric(workload: &Workload, accept: &Accept) -> SpeedMetric {
     let usual = if workload.encodes() { SpeedMetric::Latency } else { SpeedMetric::Decode };
     accept.speed.as_ref().map_or(usual, |s| s.metric)
+}
+
+/// A variant's speedup in the judged time at the judged point.
+pub fn judged_speedup<'v>(run: &Run, variant: &'v VariantResult) -> Option<&'v Estimate> {
+    let (workload, accept) = (&run.suite.workload, &run.suite.accept);
+    Point::judged(workload, accept).of(variant)?.speedup.get(metric_name(judged_metric(workload, accept)))
 }
 
 /// What a slot says of its speed, all as natural logarithms.

@@ -4,7 +4,7 @@
 //! The numbers repeat exactly, so they are compared as they are. A limit that the run has no number for is not met.
 
 use super::verdict::{Check, Level, State};
-use crate::results::{Run, VariantResult};
+use crate::results::{Run, ScoreEstimates, VariantResult};
 use crate::suite::GateLimits;
 
 /// One check for each limit and candidate.
@@ -17,6 +17,7 @@ pub fn behaviour(run: &Run, limits: &GateLimits) -> Vec<Check> {
             ("divergence p99", "nats", limits.max_kl_p99, tail(variant)),
             ("worst genre's perplexity", "%", limits.max_worst_increase_percent, worst_text(variant, reference)),
             ("worst genre's accuracy", "points", limits.max_worst_drop_points, worst_choice(variant, reference)),
+            ("length of generations", "%", limits.max_length_change_percent, length(variant)),
         ];
         for (name, unit, limit, found) in worst {
             let Some(limit) = limit else { continue };
@@ -54,7 +55,19 @@ fn flips(variant: &VariantResult) -> Option<(f64, String)> {
 }
 
 fn tail(variant: &VariantResult) -> Option<(f64, String)> {
-    let of = |(task, score): (&String, &crate::results::ScoreEstimates)| Some((score.kl_quantiles?[2], task.clone()));
+    let of = |(task, score): (&String, &ScoreEstimates)| Some((score.kl_quantiles?[2], task.clone()));
+    largest(variant.scores.iter().filter_map(of).collect())
+}
+
+fn length(variant: &VariantResult) -> Option<(f64, String)> {
+    let of = |(task, score): (&String, &ScoreEstimates)| {
+        let generations = score.generations.as_ref()?;
+        let ratio = generations.length_ratio?;
+        Some((
+            100.0 * (ratio - 1.0).abs(),
+            format!("{task}: {ratio:.3} times the reference's, {} prompts", generations.prompts),
+        ))
+    };
     largest(variant.scores.iter().filter_map(of).collect())
 }
 

@@ -21,6 +21,7 @@ mod pilot;
 mod processes;
 mod progress;
 mod racing;
+mod redrawn;
 mod running;
 mod scoring;
 mod session;

@@ -30,6 +30,7 @@ impl Session<'_> {
             self.score_task(task)?;
         }
         self.score_broken()?;
+        self.score_redrawn()?;
         remove_folder(&self.folder.scratch())?;
         self.record_stage("score", self.workers.elapsed_s() - began)
     }

@@ -158,7 +158,7 @@ impl<'w> Session<'w> {
             model_sha256: self.inputs.model_sha256.clone(),
             recipe: decided.as_ref().map_or(&variant.recipe, |(recipe, _)| recipe).clone(),
             import,
-            calibration: variant.recipe.learns().map(|_| self.token_files().calibration()),
+            calibration: variant.recipe.learns().map(|_| self.token_files().calibration(0)),
             held_out: matches!(variant.recipe, Recipe::Search(_)).then(|| self.token_files().held_out()),
             threads: self.threads(),
         };

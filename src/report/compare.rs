@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::text::one_line;
-use crate::decide::{Point, accuracy_question, judged_metric, metric_name};
+use crate::decide::{Together, accuracy_question, judged_speedup, metric_name};
 use crate::results::{Estimate, Run, VariantResult};
 use crate::suite::{Suite, Task};
 use crate::units;
@@ -19,6 +19,8 @@ pub struct Comparison {
     pub data: Vec<String>,
     /// Estimates and verdicts of the variants that both runs have.
     pub numbers: Vec<String>,
+    /// What both runs prove together, where they measured the same in the same place.
+    pub together: Vec<String>,
 }
 
 impl Comparison {
@@ -28,7 +30,16 @@ impl Comparison {
             environment: differing(&environment(old), &environment(new)),
             data: differing(&data(&old.suite, &old.model_sha256), &data(&new.suite, &new.model_sha256)),
             numbers: numbers(old, new),
+            together: Vec::new(),
         }
+    }
+
+    /// With what both runs prove together, unless they did not measure the same.
+    pub fn with(mut self, together: &[Together]) -> Self {
+        if self.is_fair() {
+            self.together = together.iter().map(|t| format!("{}: {}", one_line(&t.variant), t.reason)).collect();
+        }
+        self
     }
 
     /// Whether the runs measured the same thing in the same place, so that their numbers may be compared.
@@ -50,6 +61,12 @@ impl Comparison {
                 let _ = writeln!(out, "  {none}");
             }
             lines.iter().for_each(|line| {
+                let _ = writeln!(out, "  {line}");
+            });
+        }
+        if !self.together.is_empty() {
+            let _ = writeln!(out, "both runs together, their evidence multiplied");
+            self.together.iter().for_each(|line| {
                 let _ = writeln!(out, "  {line}");
             });
         }
@@ -140,7 +157,7 @@ fn numbers_of((old_run, old): (&Run, &VariantResult), (new_run, new): (&Run, &Va
     let mut parts = Vec::new();
     let accuracy = |run: &Run, v| accuracy_question(&run.suite.accept.accuracy, v).estimate.cloned();
     parts.extend(moved("accuracy", accuracy(old_run, old), accuracy(new_run, new)));
-    parts.extend(moved("speedup", speedup(old_run, old), speedup(new_run, new)));
+    parts.extend(moved("speedup", judged_speedup(old_run, old).cloned(), judged_speedup(new_run, new).cloned()));
     let weights = |v: &VariantResult| v.memory.map(|m| m.weight_bytes);
     if let (Some(before), Some(after)) = (weights(old), weights(new))
         && before != after
@@ -155,12 +172,6 @@ fn numbers_of((old_run, old): (&Run, &VariantResult), (new_run, new): (&Run, &Va
     }
     let parts = if parts.is_empty() { "nothing to compare".into() } else { parts.join("; ") };
     format!("{}: {parts}", one_line(&new.name))
-}
-
-fn speedup(run: &Run, variant: &VariantResult) -> Option<Estimate> {
-    let accept = &run.suite.accept;
-    let metric = metric_name(judged_metric(&run.suite.workload, accept));
-    Point::judged(&run.suite.workload, accept).of(variant)?.speedup.get(metric).cloned()
 }
 
 fn moved(what: &str, old: Option<Estimate>, new: Option<Estimate>) -> Option<String> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::text::name;
 use super::view;
-use crate::decide::{Point, accuracy_question, judged_metric, metric_name, metrics};
+use crate::decide::{Point, accuracy_question, judged_metric, judged_speedup, metric_name, metrics};
 use crate::results::{Estimate, Outcome, Run, TurningPoints, VariantResult};
 use crate::suite::{AccuracyMetric, MemoryMetric};
 
@@ -105,10 +105,7 @@ pub(super) fn json(run: &Run) -> serde_json::Result<String> {
 fn candidate(run: &Run, variant: &VariantResult) -> Candidate {
     let accept = &run.suite.accept;
     let at = |name: &String| run.variants.iter().position(|v| v.name == *name);
-    let speedup = Point::judged(&run.suite.workload, accept)
-        .of(variant)
-        .and_then(|p| p.speedup.get(metric_name(judged_metric(&run.suite.workload, accept))));
-    let sign = if loss_grows_upward(run) { -1.0 } else { 1.0 };
+    let sign = if run.suite.accept.accuracy.metric.rises_with_loss() { -1.0 } else { 1.0 };
     Candidate {
         name: name(&variant.name),
         reference: variant.reference,
@@ -116,16 +113,11 @@ fn candidate(run: &Run, variant: &VariantResult) -> Candidate {
         turning: variant.turning_points,
         reason: variant.verdict.as_ref().map_or(String::new(), |v| super::text::one_line(&v.reason)),
         frontier: view::frontier(variant),
-        speedup: speedup.map(|e| e.value),
+        speedup: judged_speedup(run, variant).map(|e| e.value),
         weights: variant.memory.map(|m| m.weight_bytes),
         accuracy: accuracy_question(&accept.accuracy, variant).estimate.map(|e| sign * e.value),
         not_proven_slower: variant.not_proven_slower.iter().filter_map(at).collect(),
     }
-}
-
-/// Whether the rule's accuracy is an increase that is bad.
-fn loss_grows_upward(run: &Run) -> bool {
-    matches!(run.suite.accept.accuracy.metric, AccuracyMetric::Perplexity { .. })
 }
 
 fn limits(run: &Run) -> Vec<Limit> {
@@ -228,6 +220,8 @@ fn times(run: &Run, point: Point, judged: bool, all: &mut Vec<Measure>) {
         speedup.limit = rule.map(|_| ("speed", 1.0));
         all.push(speedup);
     }
+    let energy = (format!("energy of a token, {at}"), "mJ", false);
+    all.push(measure(run, energy, (1e3, None), |v| of(v)?.energy_per_token.as_ref()));
     if workload.encodes() {
         all.push(measure(run, (format!("latency, {at}"), "ms", false), (1e3, None), |v| Some(&of(v)?.ttft)));
         return;
@@ -300,28 +294,16 @@ const fn share(label: &'static str, of: for<'v> fn(&'v VariantResult, &str) -> O
 
 fn accuracies(run: &Run, all: &mut Vec<Measure>) {
     let rule = &run.suite.accept.accuracy;
-    let sign = if loss_grows_upward(run) { 1.0 } else { -1.0 };
+    let sign = if run.suite.accept.accuracy.metric.rises_with_loss() { 1.0 } else { -1.0 };
     for (task, kind) in run.suite.tasks.iter().flat_map(|t| ACCURACIES.iter().map(move |kind| (&t.name, kind))) {
         let label = format!("{}, task {}", kind.label, super::text::one_line(task));
         let values = (kind.scale, kind.own);
         let mut axis = measure(run, (label, kind.unit, kind.higher), values, |v| (kind.of)(v, task));
         let scored = axis.values.iter().zip(&run.variants).any(|(value, v)| !v.reference && value.is_some());
-        let judged = *task == rule.task && kind.metric == metric_key(rule.metric);
+        let judged = *task == rule.task && kind.metric == rule.metric.key();
         axis.limit = judged.then_some(("accuracy", sign));
         if scored {
             all.push(axis);
         }
-    }
-}
-
-/// Name of a metric in suite files.
-fn metric_key(metric: AccuracyMetric) -> &'static str {
-    match metric {
-        AccuracyMetric::Perplexity { .. } => "perplexity",
-        AccuracyMetric::TokenAccuracy { .. } => "token_accuracy",
-        AccuracyMetric::LogLikelihood { .. } => "log_likelihood",
-        AccuracyMetric::Accuracy { .. } => "accuracy",
-        AccuracyMetric::AccuracyNorm { .. } => "accuracy_norm",
-        AccuracyMetric::Similarity { .. } => "similarity",
     }
 }

@@ -8,8 +8,8 @@ use super::text::one_line;
 use super::view;
 use crate::decide::{Point, metric_name, metrics};
 use crate::results::{
-    ChoiceEstimates, Estimate, GenerationEstimates, KernelUse, Mixture, PhaseProfile, PointEstimates, Run,
-    ScoreEstimates, SimilarityEstimates, VariantResult,
+    CalibrationDraws, ChoiceEstimates, Estimate, GenerationEstimates, KernelUse, Mixture, PhaseProfile, PointEstimates,
+    Run, ScoreEstimates, SimilarityEstimates, VariantResult,
 };
 use crate::suite::{Recipe, Variant};
 use crate::units;
@@ -123,7 +123,7 @@ pub(super) fn detail(run: &Run, variant: &VariantResult, row: &view::Row) -> Det
         outcome: row.outcome.clone(),
         frontier: row.frontier.clone(),
         failures: variant.failures.iter().map(|f| one_line(f)).collect(),
-        accuracies: accuracies.collect(),
+        accuracies: accuracies.chain(draws_row(run, variant)).collect(),
         slices: slices(run, variant),
         strips: Vec::new(),
         memory: memory_bar(run, variant),
@@ -189,6 +189,20 @@ fn generation_rows(task: &str, generations: &GenerationEstimates) -> Vec<Accurac
         }
     });
     [circles].into_iter().chain(length).collect()
+}
+
+/// How far other draws of calibration windows move the rule's difference.
+fn draws_row(run: &Run, variant: &VariantResult) -> Option<AccuracyRow> {
+    let CalibrationDraws { differences, deviation, failures } = variant.draws.as_ref()?;
+    let all: Vec<String> = differences.iter().map(Estimate::point).collect();
+    let deviation = Estimate { value: *deviation, low: None, high: None, ..differences.first()?.clone() }.point();
+    let failed = if failures.is_empty() { String::new() } else { format!("; {} draws failed", failures.len()) };
+    let what = "difference from the reference, by draw of calibration windows";
+    Some(AccuracyRow {
+        interval: format!("standard deviation {}", deviation.trim_start_matches('+')),
+        method: format!("on the same text, so that nothing but the draw differs{failed}"),
+        ..accuracy_row(&run.suite.accept.accuracy.task, what, all.join(", "))
+    })
 }
 
 fn flips_row(task: &str, (lost, won): (usize, usize)) -> AccuracyRow {

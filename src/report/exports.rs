@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::text::one_line;
-use crate::decide::{Point, accuracy_question, judged_metric, metric_name};
+use crate::decide::{accuracy_question, judged_speedup};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Outcome, Run, VariantResult};
 
@@ -40,8 +40,6 @@ pub(super) fn csv(run: &Run) -> Result<Vec<u8>> {
 
 fn row(run: &Run, variant: &VariantResult) -> Vec<String> {
     let accept = &run.suite.accept;
-    let metric = metric_name(judged_metric(&run.suite.workload, accept));
-    let speedup = Point::judged(&run.suite.workload, accept).of(variant).and_then(|p| p.speedup.get(metric));
     let verdict = variant.verdict.as_ref();
     let number = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
     let bytes = |value: Option<u64>| value.map_or(String::new(), |v| v.to_string());
@@ -54,7 +52,7 @@ fn row(run: &Run, variant: &VariantResult) -> Vec<String> {
         (run.recommendation.variant.as_ref() == Some(&variant.name)).to_string(),
     ];
     row.extend(three(accuracy_question(&accept.accuracy, variant).estimate));
-    row.extend(three(speedup));
+    row.extend(three(judged_speedup(run, variant)));
     row.extend([
         bytes(variant.memory.map(|m| m.weight_bytes)),
         bytes(variant.memory.and_then(|m| m.peak_rss)),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::text::{name, one_line};
 use super::view;
-use crate::decide::{Point, accuracy_question, judged_metric, metric_name};
+use crate::decide::{accuracy_question, judged_metric, judged_speedup, metric_name};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Run, VariantResult, utc, write_whole};
 use crate::units;
@@ -100,7 +100,7 @@ fn variant_history(variant: &str, runs: &[&(String, Run)]) -> VariantHistory {
         .iter()
         .filter_map(|(link, run)| Some((link.as_str(), run, run.variants.iter().find(|v| v.name == variant)?)))
         .collect();
-    let (bars, dots) = drawing(&found.iter().map(|(_, run, v)| speedup(run, v)).collect::<Vec<_>>());
+    let (bars, dots) = drawing(&found.iter().map(|(_, run, v)| judged_speedup(run, v)).collect::<Vec<_>>());
     VariantHistory {
         name: name(variant),
         entries: found.iter().map(|(link, run, v)| entry(link, run, v)).collect(),
@@ -121,14 +121,9 @@ fn entry(link: &str, run: &Run, variant: &VariantResult) -> Entry {
         outcome: variant.verdict.as_ref().map_or(reference.into(), |v| v.outcome.to_string()),
         recommended: run.recommendation.variant.as_ref() == Some(&variant.name),
         accuracy: shown(accuracy_question(&run.suite.accept.accuracy, variant).estimate),
-        speedup: shown(speedup(run, variant)),
+        speedup: shown(judged_speedup(run, variant)),
         weights: variant.memory.map_or(view::MISSING.into(), |m| units::bytes(m.weight_bytes)),
     }
-}
-
-fn speedup<'r>(run: &Run, variant: &'r VariantResult) -> Option<&'r Estimate> {
-    let metric = metric_name(judged_metric(&run.suite.workload, &run.suite.accept));
-    Point::judged(&run.suite.workload, &run.suite.accept).of(variant)?.speedup.get(metric)
 }
 
 /// (x, low, high) of an interval, pixels.

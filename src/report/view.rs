@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::text;
-use crate::decide::{Point, judged_metric, metric_name};
+use crate::decide::{Point, judged_metric, judged_speedup, metric_name};
 use crate::results::{Estimate, Frontier, Run, VariantResult};
 use crate::suite::{AccuracyMetric, MarginOf, Task};
 use crate::units;
@@ -97,7 +97,7 @@ fn row(run: &Run, variant: &VariantResult) -> Row {
     let decimal = |number: Option<f64>| number.map_or(MISSING.into(), |n| format!("{n:.5}"));
     let choice_difference = choice.and_then(|c| c.accuracy_difference.as_ref());
     let point = Point::judged(&run.suite.workload, accept).of(variant);
-    let speedup = point.and_then(|p| p.speedup.get(metric_name(judged_metric(&run.suite.workload, accept))));
+    let speedup = judged_speedup(run, variant);
     let increase = score.and_then(|s| s.perplexity_increase.as_ref());
     let verdict = variant.verdict.as_ref();
     let reference = if variant.reference { "reference" } else { "not judged" };

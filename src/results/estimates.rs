@@ -112,6 +112,17 @@ pub struct GenerationEstimates {
     pub length_ratio: Option<f64>,
 }
 
+/// One variant made of several draws of calibration windows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationDraws {
+    /// The rule's difference from the reference, draw by draw; the first is the variant's own.
+    pub differences: Vec<Estimate>,
+    /// Standard deviation of their points: what the draw alone changes, on one and the same text.
+    pub deviation: f64,
+    /// Draws that failed.
+    pub failures: Vec<String>,
+}
+
 /// Perplexity on one genre.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenrePerplexity {

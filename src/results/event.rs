@@ -68,6 +68,15 @@ pub enum Event {
         /// The score.
         score: Score,
     },
+    /// A variant that was made and scored again with other calibration windows.
+    Redrawn {
+        /// Variant.
+        variant: String,
+        /// Number of the draw, from 1; 0 is that of the variant itself.
+        draw: usize,
+        /// Its score on the rule's task, or why there is none.
+        score: std::result::Result<Score, String>,
+    },
     /// The score of the reference broken on purpose, on a sample of the rule's task: it must be rejected.
     Broken(BrokenScore),
     /// One slot's measurement.

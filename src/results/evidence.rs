@@ -24,6 +24,8 @@ pub struct VariantEvidence {
     pub built: Built,
     /// Scores by task.
     pub scores: BTreeMap<String, Score>,
+    /// What it scored on the rule's task when it was made again of other calibration windows, by the number of the draw.
+    pub redrawn: BTreeMap<usize, std::result::Result<Score, String>>,
     /// Slots in the order measured; controls are under the reference.
     pub slots: Vec<Slot>,
     /// Whether it ran under a limit of its memory; of several limits the last.
@@ -163,6 +165,7 @@ impl Evidence {
             Event::Scored { variant, score } => {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
             }
+            Event::Redrawn { variant, draw, score } => _ = self.variant(&variant)?.redrawn.insert(draw, score),
             Event::Broken(broken) => self.broken = Some(broken),
             Event::Leak { text } => self.leak = Some(text),
             Event::Fit { variant, fit } => self.variant(&variant)?.fit = Some(fit),

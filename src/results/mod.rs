@@ -19,8 +19,8 @@ mod whole;
 
 pub use disturbance::{SIGNALS, Signal, disturbance};
 pub use estimates::{
-    ChoiceEstimates, Direction, Estimate, GenerationEstimates, GenreAccuracy, GenrePerplexity, PointEstimates,
-    ScoreEstimates, SimilarityEstimates, Unit,
+    CalibrationDraws, ChoiceEstimates, Direction, Estimate, GenerationEstimates, GenreAccuracy, GenrePerplexity,
+    PointEstimates, ScoreEstimates, SimilarityEstimates, Unit,
 };
 pub use event::{
     Artefact, BrokenScore, Event, Fit, Generation, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::estimates::{ChoiceEstimates, Estimate, PointEstimates, ScoreEstimates, SimilarityEstimates};
+use super::estimates::{
+    CalibrationDraws, ChoiceEstimates, Estimate, PointEstimates, ScoreEstimates, SimilarityEstimates,
+};
 use super::event::{Artefact, Fit, KernelUse, Memory, Stage};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
@@ -166,6 +168,9 @@ pub struct VariantResult {
     /// Estimates by task that compares embeddings.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub similarities: BTreeMap<String, SimilarityEstimates>,
+    /// The rule's difference from the reference for each draw of calibration windows, where it was made of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draws: Option<CalibrationDraws>,
     /// Estimates by point of the workload.
     pub points: Vec<PointEstimates>,
     /// Largest over slots.

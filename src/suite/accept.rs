@@ -60,6 +60,7 @@ pub(super) fn read_gate(top: &Fields<'_>) -> GateLimits {
         max_kl_p99: table.positive("max_kl_p99", 100.0),
         max_worst_increase_percent: table.positive("max_worst_increase_percent", 1000.0),
         max_worst_drop_points: table.positive("max_worst_drop_points", 100.0),
+        max_length_change_percent: table.positive("max_length_change_percent", 1000.0),
         max_slowdown_percent: table.positive("max_slowdown_percent", 100.0),
     };
     table.finish();
@@ -128,6 +129,23 @@ pub fn changed(accept: &Accept, key: &str, value: &str) -> Result<Accept> {
 }
 
 impl AccuracyMetric {
+    /// Its name in suite files.
+    pub fn key(self) -> &'static str {
+        match self {
+            AccuracyMetric::Perplexity { .. } => "perplexity",
+            AccuracyMetric::TokenAccuracy { .. } => "token_accuracy",
+            AccuracyMetric::LogLikelihood { .. } => "log_likelihood",
+            AccuracyMetric::Accuracy { .. } => "accuracy",
+            AccuracyMetric::AccuracyNorm { .. } => "accuracy_norm",
+            AccuracyMetric::Similarity { .. } => "similarity",
+        }
+    }
+
+    /// Whether a worse model has more of it.
+    pub fn rises_with_loss(self) -> bool {
+        matches!(self, AccuracyMetric::Perplexity { .. })
+    }
+
     /// Name of its margin in suite files.
     pub fn margin_key(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@
 //! | `model` | required: `path:`, `pypi:`, `npm:`, `hf:` or `bundled:` |
 //! | `reference` | `"fp16"`; a missing `fp32`, `fp16` or `bf16` is added as a cast of the model |
 //! | `seed` | 1 |
-//! | `[data] calibration` | none; `source` required; `documents` all, `windows` 64, `length` 512, `seed` the suite's, `allow_leak` false |
+//! | `[data] calibration` | none; `source` required; `documents` all, `windows` 64, `length` 512, `seed` the suite's, `seeds` 1 (draws), `allow_leak` false |
 //! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind |
 //! | .. `perplexity` | `length` 512, `windows` all |
 //! | .. `choice` | `items` all |
@@ -18,7 +18,7 @@
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3 (`"auto"`: chosen from three pilot blocks), `blocks` `[6, 30]` |
 //! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
-//! | `[gate]` | no limits: `max_flips_percent`, `max_kl_p99`, `max_worst_increase_percent`, `max_worst_drop_points`, `max_slowdown_percent` |
+//! | `[gate]` | no limits: `max_flips_percent`, `max_kl_p99`, `max_worst_increase_percent`, `max_worst_drop_points`, `max_length_change_percent`, `max_slowdown_percent` |
 //! | `[[variant]]` | at least one besides the reference; see `variants.rs` |
 //!
 //! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight; with
@@ -173,9 +173,10 @@ fn read_data(data: Fields<'_>, seed: u64) -> Option<At<Calibration>> {
         let windows = table.count("windows", 1..=1_000_000).unwrap_or(64);
         let length = table.count("length", 2..=LONGEST).unwrap_or(512);
         let seed = table.whole("seed", 0..=i64::MAX as u64).map_or(seed, |n| n.value);
+        let seeds = table.count("seeds", 1..=20).unwrap_or(1);
         let allow_leak = table.flag("allow_leak").unwrap_or(false);
         table.finish();
-        Some(At { value: Calibration { text: text?, windows, length, seed, allow_leak }, at })
+        Some(At { value: Calibration { text: text?, windows, length, seed, seeds, allow_leak }, at })
     });
     data.finish();
     calibration

@@ -70,9 +70,22 @@ pub struct Calibration {
     pub length: usize,
     /// Seed of the draw.
     pub seed: u64,
+    /// Draws, each with the next seed: variants are made of the first, and made and scored again of the others to show
+    /// what the draw alone changes.
+    #[serde(default = "one_draw", skip_serializing_if = "is_one_draw")]
+    pub seeds: usize,
     /// Run although scored text is among it; the report says so.
     #[serde(default)]
     pub allow_leak: bool,
+}
+
+fn one_draw() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_one_draw(seeds: &usize) -> bool {
+    *seeds == 1
 }
 
 /// What a task asks.
@@ -305,6 +318,9 @@ pub struct GateLimits {
     /// Drop of accuracy below the reference in the worst genre of a choice, percentage points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_worst_drop_points: Option<f64>,
+    /// Change of the length of greedy generations from the reference's, either way, percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length_change_percent: Option<f64>,
     /// How much slower than the base program counts as slower, percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_slowdown_percent: Option<f64>,
@@ -312,12 +328,13 @@ pub struct GateLimits {
 
 impl GateLimits {
     /// Keys of the suite's `[gate]` with their values; all are looser the larger they are.
-    pub fn named(&self) -> [(&'static str, Option<f64>); 5] {
+    pub fn named(&self) -> [(&'static str, Option<f64>); 6] {
         [
             ("max_flips_percent", self.max_flips_percent),
             ("max_kl_p99", self.max_kl_p99),
             ("max_worst_increase_percent", self.max_worst_increase_percent),
             ("max_worst_drop_points", self.max_worst_drop_points),
+            ("max_length_change_percent", self.max_length_change_percent),
             ("max_slowdown_percent", self.max_slowdown_percent),
         ]
     }

@@ -32,9 +32,9 @@ impl TokenFiles {
         self.folder.join(format!("task-{task}.json"))
     }
 
-    /// Calibration windows, each a list of ids.
-    pub fn calibration(&self) -> PathBuf {
-        self.folder.join("calibration.json")
+    /// Calibration windows of draw number `draw`, each a list of ids.
+    pub fn calibration(&self, draw: usize) -> PathBuf {
+        self.folder.join(if draw == 0 { "calibration.json".into() } else { format!("calibration-{draw}.json") })
     }
 
     /// Windows of calibration text that no quantizer learns from, on which searches compare.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::network::Architecture;
 use crate::results::Genres;
-use crate::suite::{Suite, Task, TaskKind};
+use crate::suite::{Calibration, Suite, Task, TaskKind};
 use crate::tasks::{ChoiceItems, Corpus, Encoder, Passages, Prompts, Window, Windows, prompts, spread_sentences};
 use crate::tasks::{windows, write_tokens};
 
@@ -64,14 +64,21 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     progress(suite.tasks.len(), steps);
     if let Some(calibration) = &suite.calibration {
         let (drawn, held_out, corpus) = encoder.calibrate(calibration, suite.held_out_windows(), &job.base)?;
-        write_tokens(&job.files.calibration(), &drawn.windows)?;
+        write_tokens(&job.files.calibration(0), &drawn.windows)?;
+        let mut all = drawn.windows;
+        for draw in 1..calibration.seeds {
+            let next = Calibration { seed: calibration.seed.wrapping_add(draw as u64), ..calibration.clone() };
+            let (drawn, ..) = encoder.calibrate(&next, suite.held_out_windows(), &job.base)?;
+            write_tokens(&job.files.calibration(draw), &drawn.windows)?;
+            all.extend(drawn.windows);
+        }
         write_tokens(&job.files.held_out(), &held_out.windows)?;
         let mut shared = scored.overlap(&corpus);
         if encoder.reads_sentences() {
             // A sentence may recur by chance, a document does not.
             warnings.extend(shared.take());
         }
-        leak = scored.leak(shared, &drawn.windows);
+        leak = scored.leak(shared, &all);
         if let Some(text) = leak.as_ref().filter(|_| !calibration.allow_leak) {
             let remedy =
                 "give other documents, or set allow_leak = true under [data] calibration, which marks the report";

@@ -114,7 +114,14 @@ fn suite(truths: &[Truth], setting: Setting) -> Suite {
         name: "synthetic".into(),
         model: "path:made-up".into(),
         reference: "fp16".into(),
-        calibration: Some(Calibration { text: text(100, 110), windows: 64, length: 256, seed: 1, allow_leak: false }),
+        calibration: Some(Calibration {
+            text: text(100, 110),
+            windows: 64,
+            length: 256,
+            seed: 1,
+            seeds: 1,
+            allow_leak: false,
+        }),
         tasks: vec![Task {
             name: "perplexity".into(),
             kind: TaskKind::Perplexity { length: 256, windows: None },
@@ -299,7 +306,14 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
         let built = Built::Ready(artefact);
         variants.insert(
             truth.name.into(),
-            VariantEvidence { built, scores, slots: Vec::new(), fit: None, failures: Vec::new() },
+            VariantEvidence {
+                built,
+                scores,
+                redrawn: BTreeMap::new(),
+                slots: Vec::new(),
+                fit: None,
+                failures: Vec::new(),
+            },
         );
     }
     for block in 0..setting.blocks {

@@ -293,8 +293,11 @@ fn accuracy(run: &Run, variant: &VariantResult) -> Option<(f64, Option<(f64, f64
         return Some((0.0, None));
     }
     let (value, bounds) = value_and_bounds(accuracy_question(limit, variant).estimate?);
-    let lower_is_better = matches!(limit.metric, AccuracyMetric::Perplexity { .. });
-    Some(if lower_is_better { (-value, bounds.map(|(low, high)| (-high, -low))) } else { (value, bounds) })
+    Some(if limit.metric.rises_with_loss() {
+        (-value, bounds.map(|(low, high)| (-high, -low)))
+    } else {
+        (value, bounds)
+    })
 }
 
 fn accuracy_axis(run: &Run) -> Axis {
@@ -318,7 +321,7 @@ fn accuracy_axis(run: &Run) -> Axis {
             ("mean cosine to the reference, less 1", -max, format!("dAcc_max {max}"))
         }
     };
-    let negated = matches!(run.suite.accept.accuracy.metric, AccuracyMetric::Perplexity { .. });
+    let negated = run.suite.accept.accuracy.metric.rises_with_loss();
     Axis { title: title.into(), limit: Some(Limit { at, text }), higher: true, negated }
 }
 
