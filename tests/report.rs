@@ -314,6 +314,7 @@ fn when_nothing_passes_the_report_says_what_to_try() {
         let keys: String = attempt.entry.lines().skip(2).map(|line| format!("{line}\n")).collect();
         quantbench::suite::recipe_from_text("entry", &keys).unwrap();
     }
+    assert!(run.recommendation.attempts.iter().any(|attempt| attempt.entry.contains("import = ")), "training is one");
     let folder = tempfile::tempdir().unwrap();
     report::write(folder.path(), &run, &e).unwrap();
     assert!(read(folder.path(), "index.html").contains("What to try next"));
@@ -431,6 +432,14 @@ fn sliders_axes_sorting_and_filters_do_what_they_say() {
         axis.selectedIndex = [...axis.options].findIndex(o => o.text === "weights");
         axis.dispatchEvent(new w.Event("change"));
         Object.assign(out, { before, after: d.querySelector("#chart .title").textContent });
+        const radii = () => [...d.querySelectorAll("#chart .area")].map(disc => Number(disc.getAttribute("r")));
+        const area = d.getElementById("axis-area");
+        out.areas = { of: area.selectedOptions[0].text, radii: radii() };
+        area.selectedIndex = area.options.length - 1;
+        area.dispatchEvent(new w.Event("change"));
+        out.areas.none = radii().length;
+        area.selectedIndex = [...area.options].findIndex(o => o.text === "weights");
+        area.dispatchEvent(new w.Event("change"));
         const heading = [...d.querySelectorAll(".verdicts th button")].find(b => b.textContent.startsWith("speedup"));
         heading.click();
         out.rising = names();
@@ -457,6 +466,13 @@ fn sliders_axes_sorting_and_filters_do_what_they_say() {
     );
     assert!(found["before"].as_str().unwrap().starts_with("decode speedup"), "{found}");
     assert!(found["after"].as_str().unwrap().starts_with("weights, MiB"), "{found}");
+    assert_eq!((&found["areas"]["of"], &found["areas"]["none"]), (&json!("weights"), &json!(0)));
+    let largest = run.variants.iter().filter_map(|v| v.memory).map(|m| m.weight_bytes).max().unwrap() as f64;
+    for (variant, radius) in run.variants.iter().zip(found["areas"]["radii"].as_array().unwrap()) {
+        let expected = 30.0 * (variant.memory.unwrap().weight_bytes as f64 / largest).sqrt();
+        assert!((radius.as_f64().unwrap() - expected).abs() < 1e-6, "{}: {found}", variant.name);
+    }
+    assert!(found["tip"].as_str().unwrap().contains("all three"), "{found}");
     let mut order: Vec<(f64, &str)> = run
         .variants
         .iter()

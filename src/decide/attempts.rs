@@ -9,7 +9,7 @@ use crate::tensor::Granularity;
 /// Most layers that an attempt keeps at 8 bits.
 const KEPT_LAYERS: usize = 4;
 
-/// The attempts that follow from the answers, at most one for each thing that stands in the way.
+/// The attempts that follow from the answers: at most one quantizer's for each thing that stands in the way, and training.
 pub(super) fn attempts(case: &Case<'_>, judged: &[(&VariantResult, &Answers)], nearest: &Nearest<'_>) -> Vec<Attempt> {
     let method = |variant: Option<&VariantResult>| -> Option<(String, Method)> {
         let variant = variant?;
@@ -34,7 +34,19 @@ pub(super) fn attempts(case: &Case<'_>, judged: &[(&VariantResult, &Answers)], n
         let small = nearest.memory.or(nearest.speed);
         found.extend(small.and_then(|v| method(Some(v)).and_then(|(name, m)| mixed(v, &name, m))));
     }
-    found.into_iter().filter_map(|(name, why, method)| attempt(unused(case, name), why, method)).collect()
+    let attempts = found.into_iter().filter_map(|(name, why, method)| attempt(unused(case, name), why, method));
+    let trained = nearest.accuracy.filter(|_| !met(|a| Some(a.accuracy))).and_then(|v| trained(case, &v.name));
+    attempts.chain(trained).collect()
+}
+
+/// Where no quantizer reaches the accuracy: a checkpoint that was trained with its quantization simulated.
+fn trained(case: &Case<'_>, nearest: &str) -> Option<Attempt> {
+    let name = unused(case, format!("{nearest}-qat"));
+    let keys = format!("import = {}\n", toml::Value::String("path:trained-checkpoint".into()));
+    let why = "training with the quantization simulated (QAT) wins back most of what rounding loses; give the folder of \
+               such a checkpoint, as torchao, compressed-tensors or torch FakeQuantize save it";
+    let read = recipe_from_text("entry", &keys).ok()?;
+    matches!(read, Recipe::Import { .. }).then(|| Attempt { why: why.into(), entry: entry(&name, &keys) })
 }
 
 /// The attempt, if its entry says all of the recipe.

@@ -34,6 +34,7 @@ impl Session<'_> {
             }
             self.progress.note(&format!("threads were moved to other cores: {} slots are measured again", moved.len()));
             moved.into_iter().try_for_each(|event| self.record(event))?;
+            self.expect_slots(block);
         }
         Ok(())
     }

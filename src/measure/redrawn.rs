@@ -15,19 +15,15 @@ impl Session<'_> {
         let draws = suite.calibration.as_ref().map_or(1, |calibration| calibration.seeds);
         let rules = &suite.accept.accuracy.task;
         let Some(task) = suite.tasks.iter().find(|task| task.name == *rules) else { return Ok(()) };
-        for variant in &suite.variants {
-            let learns = matches!(&variant.recipe, Recipe::Quantize(method) if method.learns().is_some());
-            if !learns || self.artefact(&variant.name).is_none() {
-                continue;
-            }
-            for draw in 1..draws {
-                let known = self.found(&variant.name).is_some_and(|found| found.redrawn.contains_key(&draw));
-                if !known {
-                    self.redraw(variant, task, draw)?;
-                }
-            }
-        }
-        Ok(())
+        let learns = |variant: &&Variant| {
+            let quantized = matches!(&variant.recipe, Recipe::Quantize(method) if method.learns().is_some());
+            quantized && self.artefact(&variant.name).is_some()
+        };
+        let of_variant = |variant: &'_ Variant| (1..draws).map(|draw| (variant.clone(), draw)).collect::<Vec<_>>();
+        let mut left: Vec<(Variant, usize)> = suite.variants.iter().filter(learns).flat_map(of_variant).collect();
+        left.retain(|(variant, draw)| self.found(&variant.name).is_some_and(|found| !found.redrawn.contains_key(draw)));
+        self.progress.expect("score", left.len());
+        left.iter().try_for_each(|(variant, draw)| self.redraw(variant, task, *draw))
     }
 
     fn redraw(&mut self, variant: &Variant, task: &Task, draw: usize) -> Result<()> {

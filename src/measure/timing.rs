@@ -37,8 +37,7 @@ impl Session<'_> {
             self.record(Event::Planned { blocks, racing: until_decided || fewest < most })?;
         }
         let blocks = self.most_blocks();
-        let left: usize = (0..blocks).map(|b| self.missing(b).len()).sum();
-        self.progress.expect("time", left);
+        self.expect_slots(0);
         for done in 1..=blocks {
             let block_began = self.workers.elapsed_s();
             self.measure_block(done - 1, blocks)?;
@@ -81,6 +80,12 @@ impl Session<'_> {
         self.evidence.plan.is_some_and(|plan| plan.racing)
     }
 
+    /// Counts the slots that are to be measured from block `first` on.
+    pub(super) fn expect_slots(&mut self, first: usize) {
+        let left = (first..self.most_blocks()).map(|block| self.missing(block).len()).sum();
+        self.progress.expect("time", left);
+    }
+
     pub(super) fn most_blocks(&self) -> usize {
         self.evidence.plan.map_or(0, |plan| plan.most)
     }
@@ -97,6 +102,7 @@ impl Session<'_> {
         let Some(why) = disturbance(self.evidence.slots_of(block)) else { return Ok(false) };
         self.progress.note(&format!("block {blocks} is measured again: {why}"));
         self.record(Event::SetAside { block, why })?;
+        self.expect_slots(block);
         Ok(true)
     }
 

@@ -112,7 +112,13 @@ impl Versus<'_> {
                 for arm in &open {
                     let head_first = rng.random();
                     let began = self.head.elapsed_s();
-                    match self.pair(arm, block, (batch, threads), head_first) {
+                    let pair = self.pair(arm, block, (batch, threads), head_first);
+                    if self.head.interrupted() {
+                        return Err(Error::Measurement(
+                            "interrupted while two builds were timed; start the gate again".into(),
+                        ));
+                    }
+                    match pair {
                         Ok(pair) => compared.pairs.push(pair),
                         Err(error @ Error::Measurement(_)) => return Err(error),
                         Err(error) => _ = compared.failures.insert(arm.variant.clone(), error.to_string()),
@@ -167,11 +173,7 @@ impl Versus<'_> {
         } else {
             [start_base()?, start_head()?]
         };
-        let timings = take_turns(&mut workers, head_first);
-        if self.head.interrupted() {
-            return Err(Error::Measurement("interrupted while two builds were timed; start the gate again".into()));
-        }
-        timings
+        take_turns(&mut workers, head_first)
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Data {
     /// Axes shown first, as indices of `measures`.
     x: usize,
     y: usize,
+    /// The number that is shown as an area.
+    area: Option<usize>,
 }
 
 /// A threshold with the range of its slider.
@@ -86,6 +88,8 @@ pub(super) fn json(run: &Run) -> serde_json::Result<String> {
     let speedup = metric_name(judged_metric(&run.suite.workload, &run.suite.accept));
     let fastest = measures.iter().position(|m| m.label.starts_with(&format!("{speedup} speedup"))).unwrap_or(0);
     let (x, y) = (axis("speed", fastest), axis("accuracy", 0));
+    // The third of what the rule weighs up, on no other axis.
+    let area = measures.iter().position(|m| m.label == view::memory_name(run)).filter(|at| ![x, y].contains(at));
     let data = Data {
         rule: run.suite.accept.rule.split_whitespace().collect::<Vec<_>>().join(" "),
         reference: name(&run.suite.reference),
@@ -94,6 +98,7 @@ pub(super) fn json(run: &Run) -> serde_json::Result<String> {
         measures,
         x,
         y,
+        area,
     };
     // `<` cannot end the element, and no line separator can end a line of a script.
     let json = serde_json::to_string(&data)?;

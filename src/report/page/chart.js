@@ -1,4 +1,5 @@
-// The Pareto chart: two numbers of every variant with their intervals, thresholds as lines, the frontier joined.
+// The Pareto chart: two numbers of every variant with their intervals and a third as an area, thresholds as lines, the
+// frontier of the two joined.
 const SVG = "http://www.w3.org/2000/svg";
 const chart = document.getElementById("chart");
 const tip = document.getElementById("tip");
@@ -54,10 +55,22 @@ function range(measure, indices) {
   return [low, high + pad];
 }
 
-function dominates(x, y, a, b) {
-  const better = (m, i, j) => (m.higher ? 1 : -1) * (m.values[i][0] - m.values[j][0]);
-  const [dx, dy] = [better(x, a, b), better(y, a, b)];
-  return dx >= 0 && dy >= 0 && (dx > 0 || dy > 0);
+// Whether variant `a` is at least as good as `b` in all measures and better in one.
+function dominates(measures, a, b) {
+  const better = measures.map(m => (m.higher ? 1 : -1) * (m.values[a][0] - m.values[b][0]));
+  return better.every(d => d >= 0) && better.some(d => d > 0);
+}
+
+// Those that no other dominates.
+function frontier(measures, indices) {
+  return indices.filter(i => !indices.some(j => dominates(measures, j, i)));
+}
+
+// Radius of the disc whose area is the third number, the largest 30 pixels; 0 where it is not known.
+function radius(measure, index) {
+  const largest = Math.max(...measure.values.map(value => Math.abs(value?.[0] ?? 0)));
+  const value = Math.abs(measure.values[index]?.[0] ?? 0);
+  return largest > 0 ? 30 * Math.sqrt(value / largest) : 0;
 }
 
 function drawMark(kind, x, y, parent) {
@@ -104,7 +117,7 @@ function drawChart() {
   const py = v => frame.bottom - (frame.bottom - frame.top) * (y.higher ? share(v, ys) : 1 - share(v, ys));
   drawLimits(svg, x, y, frame, px, py);
   drawAxes(svg, x, y, frame, px, py, [xs, ys]);
-  const on = indices.filter(i => !indices.some(j => dominates(x, y, j, i)));
+  const on = frontier([x, y], indices);
   on.sort((a, b) => x.values[a][0] - x.values[b][0]);
   const path = on.map(i => `${px(x.values[i][0])},${py(y.values[i][0])}`).join(" ");
   element("polyline", { points: path, class: "frontier" }, svg);
@@ -151,6 +164,8 @@ function drawAxes(svg, x, y, frame, px, py, [xs, ys]) {
 
 function drawVariants(svg, x, y, frame, px, py, indices, on) {
   const { outcomes } = judge(state.thresholds);
+  const area = state.area === null ? null : report.measures[state.area];
+  const onAll = area && frontier([x, y, area], indices.filter(i => area.values[i]));
   const at = i => [px(x.values[i][0]), py(y.values[i][0])];
   const taken = indices.flatMap(i => {
     const [cx, cy] = at(i), [, xl, xh] = x.values[i], [, yl, yh] = y.values[i];
@@ -164,11 +179,16 @@ function drawVariants(svg, x, y, frame, px, py, indices, on) {
     const place = variant.reference ? "the reference" : `${kind} at these thresholds`;
     const lines = [variant.name, place, `${x.label}: ${shown(x, i)}`, `${y.label}: ${shown(y, i)}`,
       on.includes(i) ? "on the frontier of these two axes" : "dominated in these two axes"];
+    if (area?.values[i]) {
+      lines.push(`${area.label}: ${shown(area, i)}`);
+      lines.push(onAll.includes(i) ? "on the frontier of all three" : "dominated in all three");
+    }
     const group = element("g", { class: `mark ${kind}`, tabindex: 0, role: "img", "aria-label": lines.join("; ") }, svg);
     const [, xl, xh] = x.values[i], [, yl, yh] = y.values[i];
     if (xl !== null && xh !== null) element("line", { x1: px(xl), x2: px(xh), y1: cy, y2: cy, class: "bar" }, group);
     if (yl !== null && yh !== null) element("line", { x1: cx, x2: cx, y1: py(yl), y2: py(yh), class: "bar" }, group);
     element("circle", { cx, cy, r: 14, class: "touch" }, group);
+    if (area) element("circle", { cx, cy, r: radius(area, i), class: "area" }, group);
     drawMark(kind, cx, cy, group);
     const show = () => showTip(lines, cx, cy, svg);
     group.addEventListener("pointerenter", show);
@@ -199,10 +219,15 @@ function hideTip() {
 }
 
 // The axes' selectors.
-for (const axis of ["x", "y"]) {
+for (const axis of ["x", "y", "area"]) {
   const select = document.getElementById(`axis-${axis}`);
   report.measures.forEach((measure, i) => select.append(new Option(measure.label, i, false, i === state[axis])));
-  select.addEventListener("change", () => { state[axis] = Number(select.value); hideTip(); drawChart(); });
+  if (axis === "area") select.append(new Option("nothing", "", false, state.area === null));
+  select.addEventListener("change", () => {
+    state[axis] = select.value === "" ? null : Number(select.value);
+    hideTip();
+    drawChart();
+  });
 }
 document.addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
 addEventListener("resize", drawChart);

@@ -55,4 +55,4 @@ function recorded() {
   return Object.fromEntries(report.limits.map(limit => [limit.question, limit.value * limit.scale]));
 }
 
-const state = { thresholds: recorded(), x: report.x, y: report.y };
+const state = { thresholds: recorded(), x: report.x, y: report.y, area: report.area };
