@@ -50,6 +50,11 @@ pub trait InTurns {
     /// # Errors
     /// The worker's message, or how it died.
     fn turn(&mut self) -> Result<Option<Timing>>;
+    /// Its answer, without further turns.
+    ///
+    /// # Errors
+    /// The worker's message, or how it died.
+    fn end(&mut self) -> Result<Option<Timing>>;
 }
 
 /// Those who do the work, with their clock. Every call runs one worker to its end.

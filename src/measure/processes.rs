@@ -13,7 +13,7 @@ use super::{InTurns, OnProgress, Workers};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::results::Score;
-use crate::worker::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, ScoreJob, TimeJob, Timing};
+use crate::worker::{BuildJob, BuildOutcome, Job, LAST, Message, PrepareJob, Prepared, ScoreJob, TimeJob, Timing};
 
 /// Rest before a slot, so that the one before it has ended in the eyes of the system too: its memory is free, its
 /// threads are gone.
@@ -105,13 +105,23 @@ impl Waiting {
     }
 }
 
-impl InTurns for Waiting {
-    fn turn(&mut self) -> Result<Option<Timing>> {
+impl Waiting {
+    fn answer_to(&mut self, line: &str) -> Result<Option<Timing>> {
         if let Some(running) = &mut self.running {
-            running.say(b"\n");
+            running.say(line.as_bytes());
             self.listen()?;
         }
         Ok(self.timing.take())
+    }
+}
+
+impl InTurns for Waiting {
+    fn turn(&mut self) -> Result<Option<Timing>> {
+        self.answer_to("\n")
+    }
+
+    fn end(&mut self) -> Result<Option<Timing>> {
+        self.answer_to(&format!("{LAST}\n"))
     }
 }
 

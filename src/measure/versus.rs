@@ -22,8 +22,12 @@ use crate::results::Sample;
 use crate::suite::Suite;
 use crate::worker::{TimeJob, Timing};
 
-/// Fewest iterations of each build in a pair: starting two processes takes longer.
-const FEWEST_TURNS: usize = 15;
+/// Most turns of each build in a pair, unless the suite asks for more iterations.
+const MOST_TURNS: usize = 15;
+
+/// After so many seconds of turns a pair has no more than the suite's iterations: starting two processes and warming them up
+/// takes about as long.
+const SECONDS_OF_TURNS: f64 = 2.0;
 
 const SIDES: [&str; 2] = ["base", "head"];
 
@@ -157,7 +161,7 @@ impl Versus<'_> {
             batch,
             threads,
             generate: workload.generate,
-            iterations: workload.iterations.max(FEWEST_TURNS),
+            iterations: workload.iterations.max(MOST_TURNS),
             memory_limit: None,
             in_turns: true,
             profile: false,
@@ -173,19 +177,28 @@ impl Versus<'_> {
         } else {
             [start_base()?, start_head()?]
         };
-        take_turns(&mut workers, head_first)
+        let clock = || self.head.elapsed_s();
+        take_turns(&mut workers, head_first, workload.iterations, &clock)
     }
 }
 
-/// Gives base and head turns until both have answered. Which goes first alternates, so that a machine that gets steadily
-/// faster or slower favours neither.
-fn take_turns(workers: &mut [Box<dyn InTurns>; 2], head_first: bool) -> Result<[Timing; 2]> {
+/// Gives base and head turns until both have answered, or had the `fewest` turns and enough time. Which goes first
+/// alternates, so that a machine that gets steadily faster or slower favours neither.
+fn take_turns(
+    workers: &mut [Box<dyn InTurns>; 2],
+    head_first: bool,
+    fewest: usize,
+    clock: &dyn Fn() -> f64,
+) -> Result<[Timing; 2]> {
     let mut timings = [None, None];
     let mut first = usize::from(head_first);
+    let (began, mut turns) = (clock(), 0);
     loop {
+        let enough = turns >= fewest && clock() - began > SECONDS_OF_TURNS;
         for side in [first, 1 - first] {
             if timings[side].is_none() {
-                timings[side] = of_side(SIDES[side], workers[side].turn())?;
+                let answer = if enough { workers[side].end() } else { workers[side].turn() };
+                timings[side] = of_side(SIDES[side], answer)?;
             }
         }
         first = 1 - first;
@@ -193,6 +206,7 @@ fn take_turns(workers: &mut [Box<dyn InTurns>; 2], head_first: bool) -> Result<[
             [Some(base), Some(head)] => return Ok([base, head]),
             open => open,
         };
+        turns += 1;
     }
 }
 
@@ -220,11 +234,9 @@ mod tests {
         notes: Rc<RefCell<String>>,
     }
 
-    impl InTurns for Noting {
-        fn turn(&mut self) -> Result<Option<Timing>> {
-            self.notes.borrow_mut().push(self.name);
-            self.left = self.left.saturating_sub(1);
-            let timing = Timing {
+    impl Noting {
+        fn timing(&self) -> Timing {
+            Timing {
                 samples: vec![],
                 memory: Memory::default(),
                 kernels: vec![],
@@ -233,26 +245,43 @@ mod tests {
                 processors: None,
                 load_s: f64::from(u32::from(self.name)),
                 warmup_iterations: 0,
-            };
-            Ok((self.left == 0).then_some(timing))
+            }
         }
     }
 
-    fn turns(head_first: bool, of_each: [usize; 2]) -> String {
+    impl InTurns for Noting {
+        fn turn(&mut self) -> Result<Option<Timing>> {
+            self.notes.borrow_mut().push(self.name);
+            self.left = self.left.saturating_sub(1);
+            Ok((self.left == 0).then(|| self.timing()))
+        }
+
+        fn end(&mut self) -> Result<Option<Timing>> {
+            self.notes.borrow_mut().push('.');
+            Ok(Some(self.timing()))
+        }
+    }
+
+    /// The turns of two builds, each of which takes a whole `seconds`.
+    fn turns(head_first: bool, of_each: [usize; 2], seconds: f64) -> String {
         let notes = Rc::new(RefCell::new(String::new()));
         let worker = |name, left| Box::new(Noting { name, left, notes: Rc::clone(&notes) }) as Box<dyn InTurns>;
         let mut workers = [worker('b', of_each[0]), worker('h', of_each[1])];
-        let timings = take_turns(&mut workers, head_first).unwrap();
+        let clock = || seconds * notes.borrow().len() as f64;
+        let timings = take_turns(&mut workers, head_first, 2, &clock).unwrap();
         assert_eq!(timings.map(|timing| timing.load_s as u8 as char), ['b', 'h']);
         notes.take()
     }
 
     #[test]
     fn builds_take_turns_and_take_turns_at_being_first() {
-        assert_eq!(turns(false, [3, 3]), "bhhbbh");
-        assert_eq!(turns(true, [3, 3]), "hbbhhb");
+        assert_eq!(turns(false, [3, 3], 0.01), "bhhbbh");
+        assert_eq!(turns(true, [3, 3], 0.01), "hbbhhb");
         // A build that knows no turns has answered before the first.
-        assert_eq!(turns(false, [1, 3]), "bhhh");
+        assert_eq!(turns(false, [1, 3], 0.01), "bhhh");
+        // Two turns at least, whatever they take; then time counts.
+        assert_eq!(turns(false, [9, 9], 5.0), "bhhb..");
+        assert_eq!(turns(false, [9, 9], 0.4), "bhhbbh..");
     }
 
     #[test]

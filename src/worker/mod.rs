@@ -16,6 +16,7 @@ mod time;
 mod turns;
 
 pub use protocol::{BuildJob, BuildOutcome, Job, Message, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
+pub use turns::LAST;
 
 use std::any::Any;
 use std::io::{self, BufRead, Write};

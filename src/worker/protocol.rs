@@ -170,7 +170,7 @@ pub struct TimeJob {
     /// Most bytes of address space that the process may use.
     #[serde(default)]
     pub memory_limit: Option<u64>,
-    /// Wait for a turn before each timed iteration.
+    /// Wait for a turn before each timed iteration, of which there may then be fewer.
     #[serde(default)]
     pub in_turns: bool,
     /// Also profile one more iteration.

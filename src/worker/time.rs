@@ -161,8 +161,8 @@ fn measure(
     let probe = Probe::start(pool);
     let mut samples = Vec::with_capacity(job.iterations);
     for tokens in work.timed.iter().cycle().take(job.iterations) {
-        if job.in_turns {
-            turns.wait()?;
+        if job.in_turns && !turns.wait()? {
+            break;
         }
         samples.push(once(tokens)?);
     }

@@ -8,8 +8,11 @@ use super::protocol::Message;
 use super::send;
 use crate::error::{Error, Result};
 
+/// The line that ends a job's turns before their number is reached.
+pub const LAST: &str = "enough";
+
 /// Turns of a job that takes them; a line each.
-pub(super) struct Turns(Receiver<()>);
+pub(super) struct Turns(Receiver<String>);
 
 impl Turns {
     /// Listens in a thread of its own, which ends the process with the input: that comes only when the parent has died.
@@ -19,7 +22,8 @@ impl Turns {
         thread::spawn(move || {
             for line in io::stdin().lock().lines() {
                 // An error means the same as the end: nobody is there to answer to.
-                if line.is_err() || turn.send(()).is_err() {
+                let Ok(line) = line else { break };
+                if turn.send(line).is_err() {
                     break;
                 }
             }
@@ -28,9 +32,10 @@ impl Turns {
         Turns(turns)
     }
 
-    /// Says that this worker is ready, and sleeps until it is given a turn.
-    pub fn wait(&self) -> Result<()> {
+    /// Says that this worker is ready, and sleeps until it is given a turn, or told that there were enough: then false.
+    pub fn wait(&self) -> Result<bool> {
         send(&Message::Ready).map_err(|e| Error::Measurement(format!("cannot ask for a turn: {e}")))?;
-        self.0.recv().map_err(|_| Error::Measurement("the parent gives no more turns".into()))
+        let line = self.0.recv().map_err(|_| Error::Measurement("the parent gives no more turns".into()))?;
+        Ok(line.trim() != LAST)
     }
 }
