@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Architecture;
-use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, Variant, WeightScheme, Workload};
+use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -245,7 +245,7 @@ fn work(suite: &Suite) -> String {
         };
         _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
     }
-    let again = redrawn(suite);
+    let again = suite.further_draws().count();
     if again > 0 {
         let task = &suite.accept.accuracy.task;
         _ = writeln!(text, "  other draws of calibration windows: {again} variants more are made and scored on {task}");
@@ -346,7 +346,7 @@ fn estimate(suite: &Suite, model: &Model, speeds: &Speeds, task_tokens: &[Option
     let scored: Option<u64> = task_tokens.iter().copied().sum();
     let per_token = (model.blocks() + model.head as f64) / speeds.many;
     let rules = suite.tasks.iter().position(|task| task.name == suite.accept.accuracy.task);
-    let again = rules.and_then(|at| task_tokens[at]).unwrap_or(0) as f64 * redrawn(suite) as f64;
+    let again = rules.and_then(|at| task_tokens[at]).unwrap_or(0) as f64 * suite.further_draws().count() as f64;
     let score = scored.map(|tokens| (tokens as f64 * suite.variants.len() as f64 + again) * per_token);
     let block: f64 = timed_seconds(suite, model, speeds);
     let (fewest, most) = suite.workload.blocks;
@@ -379,13 +379,6 @@ fn estimate(suite: &Suite, model: &Model, speeds: &Speeds, task_tokens: &[Option
 /// `3 min 20 s`, or `1 min 0 s to 3 min 20 s`.
 fn range(low: f64, high: f64) -> String {
     if low == high { units::seconds(low) } else { format!("{} to {}", units::seconds(low), units::seconds(high)) }
-}
-
-/// How often a variant is made again of another draw of calibration windows.
-fn redrawn(suite: &Suite) -> usize {
-    let learns = |v: &&Variant| matches!(&v.recipe, Recipe::Quantize(method) if method.learns().is_some());
-    let more = suite.calibration.as_ref().map_or(0, |calibration| calibration.seeds - 1);
-    more * suite.variants.iter().filter(learns).count()
 }
 
 /// One pass over the weights; for a method that learns also the calibration text through the blocks twice, the second

@@ -107,8 +107,7 @@ fn speed(alpha: f64, most: usize) -> String {
 
 /// Items, or predicted tokens, of the rule's task, where the suite says how many.
 pub(super) fn items(suite: &Suite) -> Option<usize> {
-    let task = suite.tasks.iter().find(|task| task.name == suite.accept.accuracy.task)?;
-    match task.kind {
+    match suite.judged_task()?.kind {
         TaskKind::Choice { items } => items,
         TaskKind::Perplexity { length, windows } => Some(windows? * (length - 1)),
         TaskKind::Similarity { sentences, .. } => sentences,

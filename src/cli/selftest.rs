@@ -75,27 +75,34 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return accuracy(args, flips / 100.0);
     }
     let (suite, planted) = planted(suite::read(&args.suite)?, args);
+    let nobody_leaves = |_: &Evidence| BTreeMap::<String, Standing>::new();
+    let evidence = measured(args, suite, planted.clone(), |session| {
+        let mut time = || session.time(None, false, &nobody_leaves);
+        if args.load { under_load(time) } else { time() }
+    })?;
+    let found = decide::selftest(&evidence, &planted, args.blocks.into()).map_err(Error::Measurement)?;
+    super::print(&text(&evidence, &found, args.blocks.into()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The evidence of `measure` over a prepared and built suite.
+fn measured(
+    args: &Args,
+    suite: Suite,
+    planted: BTreeMap<String, f64>,
+    measure: impl FnOnce(&mut Session<'_>) -> Result<()>,
+) -> Result<Evidence> {
     let temporary = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "create a folder in", e))?;
     let out = args.out.clone().unwrap_or_else(|| temporary.path().join("selftest"));
-    let mut inputs = Inputs::fetch(suite, super::fetch::base(&args.suite))?;
-    inputs.planted = planted.clone();
+    let inputs = Inputs { planted, ..Inputs::fetch(suite, super::fetch::base(&args.suite))? };
     let mut workers = Processes::new()?;
     let mut session = Session::begin(inputs, RunFolder::create_at(&out)?, &mut workers, Progress::new(args.quiet))?;
     session.prepare()?;
     session.build()?;
-    let nobody_leaves = |_: &Evidence| BTreeMap::<String, Standing>::new();
-    let mut time = || session.time(None, false, &nobody_leaves);
-    if args.load {
-        under_load(time)?
-    } else {
-        time()?
-    }
+    measure(&mut session)?;
     session.finish()?;
     drop(session);
-    let evidence = Evidence::from_events(read_journal(&out)?.events)?;
-    let found = decide::selftest(&evidence, &planted, args.blocks.into()).map_err(Error::Measurement)?;
-    super::print(&text(&evidence, &found, args.blocks.into()))?;
-    Ok(ExitCode::SUCCESS)
+    Evidence::from_events(read_journal(&out)?.events)
 }
 
 /// Scores the reference and plants drops of accuracy into its answers.
@@ -116,17 +123,7 @@ fn accuracy(args: &Args, flips: f64) -> Result<ExitCode> {
     };
     suite.tasks = vec![task];
     let accept = suite.accept.clone();
-    let temporary = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "create a folder in", e))?;
-    let out = args.out.clone().unwrap_or_else(|| temporary.path().join("selftest"));
-    let inputs = Inputs::fetch(suite, super::fetch::base(&args.suite))?;
-    let mut workers = Processes::new()?;
-    let mut session = Session::begin(inputs, RunFolder::create_at(&out)?, &mut workers, Progress::new(args.quiet))?;
-    session.prepare()?;
-    session.build()?;
-    session.score()?;
-    session.finish()?;
-    drop(session);
-    let evidence = Evidence::from_events(read_journal(&out)?.events)?;
+    let evidence = measured(args, suite, BTreeMap::new(), |session| session.score())?;
     let drops = [0.0, 0.5, 1.0, 1.5, 2.0].map(|part| part * margin);
     let found = decide::planted_flips(&evidence, &accept, flips, &drops, PLANTED);
     super::print(&flips_text(margin, accept.confidence, flips, &found.map_err(Error::Measurement)?))?;

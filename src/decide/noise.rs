@@ -40,8 +40,7 @@ pub(super) fn control(case: &Case<'_>) -> BTreeMap<String, Estimate> {
 /// Why no timing of this run can answer the speed question, if so.
 pub(super) fn timing_fault(case: &Case<'_>, control: &BTreeMap<String, Estimate>) -> Option<String> {
     let blocks = case.blocks();
-    let disturbed = (0..case.evidence.timed_blocks()).filter(|b| disturbance(case.evidence.slots_of(*b)).is_some());
-    let disturbed = disturbed.count();
+    let disturbed = disturbed_blocks(case.evidence);
     if disturbed * LEAST_PART_DISTURBED > blocks {
         return Some(format!("the machine was too noisy: {disturbed} of {blocks} blocks were disturbed"));
     }
@@ -53,6 +52,11 @@ pub(super) fn timing_fault(case: &Case<'_>, control: &BTreeMap<String, Estimate>
         Some(false) => Some(format!("timing is too noisy: the A/A control reads {estimate}")),
         None => Some("the A/A control has too few blocks".into()),
     }
+}
+
+/// Blocks that are kept although the machine was disturbed in them.
+pub(super) fn disturbed_blocks(evidence: &Evidence) -> usize {
+    (0..evidence.timed_blocks()).filter(|block| disturbance(evidence.slots_of(*block)).is_some()).count()
 }
 
 /// The A/A control of the judged time, where it excludes 1.

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use super::noise;
 use super::timings::{Point, differences, judged_metric, log_time_by_block};
-use crate::results::{Evidence, disturbance};
+use crate::results::Evidence;
 use crate::stats::{Interval, Side, mean_interval, sequential_claim, signed_rank_p};
 
 /// Chance of each of the two wrong answers of a comparison.
@@ -34,8 +35,7 @@ pub struct Found {
 /// Blocks of a selftest during which the machine was disturbed, those measured again among them, and all.
 pub fn disturbed_blocks(evidence: &Evidence) -> (usize, usize) {
     let blocks = evidence.timed_blocks();
-    let seen = (0..blocks).filter(|block| disturbance(evidence.slots_of(*block)).is_some()).count();
-    (seen + evidence.set_aside.len(), blocks + evidence.set_aside.len())
+    (noise::disturbed_blocks(evidence) + evidence.set_aside.len(), blocks + evidence.set_aside.len())
 }
 
 /// What was found of the A/A control and of the `planted` variants, in comparisons of `blocks` blocks each.

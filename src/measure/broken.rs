@@ -12,25 +12,16 @@ use crate::worker::{Reference, ScoreJob};
 impl Session<'_> {
     /// Scores the broken reference, once the reference itself is scored.
     pub(super) fn score_broken(&mut self) -> Result<()> {
-        let suite = &self.inputs.suite;
-        let (reference, name) = (suite.reference.clone(), suite.accept.accuracy.task.clone());
-        let Some(task) = suite.tasks.iter().find(|task| task.name == name).cloned() else { return Ok(()) };
-        let whole = self.found(&reference).and_then(|found| found.scores.get(&name));
+        let Some(task) = self.inputs.suite.judged_task().cloned() else { return Ok(()) };
+        let reference = self.inputs.suite.reference.clone();
+        let whole = self.found(&reference).and_then(|found| found.scores.get(&task.name));
         let (Some(whole), Some(artefact), None) = (whole, self.artefact(&reference), &self.evidence.broken) else {
             return Ok(());
         };
         let places = sample(&documents(whole), sample_size(task.kind));
         let began = self.workers.elapsed_s();
-        let job = ScoreJob {
-            artefact,
-            kv_cache: self.kv_cache(&reference),
-            windows: self.token_files().windows(self.task_number(&task)),
-            task: name,
-            kind: task.kind,
-            reference: Reference::Absent,
-            broken: Some(places.clone()),
-            threads: self.threads(),
-        };
+        let job =
+            ScoreJob { broken: Some(places.clone()), ..self.score_job(&task, &reference, artefact, Reference::Absent) };
         let label = format!("{reference} broken on purpose");
         let mut progress = self.progress.step("score", &label);
         let score = self.workers.score(job, &mut |done, total| progress.advance(done, total));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::Session;
 use crate::error::Result;
 use crate::results::{Event, Evidence, Slot};
-use crate::stats::{mean, median};
+use crate::stats::{mean, median, variance};
 
 /// Blocks from which it is estimated.
 const PILOT_BLOCKS: usize = 3;
@@ -53,12 +53,6 @@ fn best(slots: &[&Slot], most: usize) -> Option<f64> {
     let least = LEAST_TIMED_S / iteration_s;
     let best = if between > 0.0 { (besides_s / iteration_s * within / between).sqrt() } else { most as f64 };
     Some(best.max(least)).filter(|best| best.is_finite())
-}
-
-/// Sample variance; `None` for fewer than two values.
-fn variance(values: &[f64]) -> Option<f64> {
-    let centre = mean(values).filter(|_| values.len() > 1)?;
-    Some(values.iter().map(|v| (v - centre).powi(2)).sum::<f64>() / (values.len() - 1) as f64)
 }
 
 #[cfg(test)]

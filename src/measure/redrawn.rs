@@ -4,26 +4,21 @@
 use super::Session;
 use crate::error::{Error, Result};
 use crate::results::{Event, Score};
-use crate::suite::{Recipe, Task, Variant};
-use crate::worker::{BuildJob, Reference, ScoreJob};
+use crate::suite::{Task, Variant};
+use crate::worker::{BuildJob, Reference};
 
 impl Session<'_> {
-    /// Makes and scores every variant that learns from text with each further draw. A search is left out: it is decided
-    /// once.
+    /// Makes and scores every variant that learns from text with each further draw.
     pub(super) fn score_redrawn(&mut self) -> Result<()> {
         let suite = self.inputs.suite.clone();
-        let draws = suite.calibration.as_ref().map_or(1, |calibration| calibration.seeds);
-        let rules = &suite.accept.accuracy.task;
-        let Some(task) = suite.tasks.iter().find(|task| task.name == *rules) else { return Ok(()) };
-        let learns = |variant: &&Variant| {
-            let quantized = matches!(&variant.recipe, Recipe::Quantize(method) if method.learns().is_some());
-            quantized && self.artefact(&variant.name).is_some()
+        let Some(task) = suite.judged_task() else { return Ok(()) };
+        let is_left = |(variant, draw): &(&Variant, usize)| {
+            self.artefact(&variant.name).is_some()
+                && self.found(&variant.name).is_some_and(|found| !found.redrawn.contains_key(draw))
         };
-        let of_variant = |variant: &'_ Variant| (1..draws).map(|draw| (variant.clone(), draw)).collect::<Vec<_>>();
-        let mut left: Vec<(Variant, usize)> = suite.variants.iter().filter(learns).flat_map(of_variant).collect();
-        left.retain(|(variant, draw)| self.found(&variant.name).is_some_and(|found| !found.redrawn.contains_key(draw)));
+        let left: Vec<(&Variant, usize)> = suite.further_draws().filter(is_left).collect();
         self.progress.expect("score", left.len());
-        left.iter().try_for_each(|(variant, draw)| self.redraw(variant, task, *draw))
+        left.into_iter().try_for_each(|(variant, draw)| self.redraw(variant, task, draw))
     }
 
     fn redraw(&mut self, variant: &Variant, task: &Task, draw: usize) -> Result<()> {
@@ -52,16 +47,7 @@ impl Session<'_> {
         };
         let mut progress = self.progress.step("build", label);
         let built = self.workers.build(job, &mut |done, total| progress.advance(done, total))?;
-        let job = ScoreJob {
-            artefact: built.artefact.path.into(),
-            kv_cache: variant.kv_cache,
-            task: task.name.clone(),
-            kind: task.kind,
-            windows: self.token_files().windows(self.task_number(task)),
-            reference: Reference::Absent,
-            broken: None,
-            threads: self.threads(),
-        };
+        let job = self.score_job(task, &variant.name, built.artefact.path.into(), Reference::Absent);
         let mut progress = self.progress.step("score", label);
         self.workers.score(job, &mut |done, total| progress.advance(done, total))
     }

@@ -63,16 +63,7 @@ impl Session<'_> {
     fn score_one(&mut self, task: &Task, variant: &str, against: Reference) -> Result<()> {
         let Some(artefact) = self.artefact(variant) else { return Ok(()) };
         let began = self.workers.elapsed_s();
-        let job = ScoreJob {
-            artefact,
-            kv_cache: self.kv_cache(variant),
-            task: task.name.clone(),
-            kind: task.kind,
-            windows: self.token_files().windows(self.task_number(task)),
-            reference: against,
-            broken: None,
-            threads: self.threads(),
-        };
+        let job = self.score_job(task, variant, artefact, against);
         let label =
             if self.inputs.suite.tasks.len() > 1 { format!("{variant} on {}", task.name) } else { variant.to_string() };
         let mut progress = self.progress.step("score", &label);
@@ -93,6 +84,20 @@ impl Session<'_> {
         }
     }
 
+    /// The whole `task` for a variant in the form of `artefact`.
+    pub(super) fn score_job(&self, task: &Task, variant: &str, artefact: PathBuf, reference: Reference) -> ScoreJob {
+        ScoreJob {
+            artefact,
+            kv_cache: self.kv_cache(variant),
+            task: task.name.clone(),
+            kind: task.kind,
+            windows: self.token_files().windows(self.task_number(task)),
+            reference,
+            broken: None,
+            threads: self.threads(),
+        }
+    }
+
     /// Names of built variants without a score or a failed attempt, the reference first.
     fn unscored(&self, task: &Task) -> Vec<String> {
         let mut names: Vec<String> = self.reference_first().into_iter().map(|v| v.name).collect();
@@ -104,7 +109,7 @@ impl Session<'_> {
         names
     }
 
-    pub(super) fn task_number(&self, task: &Task) -> usize {
+    fn task_number(&self, task: &Task) -> usize {
         self.inputs.suite.tasks.iter().position(|t| t.name == task.name).unwrap_or_default()
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn json(run: &Run) -> serde_json::Result<String> {
 fn candidate(run: &Run, variant: &VariantResult) -> Candidate {
     let accept = &run.suite.accept;
     let at = |name: &String| run.variants.iter().position(|v| v.name == *name);
-    let sign = if run.suite.accept.accuracy.metric.rises_with_loss() { -1.0 } else { 1.0 };
+    let sign = if accept.accuracy.metric.rises_with_loss() { -1.0 } else { 1.0 };
     Candidate {
         name: name(&variant.name),
         reference: variant.reference,
@@ -299,7 +299,7 @@ const fn share(label: &'static str, of: for<'v> fn(&'v VariantResult, &str) -> O
 
 fn accuracies(run: &Run, all: &mut Vec<Measure>) {
     let rule = &run.suite.accept.accuracy;
-    let sign = if run.suite.accept.accuracy.metric.rises_with_loss() { 1.0 } else { -1.0 };
+    let sign = if rule.metric.rises_with_loss() { 1.0 } else { -1.0 };
     for (task, kind) in run.suite.tasks.iter().flat_map(|t| ACCURACIES.iter().map(move |kind| (&t.name, kind))) {
         let label = format!("{}, task {}", kind.label, super::text::one_line(task));
         let values = (kind.scale, kind.own);

@@ -8,6 +8,12 @@ pub fn mean(values: &[f64]) -> Option<f64> {
     all_finite(values).then(|| values.iter().sum::<f64>() / values.len() as f64).filter(|m| m.is_finite())
 }
 
+/// Variance of a sample; `None` for fewer than two values or non-finite ones.
+pub fn variance(values: &[f64]) -> Option<f64> {
+    let mean = mean(values).filter(|_| values.len() > 1)?;
+    Some(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64)
+}
+
 /// Mean with its t interval at a two-sided `confidence`; bounds from two values on.
 pub fn mean_interval(values: &[f64], confidence: f64) -> Option<Interval> {
     let n = values.len();
@@ -16,10 +22,8 @@ pub fn mean_interval(values: &[f64], confidence: f64) -> Option<Interval> {
 }
 
 fn bounds(values: &[f64], mean: f64, confidence: f64) -> Option<(f64, f64)> {
-    let n = values.len() as f64;
     let t = t_two_sided(confidence, values.len() - 1)?;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    let half = t * (variance / n).sqrt();
+    let half = t * (variance(values)? / values.len() as f64).sqrt();
     half.is_finite().then_some((mean - half, mean + half))
 }
 
@@ -30,6 +34,12 @@ pub(super) const LOG_RATIOS: [f64; 10] = [0.031, 0.018, 0.044, 0.026, 0.009, 0.0
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_variance_is_that_of_a_sample() {
+        assert_eq!(variance(&[1.0, 2.0, 3.0, 4.0]).map(f64::sqrt), Some((5.0_f64 / 3.0).sqrt()));
+        assert_eq!((variance(&[1.0]), variance(&[])), (None, None));
+    }
 
     #[test]
     fn interval_agrees_with_scipy() {

@@ -17,7 +17,7 @@ mod signed_rank;
 mod student;
 mod symmetry;
 
-pub use mean::{mean, mean_interval};
+pub use mean::{mean, mean_interval, variance};
 pub use order::{median, median_interval, quantile, quantile_interval};
 pub use paired::{PairedItem, Proportion, paired_difference, proportion};
 pub use paired_table::PairedTable;

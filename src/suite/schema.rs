@@ -37,6 +37,19 @@ pub struct Suite {
 }
 
 impl Suite {
+    /// The task that the rule judges.
+    pub fn judged_task(&self) -> Option<&Task> {
+        self.tasks.iter().find(|task| task.name == self.accept.accuracy.task)
+    }
+
+    /// Variants that are made again of a further draw of calibration windows, with the number of the draw, from 1: those
+    /// that learn from text, but for searches, which are decided once.
+    pub fn further_draws(&self) -> impl Iterator<Item = (&Variant, usize)> {
+        let draws = self.calibration.as_ref().map_or(1, |calibration| calibration.seeds);
+        let learns = |v: &&Variant| matches!(&v.recipe, Recipe::Quantize(method) if method.learns().is_some());
+        self.variants.iter().filter(learns).flat_map(move |variant| (1..draws).map(move |draw| (variant, draw)))
+    }
+
     /// Windows of calibration text that searches compare on, apart from those that quantizers learn from.
     pub fn held_out_windows(&self) -> usize {
         let of = |variant: &Variant| match &variant.recipe {
