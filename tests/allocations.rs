@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod scaled_model;
+
 use std::path::Path;
 
 use quantbench::checkpoint::Checkpoint;
@@ -58,9 +60,9 @@ fn decoder(path: &str, options: LoadOptions, threads: usize) -> usize {
 }
 
 /// Batches like an earlier one, by an encoder.
-fn encoder(sequences: usize, format: DenseFormat, threads: usize) -> usize {
+fn encoder(model: &Path, sequences: usize, format: DenseFormat, threads: usize) -> usize {
     let options = LoadOptions { dense: Some(format), kv_cache: None };
-    let encoder = Encoder::load(&checkpoint("tests/fixtures/tiny_encoders/bert"), options).unwrap();
+    let encoder = Encoder::load(&Checkpoint::open(model).unwrap(), options).unwrap();
     let (pool, mut memory) = (Pool::new(threads), encoder.memory());
     let batch = vec![vec![6, 40, 18, 29, 4, 8, 8, 6]; sequences];
     fewest_allocations(|| _ = encoder.forward(&pool, &batch, &mut memory).unwrap())
@@ -70,6 +72,14 @@ fn encoder(sequences: usize, format: DenseFormat, threads: usize) -> usize {
 fn passes_like_an_earlier_one_allocate_nothing() {
     let counted = allocations(|| drop(std::hint::black_box(vec![1_u8; 100])));
     assert_eq!(counted, 1, "the allocator does not count");
+    let plain = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_encoders/bert");
+    let scaled = tempfile::tempdir().unwrap();
+    scaled_model::write(
+        &plain,
+        scaled.path(),
+        &["query", "key", "value", "intermediate.dense", "output.dense"],
+        |_| {},
+    );
     for threads in [1, 2] {
         for (model, dense) in [
             ("scribe-7m", Some(DenseFormat::F32)),
@@ -87,8 +97,10 @@ fn passes_like_an_earlier_one_allocate_nothing() {
         }
         for format in [DenseFormat::F32, DenseFormat::Bf16] {
             for sequences in [1, 16, 400] {
-                let found = encoder(sequences, format, threads);
-                assert_eq!(found, 0, "{sequences} sequences as {format:?}, {threads} threads");
+                for model in [&plain, scaled.path()] {
+                    let found = encoder(model, sequences, format, threads);
+                    assert_eq!(found, 0, "{sequences} sequences as {format:?}, {threads} threads, {}", model.display());
+                }
             }
         }
     }

@@ -91,13 +91,30 @@ pub fn add_layer_norm(pool: &Pool, x: InputRows<'_>, delta: &[f32], bias: &[f32]
     x.fill(pool, &|row, x| layer_norm::add_layer_norm(isa, x, &delta[row * width..][..width], bias, norm));
 }
 
-/// `x = gelu(x + bias)` for every row of `x`.
+/// `x = gelu(x + bias)`, then times `scale` where there is one, for every row of `x`.
 ///
 /// # Panics
 /// When the sizes do not fit.
-pub fn bias_gelu(pool: &Pool, x: InputRows<'_>, bias: &[f32], gelu: Gelu) {
+pub fn bias_gelu(pool: &Pool, x: InputRows<'_>, bias: &[f32], gelu: Gelu, scale: Option<&[f32]>) {
     let isa = Isa::active();
-    x.fill(pool, &|_, x| gelu::bias_gelu(isa, x, bias, gelu));
+    x.fill(pool, &|_, x| {
+        gelu::bias_gelu(isa, x, bias, gelu);
+        if let Some(scale) = scale {
+            vector::multiply(isa, x, scale);
+        }
+    });
+}
+
+/// `out = x * scale` for every row of `x`.
+///
+/// # Panics
+/// When the sizes do not fit.
+pub fn scale(pool: &Pool, x: &[f32], scale: &[f32], out: InputRows<'_>) {
+    let isa = Isa::active();
+    out.fill(pool, &|row, out| {
+        out.copy_from_slice(&x[row * scale.len()..][..scale.len()]);
+        vector::multiply(isa, out, scale);
+    });
 }
 
 /// `x += delta`.

@@ -53,6 +53,14 @@ per_isa! {
 }
 
 per_isa! {
+    /// `x *= y`.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn multiply(isa, x: &mut [f32], y: &[f32]) = multiply_body
+}
+
+per_isa! {
     /// Rotates every head of `x` (heads one after the other, each `2 * cos.len()` wide) by the angles of one position:
     /// dimension `i` pairs with `i + head_dim / 2` (Su et al. 2021, arXiv:2104.09864, in the layout of Hugging Face).
     ///
@@ -233,6 +241,14 @@ fn add_body(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len());
     for (x, &y) in x.iter_mut().zip(y) {
         *x += y;
+    }
+}
+
+#[inline(always)]
+fn multiply_body(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len());
+    for (x, &y) in x.iter_mut().zip(y) {
+        *x *= y;
     }
 }
 
@@ -505,15 +521,18 @@ mod tests {
     }
 
     #[test]
-    fn add_adds() {
+    fn add_adds_and_multiply_multiplies() {
         for n in LENGTHS {
             let (x, y) = (numbers(n, 1.0), numbers(n + 3, 1.0)[3..].to_vec());
-            let got = same_on_all(|isa| {
-                let mut out = x.clone();
-                add(isa, &mut out, &y);
-                out
-            });
-            assert_eq!(got, x.iter().zip(&y).map(|(a, b)| a + b).collect::<Vec<_>>());
+            let in_place = |run: fn(Isa, &mut [f32], &[f32])| {
+                same_on_all(|isa| {
+                    let mut out = x.clone();
+                    run(isa, &mut out, &y);
+                    out
+                })
+            };
+            assert_eq!(in_place(add), x.iter().zip(&y).map(|(a, b)| a + b).collect::<Vec<_>>());
+            assert_eq!(in_place(multiply), x.iter().zip(&y).map(|(a, b)| a * b).collect::<Vec<_>>());
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
 use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
 use crate::network::lookup_table::check_tokens;
+use crate::network::pre_quant_scales::refuse_others;
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
 
@@ -36,6 +37,7 @@ impl Decoder {
     pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder> {
         let place = checkpoint.path().display().to_string();
         let config = Config::from_json(&place, checkpoint.config())?;
+        refuse_others(checkpoint, None)?;
         let head = Head::load_for(checkpoint, &config, options)?;
         let embedding = if config.tied_head {
             None

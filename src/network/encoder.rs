@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activations, KvFormat, Matrix, Pool, Sequences, rows};
 use crate::network::encoder_block::{EncoderBlock, Workspace, attention_format};
 use crate::network::linear::{Linear, LoadOptions, kernel_uses};
+use crate::network::pre_quant_scales::refuse_others;
 use crate::network::{EncoderConfig, EncoderEmbeddings, Pooling};
 use crate::results::KernelUse;
 
@@ -87,9 +88,11 @@ impl Encoder {
         let place = checkpoint.path().display().to_string();
         let config = EncoderConfig::from_json(&place, checkpoint.config())?;
         let prefix = prefix(checkpoint)?;
+        let of_blocks = format!("{prefix}encoder.layer.");
+        refuse_others(checkpoint, Some(&of_blocks))?;
         let blocks = (0..config.layers)
             .into_par_iter()
-            .map(|layer| EncoderBlock::load(checkpoint, &config, &format!("{prefix}encoder.layer.{layer}."), options))
+            .map(|layer| EncoderBlock::load(checkpoint, &config, &format!("{of_blocks}{layer}."), options))
             .collect::<Result<_>>()?;
         Ok(Encoder {
             embeddings: EncoderEmbeddings::load(checkpoint, &config, &prefix, options)?,
@@ -200,7 +203,7 @@ impl Encoder {
         }
         let packed = Sequences::packed(ends);
         let width = self.config.hidden_size;
-        self.embeddings.write(pool, inputs, hidden, self.blocks.first().map(EncoderBlock::first_weight));
+        self.embeddings.write(pool, inputs, hidden, self.blocks.first().and_then(EncoderBlock::reader));
         for (index, block) in self.blocks.iter().enumerate() {
             block.run(pool, packed, hidden, work, self.blocks.get(index + 1), &mut |_, _| {});
         }

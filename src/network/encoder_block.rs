@@ -8,6 +8,7 @@ use crate::kernels::{
     rows,
 };
 use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
+use crate::network::pre_quant_scales::{PRE_QUANT_SCALE, PreQuantScales};
 use crate::network::{EncoderConfig, Site};
 
 /// One block.
@@ -22,6 +23,7 @@ pub struct EncoderBlock {
     up: Linear,
     down: Linear,
     norm: LayerNorm,
+    scales: PreQuantScales,
 }
 
 /// Memory of a forward pass, kept between passes.
@@ -31,6 +33,8 @@ pub(super) struct Workspace {
     attended: Activations,
     /// `(tokens, intermediate_size)`.
     wide: Activations,
+    /// Inputs of a site that are multiplied by its scale.
+    scaled: Activations,
     /// `(tokens, hidden_size)`.
     query: Vec<f32>,
     key: Vec<f32>,
@@ -47,6 +51,7 @@ impl Workspace {
         Workspace {
             attended: Activations::default(),
             wide: Activations::default(),
+            scaled: Activations::default(),
             query: Vec::new(),
             key: Vec::new(),
             value: Vec::new(),
@@ -68,6 +73,21 @@ impl EncoderBlock {
         "output.dense",
     ];
 
+    /// Those that read the input of a site.
+    pub(super) fn linears_at(site: Site) -> &'static [&'static str] {
+        match site {
+            Site::AttentionInput => &Self::LINEARS[..3],
+            Site::AttentionOutput => &Self::LINEARS[3..4],
+            Site::MlpInput => &Self::LINEARS[4..5],
+            Site::MlpDown => &Self::LINEARS[5..],
+        }
+    }
+
+    /// Features of the input of a site.
+    fn features_at(config: &EncoderConfig, site: Site) -> usize {
+        if site == Site::MlpDown { config.intermediate_size } else { config.hidden_size }
+    }
+
     /// Loads the block whose tensors begin with `prefix` (`encoder.layer.0.`).
     ///
     /// # Errors
@@ -83,6 +103,11 @@ impl EncoderBlock {
             Linear::load(checkpoint, &format!("{prefix}{}", Self::LINEARS[index]), shape, true, options)
         };
         let norm = |part: &str| load_layer_norm(checkpoint, &format!("{prefix}{part}"), config);
+        let mut scales = PreQuantScales::default();
+        for site in Site::ALL {
+            let modules: Vec<_> = Self::linears_at(site).iter().map(|linear| format!("{prefix}{linear}")).collect();
+            scales.load(checkpoint, site, &modules, Self::features_at(config, site))?;
+        }
         Ok(EncoderBlock {
             query: linear(0, (hidden, hidden))?,
             key: linear(1, (hidden, hidden))?,
@@ -92,6 +117,7 @@ impl EncoderBlock {
             up: linear(4, (ffn, hidden))?,
             down: linear(5, (hidden, ffn))?,
             norm: norm("output.LayerNorm")?,
+            scales,
             config: config.clone(),
         })
     }
@@ -101,15 +127,15 @@ impl EncoderBlock {
         [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
     }
 
-    /// Bytes of all weights, biases and norms.
+    /// Bytes of all weights, biases, norms and scales.
     pub(super) fn bytes(&self) -> usize {
         let norms = 4 * self.config.hidden_size * size_of::<f32>();
-        self.linears().iter().map(|linear| linear.bytes()).sum::<usize>() + norms
+        self.linears().iter().map(|linear| linear.bytes()).sum::<usize>() + norms + self.scales.bytes()
     }
 
-    /// The first weight that multiplies the block's inputs.
-    pub(super) fn first_weight(&self) -> &Matrix {
-        self.query.weight()
+    /// The first weight that multiplies the block's inputs as they are, if any does.
+    pub(super) fn reader(&self) -> Option<&Matrix> {
+        self.scales.direct(Site::AttentionInput, self.query.weight())
     }
 
     /// The linear layer of that name inside the block.
@@ -127,11 +153,17 @@ impl EncoderBlock {
         linear.set_weight(name, weight).map(|_| ())
     }
 
-    /// Replaces a linear layer's bias: `output.dense.bias`.
+    /// Replaces a linear layer's bias, `output.dense.bias`, or sets the scale of its site's inputs,
+    /// `output.dense.pre_quant_scale`.
     ///
     /// # Errors
     /// An unknown name or another length.
     pub(super) fn set_vector(&mut self, name: &str, values: Vec<f32>) -> Result<()> {
+        let scaled = name.strip_suffix(PRE_QUANT_SCALE);
+        let site = scaled.and_then(|linear| Site::ALL.into_iter().find(|s| Self::linears_at(*s).contains(&linear)));
+        if let Some(site) = site {
+            return self.scales.set(name, site, Self::features_at(&self.config, site), values);
+        }
         let linear = name.strip_suffix(".bias").and_then(|linear| self.linear_mut(linear));
         let bias = linear.and_then(Linear::bias_mut);
         replace(name, bias, values)
@@ -169,22 +201,27 @@ impl EncoderBlock {
         observe: &mut dyn FnMut(Site, &[f32]),
     ) {
         let (tokens, width) = (sequences.tokens(), self.config.hidden_size);
-        observe(Site::AttentionInput, hidden.values());
-        let Workspace { query, key, value, .. } = work;
-        apply_all(pool, hidden, [(&self.query, query), (&self.key, key), (&self.value, value)]);
+        let Workspace { query, key, value, scaled, .. } = work;
+        let x = self.scales.apply(pool, Site::AttentionInput, hidden, scaled, self.query.weight());
+        observe(Site::AttentionInput, x.values());
+        apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
         pool.part(Part::Attention, || self.attend(pool, sequences, work));
 
-        observe(Site::AttentionOutput, work.attended.values());
+        let Workspace { attended, scaled, .. } = work;
+        let x = self.scales.apply(pool, Site::AttentionOutput, attended, scaled, self.output.weight());
+        observe(Site::AttentionOutput, x.values());
         work.delta.resize(tokens * width, 0.0);
-        self.output.multiply(pool, &mut work.attended, &mut work.delta);
-        let x = hidden.change_for(Some(self.up.weight()));
+        self.output.multiply(pool, x, &mut work.delta);
+        let x = hidden.change_for(self.scales.direct(Site::MlpInput, self.up.weight()));
         rows::add_layer_norm(pool, x, &work.delta, self.output.bias(), &self.attention_norm);
-        observe(Site::MlpInput, hidden.values());
-        self.up.multiply(pool, hidden, work.wide.write(tokens, self.config.intermediate_size));
-        rows::bias_gelu(pool, work.wide.change_for(Some(self.down.weight())), self.up.bias(), self.config.gelu);
+        let x = self.scales.apply(pool, Site::MlpInput, hidden, &mut work.scaled, self.up.weight());
+        observe(Site::MlpInput, x.values());
+        self.up.multiply(pool, x, work.wide.write(tokens, self.config.intermediate_size));
+        let x = work.wide.change_for(Some(self.down.weight()));
+        rows::bias_gelu(pool, x, self.up.bias(), self.config.gelu, self.scales.of(Site::MlpDown));
         observe(Site::MlpDown, work.wide.values());
         self.down.multiply(pool, &mut work.wide, &mut work.delta);
-        let x = hidden.change_for(next.map(EncoderBlock::first_weight));
+        let x = hidden.change_for(next.and_then(EncoderBlock::reader));
         rows::add_layer_norm(pool, x, &work.delta, self.down.bias(), &self.norm);
     }
 

@@ -203,6 +203,7 @@ pub(super) fn check_shape(checkpoint: &Checkpoint, name: &str, expected: &[usize
     }
 }
 
-fn fault(checkpoint: &Checkpoint, name: &str, problem: impl std::fmt::Display) -> Error {
+/// That of a tensor of a checkpoint.
+pub(super) fn fault(checkpoint: &Checkpoint, name: &str, problem: impl std::fmt::Display) -> Error {
     Error::input(checkpoint.path().display(), format!("tensor \"{name}\": {problem}"))
 }

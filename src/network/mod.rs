@@ -17,6 +17,7 @@ mod linear;
 mod lookup_table;
 mod observed_block;
 mod pooling;
+mod pre_quant_scales;
 mod rotary;
 mod score;
 mod site;

@@ -41,12 +41,7 @@ impl Architecture {
                 Site::MlpInput => &["mlp.gate_proj", "mlp.up_proj"],
                 Site::MlpDown => &["mlp.down_proj"],
             },
-            Architecture::Encoder { .. } => match site {
-                Site::AttentionInput => &EncoderBlock::LINEARS[..3],
-                Site::AttentionOutput => &EncoderBlock::LINEARS[3..4],
-                Site::MlpInput => &EncoderBlock::LINEARS[4..5],
-                Site::MlpDown => &EncoderBlock::LINEARS[5..],
-            },
+            Architecture::Encoder { .. } => EncoderBlock::linears_at(site),
         }
     }
 
