@@ -309,6 +309,14 @@ fn keys_that_do_not_go_together_are_refused() {
         let observed = with(method, "").replace("bits = 4,", "bits = 4, observer = \"mse\",");
         assert!(faults(&observed)[0].contains("ranges of their own"), "{method}");
     }
+    let suite = read(&with("awq", "rotation = \"hadamard\"\n")).unwrap();
+    assert!(suite.variants.last().unwrap().describe().ends_with("weight-only, rotated by Hadamard matrices"));
+    assert!(faults(&with("rtn", "rotation = \"hadamart\"\n"))[0].contains("expected `hadamard`"));
+    let import = format!("{GOOD}\n[[variant]]\nname = \"as-it-is\"\nimport = \"model\"\nrotation = \"hadamard\"\n");
+    assert!(faults(&import)[0].contains("an import is taken as it is; remove it"));
+    let cast =
+        format!("{GOOD}\n[[variant]]\nname = \"cast\"\nmethod = \"cast\"\ndtype = \"f32\"\nrotation = \"hadamard\"\n");
+    assert!(faults(&cast)[0].contains("unknown key `rotation`"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::kernels::Hadamard;
 use crate::network::encoder::prefix;
 use crate::network::head::EMBEDDING;
 use crate::network::{Config, EncoderConfig, Site};
@@ -68,6 +69,14 @@ impl Architecture {
     /// Whether the head uses the embedding's weights.
     pub fn tied_head(&self) -> bool {
         matches!(self, Architecture::Decoder(config) if config.tied_head)
+    }
+
+    /// The rotation of the residual stream while a network runs.
+    pub fn rotation(&self) -> Option<Hadamard> {
+        match self {
+            Architecture::Decoder(config) => config.rotation(),
+            Architecture::Encoder { .. } => None,
+        }
     }
 
     /// Weight of the output head; `None` for an encoder, which has none.

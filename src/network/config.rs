@@ -4,9 +4,10 @@
 //! head, Mistral may bound how far back a token looks. Key names and defaults are those of Hugging Face transformers
 //! (`configuration_llama.py`, `configuration_mistral.py`, `configuration_qwen2.py`, `configuration_qwen3.py`).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Result;
+use crate::kernels::Hadamard;
 use crate::network::keys::Keys;
 
 /// Hyperparameters; all sizes checked against each other.
@@ -48,6 +49,9 @@ pub struct Config {
     pub qk_norm: bool,
     /// A token sees itself and the `sliding_window - 1` tokens before it; `None` sees all.
     pub sliding_window: Option<usize>,
+    /// Blocks work on a residual stream that a [`Hadamard`] of this seed rotates: forth behind the embedding, back before the last
+    /// norm.
+    pub rotation_seed: Option<u64>,
 }
 
 /// Stretching of rotary frequencies.
@@ -83,6 +87,11 @@ pub(super) const MAX_POSITIONS: usize = 1 << 24;
 pub(super) const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEAD_DIM: usize = 1 << 10;
 
+/// What `model_type` begins with where the residual stream is rotated. No other program knows such a type, so none reads the
+/// blocks' weights as those of the model that they were made of.
+const ROTATED: &str = "rotated_";
+const ROTATION: &str = "residual_rotation";
+
 impl Config {
     /// Reads and checks a `config.json`; `place` names the file in errors.
     ///
@@ -90,10 +99,12 @@ impl Config {
     /// A missing or absurd value, or an architecture that is not supported.
     pub fn from_json(place: &str, json: &Value) -> Result<Self> {
         let keys = Keys { place, json };
-        let model_type = keys.text("model_type")?;
+        let published_type = keys.text("model_type")?;
+        let rotation_seed = keys.rotation_seed(&published_type)?;
+        let model_type = published_type.strip_prefix(ROTATED).unwrap_or(&published_type).to_owned();
         if !matches!(model_type.as_str(), "llama" | "mistral" | "qwen2" | "qwen3") {
             return Err(keys.fault(format!(
-                "model_type \"{model_type}\" is not supported; supported are llama, mistral, qwen2 and qwen3"
+                "model_type \"{published_type}\" is not supported; supported are llama, mistral, qwen2 and qwen3"
             )));
         }
         if let Some(act) = keys.optional("hidden_act").and_then(Value::as_str).filter(|&a| a != "silu") {
@@ -121,6 +132,7 @@ impl Config {
             qk_norm: model_type == "qwen3",
             sliding_window: keys.sliding_window(&model_type)?,
             model_type,
+            rotation_seed,
         };
         config.check(&keys)?;
         Ok(config)
@@ -158,6 +170,18 @@ impl Config {
             )));
         }
         Ok(())
+    }
+
+    /// The rotation of the residual stream.
+    pub fn rotation(&self) -> Option<Hadamard> {
+        self.rotation_seed.map(|seed| Hadamard::new(self.hidden_size, seed))
+    }
+
+    /// Declares in the `config.json` of this model that the residual stream is rotated.
+    pub fn declare_rotation(&self, json: &mut serde_json::Map<String, Value>, seed: u64) {
+        json.insert("model_type".into(), format!("{ROTATED}{}", self.model_type).into());
+        json.insert(ROTATION.into(), json!({"kind": "hadamard", "seed": seed}));
+        json.remove("architectures");
     }
 
     /// Width of all query heads together.
@@ -227,6 +251,32 @@ impl Keys<'_> {
             .collect()
     }
 
+    /// The seed of `residual_rotation`, which a rotated `model_type` has and no other.
+    fn rotation_seed(&self, model_type: &str) -> Result<Option<u64>> {
+        let form = "{\"kind\": \"hadamard\", \"seed\": 1}, say";
+        let rotation = match (self.optional(ROTATION), model_type.starts_with(ROTATED)) {
+            (None, false) => return Ok(None),
+            (Some(rotation), true) => rotation,
+            (None, true) => {
+                let problem =
+                    format!("\"{ROTATION}\" is missing, which model_type \"{model_type}\" needs; expected {form}");
+                return Err(self.fault(problem));
+            }
+            (Some(_), false) => {
+                let problem =
+                    format!("\"{ROTATION}\" belongs to model_type \"{ROTATED}{model_type}\", got \"{model_type}\"");
+                return Err(self.fault(format!("{problem}; one of the two was changed, quantize the model again")));
+            }
+        };
+        let keys = rotation.as_object().filter(|keys| keys.len() == 2);
+        let kind = keys.and_then(|keys| keys.get("kind")).and_then(Value::as_str);
+        let seed = keys.and_then(|keys| keys.get("seed")).and_then(Value::as_u64);
+        match (kind, seed) {
+            (Some("hadamard"), Some(seed)) => Ok(Some(seed)),
+            _ => Err(self.fault(format!("\"{ROTATION}\" is {rotation}; expected {form}"))),
+        }
+    }
+
     /// Mistral bounds all layers; Qwen files carry a window that `use_sliding_window` switches on for some layers.
     fn sliding_window(&self, model_type: &str) -> Result<Option<usize>> {
         match model_type {
@@ -289,6 +339,32 @@ mod tests {
         assert_eq!((mistral.sliding_window, mistral.query_width()), (Some(4096), 9 * 128));
         let biased = Config::from_json("c", &with("attention_bias", json!(true))).unwrap();
         assert!(biased.qkv_bias && biased.output_bias);
+    }
+
+    #[test]
+    fn a_rotation_is_declared_and_read_back_and_a_damaged_one_refused() {
+        let plain = Config::from_json("c", &smollm2()).unwrap();
+        let mut json = with("architectures", json!(["LlamaForCausalLM"]));
+        plain.declare_rotation(json.as_object_mut().unwrap(), 5);
+        assert!(json.get("architectures").is_none(), "no other program takes it for a Llama");
+        let read = Config::from_json("c", &json).unwrap();
+        assert_eq!(read.rotation(), Some(Hadamard::new(576, 5)));
+        assert_eq!(Config { rotation_seed: None, ..read }, plain);
+        for (key, value, expected) in [
+            ("model_type", json!("llama"), "belongs to model_type \"rotated_llama\""),
+            ("model_type", json!("rotated_gpt2"), "model_type \"rotated_gpt2\" is not supported"),
+            ("model_type", json!("rotated_rotated_llama"), "is not supported"),
+            ("residual_rotation", Value::Null, "is missing, which model_type \"rotated_llama\" needs"),
+            ("residual_rotation", json!("hadamard"), "expected {\"kind\": \"hadamard\", \"seed\": 1}"),
+            ("residual_rotation", json!({"kind": "learned", "seed": 1}), "is {\"kind\":\"learned\""),
+            ("residual_rotation", json!({"kind": "hadamard", "seed": -1}), "expected"),
+            ("residual_rotation", json!({"kind": "hadamard", "seed": 1, "order": 4}), "expected"),
+        ] {
+            let mut damaged = json.clone();
+            damaged[key] = value;
+            let text = message(&damaged);
+            assert!(text.starts_with("m/config.json: ") && text.contains(expected), "{key}: {text}");
+        }
     }
 
     #[test]

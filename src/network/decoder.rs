@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
-use crate::kernels::{Isa, KvFormat, Matrix, Pool, rows, vector};
+use crate::kernels::{Hadamard, Isa, KvFormat, Matrix, Pool, rows, vector};
 use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
@@ -23,6 +23,8 @@ pub struct Decoder {
     config: Config,
     /// `(vocab_size, hidden_size)`; `None` where the head's weight serves.
     embedding: Option<Matrix>,
+    /// Of the residual stream while it runs through the blocks.
+    rotation: Option<Hadamard>,
     blocks: Vec<Block>,
     norm: Vec<f32>,
     head: Head,
@@ -52,7 +54,8 @@ impl Decoder {
         let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
         let suitable = || kv_format(blocks.iter().flat_map(Block::linears));
         let kv_format = options.kv_cache.unwrap_or_else(suitable);
-        Ok(Decoder { place, config, embedding, blocks, norm, head, kv_format })
+        let rotation = config.rotation();
+        Ok(Decoder { place, config, embedding, rotation, blocks, norm, head, kv_format })
     }
 
     /// Breaks the decoder on purpose: its final norm is multiplied by -8, so that what was likeliest is least likely, and
@@ -117,7 +120,7 @@ impl Decoder {
         )
     }
 
-    /// Embeddings of `tokens`, `(tokens, hidden_size)`.
+    /// Embeddings of `tokens` as the first block reads them, `(tokens, hidden_size)`.
     ///
     /// # Panics
     /// When a token is outside the vocabulary.
@@ -131,6 +134,9 @@ impl Decoder {
         let embedding = self.embedding.as_ref().unwrap_or(self.head.weight());
         for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.config.hidden_size)) {
             embedding.row_to_f32(token as usize, out);
+            if let Some(rotation) = &self.rotation {
+                rotation.rotate(Isa::active(), out);
+            }
         }
     }
 
@@ -164,9 +170,12 @@ impl Decoder {
         for (block, layer) in self.blocks.iter().zip(layers) {
             block.run(&pass, hidden, layer, work);
         }
-        let (isa, width, eps) = (Isa::active(), self.norm.len(), self.config.rms_norm_eps);
-        rows::for_rows(pool, tokens.len(), [normalized], |row, [out]| {
-            vector::rms_norm(isa, &hidden[row * width..][..width], &self.norm, eps, out);
+        let (isa, eps) = (Isa::active(), self.config.rms_norm_eps);
+        rows::for_rows(pool, tokens.len(), [hidden, normalized], |_, [hidden, out]| {
+            if let Some(rotation) = &self.rotation {
+                rotation.rotate_back(isa, hidden);
+            }
+            vector::rms_norm(isa, hidden, &self.norm, eps, out);
         });
         cache.length += length;
         Ok(&cache.normalized)
@@ -181,6 +190,10 @@ impl Decoder {
         let (sequences, mut work) = (hidden.len() / (length * self.config.hidden_size), Workspace::default());
         for block in &self.blocks[layer..] {
             block.forward(pool, hidden, sequences, length, &mut work);
+        }
+        if let Some(rotation) = &self.rotation {
+            let rows = hidden.len() / self.config.hidden_size;
+            rows::for_rows(pool, rows, [&mut *hidden], |_, [row]| rotation.rotate_back(Isa::active(), row));
         }
         rows::rms_norm_in_place(pool, hidden, &self.norm, self.config.rms_norm_eps);
     }

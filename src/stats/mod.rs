@@ -14,6 +14,7 @@ mod rank;
 mod ratio;
 mod sequential;
 mod signed_rank;
+mod split_mix;
 mod student;
 mod symmetry;
 
@@ -26,6 +27,7 @@ pub use rank::rank_correlation;
 pub use ratio::{Cluster, Ratio, ratio_interval};
 pub use sequential::{Claim, sequential_claim};
 pub use signed_rank::{hodges_lehmann, signed_rank_p};
+pub use split_mix::split_mix;
 pub use student::{normal_quantile, t_quantile};
 pub use symmetry::{Side, symmetry_evidence};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::activations::{InputObserver, InputScheme, StaticInputs};
 use super::format::Format;
-use super::schema::{Budget, Method, Observer, Override, Recipe, Smooth, Variant, WeightScheme};
+use super::schema::{Budget, Method, Observer, Override, Recipe, Rotation, Smooth, Variant, WeightScheme};
 use crate::kernels::KvFormat;
 use crate::tensor::Granularity;
 use crate::units;
@@ -91,6 +91,9 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if method.bias_correction {
         f.write_str(", biases corrected")?;
     }
+    if let Some(Rotation::Hadamard) = method.rotation {
+        f.write_str(", rotated by Hadamard matrices")?;
+    }
     for alike in method.overrides.chunk_by(Override::is_alike) {
         let Some(rule) = alike.first() else { continue };
         let tensors = match alike.len() {
@@ -154,6 +157,7 @@ mod tests {
             activations: InputScheme::DynamicToken,
             smooth: None,
             bias_correction: false,
+            rotation: None,
             overrides: vec![
                 Override { tensors: "lm_head".into(), weights: Some(channel), activations: None },
                 Override { tensors: "*.0.*".into(), weights: None, activations: None },

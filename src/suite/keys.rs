@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::activations::{InputObserver, InputScheme, StaticInputs};
-use super::schema::{Method, Observer, Override, Smooth, WeightScheme};
+use super::schema::{Method, Observer, Override, Rotation, Smooth, WeightScheme};
 use crate::tensor::{DenseFormat, Granularity};
 
 impl Method {
@@ -20,6 +20,9 @@ impl Method {
         }
         if self.bias_correction {
             out.push_str("bias_correction = true\n");
+        }
+        if let Some(Rotation::Hadamard) = self.rotation {
+            out.push_str("rotation = \"hadamard\"\n");
         }
         if self.dense != DenseFormat::F16 {
             let _ = writeln!(out, "dense = \"{}\"", self.dense.name());
@@ -92,7 +95,7 @@ mod tests {
             "method = \"gptq\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = 0.5\n",
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = \"search\"\n",
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { mode = \"static\", observer = \
-             \"percentile\", percentile = 99.5, symmetric = false }\nbias_correction = true\n",
+             \"percentile\", percentile = 99.5, symmetric = false }\nbias_correction = true\nrotation = \"hadamard\"\n",
             "method = \"gptq\"\nweights = { bits = 4, granularity = \"group\", group_size = 32, observer = \"mse\" }\n\
              overrides = [{ tensors = [\"*.q_proj\", \"*.o_proj\"], keep = \"dense\" }, { tensors = \"lm_head\", weights = \
              { bits = 8, granularity = \"channel\" }, activations = { bits = 8 } }]\n",

@@ -22,6 +22,6 @@ pub use variants::{METHODS, recipe_from_text};
 
 pub use schema::{
     Accept, AccuracyLimit, AccuracyMetric, Budget, Calibration, GateLimits, MarginOf, MemoryLimit, MemoryMetric,
-    Method, Observer, Override, Recipe, RelativeMargin, Search, Smooth, SpeedLimit, SpeedMetric, Suite, Task, TaskKind,
-    TextSource, Variant, WeightScheme, Workload,
+    Method, Observer, Override, Recipe, RelativeMargin, Rotation, Search, Smooth, SpeedLimit, SpeedMetric, Suite, Task,
+    TaskKind, TextSource, Variant, WeightScheme, Workload,
 };

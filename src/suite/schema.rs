@@ -449,6 +449,9 @@ pub struct Method {
     /// Moves what quantization does to the mean of a layer's outputs into its bias, where it has one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bias_correction: bool,
+    /// Rotates the model first, so that no weight or input stands out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
     /// Schemes for single tensors; the last match wins. A head is quantized only by an override.
     pub overrides: Vec<Override>,
     /// Format of everything that is not quantized.
@@ -482,6 +485,14 @@ pub enum Smooth {
     Search,
     /// This one, from 0 to 1.
     Alpha(f64),
+}
+
+/// How a model is rotated before it is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotation {
+    /// By Hadamard matrices with random signs.
+    Hadamard,
 }
 
 /// Numbers of a quantized tensor.

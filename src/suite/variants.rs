@@ -3,7 +3,7 @@
 //! | form | keys |
 //! |---|---|
 //! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
-//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `bias_correction` (false), `overrides` (none), `dense` (`f16`) |
+//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `bias_correction` (false), `rotation` (none), `overrides` (none), `dense` (`f16`) |
 //! | search | `method = "search"`, `budget`, `formats` (`["4g32", "4g64", "8"]`), `quantizer` (`gptq`), `observer` (`mse`), `dense` (`f16`), `probe_windows` (4), `check_windows` (16) |
 //! | import | `import` = `"model"` or a source, `activations` (none) |
 //!
@@ -15,7 +15,7 @@
 //! per layer.
 //! `smooth` is SmoothQuant before `rtn` or `gptq` where inputs are in 8 bits: `"search"` for the best exponent of every
 //! input, or an exponent from 0 to 1. `bias_correction` moves what quantization does to the mean of a layer's outputs into its
-//! bias, where it has one.
+//! bias, where it has one. `rotation = "hadamard"` rotates the residual stream and the value heads of a decoder first.
 //! A search takes one `budget`: `{ bytes = "80 MiB" }` of all weights, `{ speedup = 2.0 }` of the products of one token over
 //! `dense`, or `{ divergence = 0.02 }` from the unquantized model, nats per token. Formats are named as `bench sensitivity`
 //! names them: bits, `g` and the columns of a group, `z` for zero points, `a8` for 8-bit inputs.
@@ -27,7 +27,7 @@ use super::activations::{self, InputScheme};
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
 use super::format::Format;
 use super::read::{name, source};
-use super::schema::{Budget, Method, Observer, Override, Recipe, Search, Smooth, Variant, WeightScheme};
+use super::schema::{Budget, Method, Observer, Override, Recipe, Rotation, Search, Smooth, Variant, WeightScheme};
 use crate::error::Result;
 use crate::kernels::KvFormat;
 use crate::tensor::{DenseFormat, Granularity};
@@ -108,6 +108,9 @@ fn read_recipe(table: &Fields<'_>) -> Option<Recipe> {
 
 fn read_import(table: &Fields<'_>) -> Option<Recipe> {
     let activations = activations::read(table).unwrap_or_default();
+    if table.has("rotation") {
+        table.fault("`rotation` changes weights before they are quantized, an import is taken as it is; remove it");
+    }
     let source = match table.text("import")?.value {
         "model" => "model".into(),
         _ => source(table, "import")?,
@@ -146,6 +149,7 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         activations,
         smooth,
         bias_correction: table.flag("bias_correction").unwrap_or(false),
+        rotation: table.choice("rotation", &[("hadamard", Rotation::Hadamard)]),
         overrides: overrides.into_iter().collect::<Option<Vec<_>>>()?.concat(),
         dense,
     };

@@ -9,7 +9,7 @@ use rayon::ThreadPoolBuilder;
 
 use super::maker::Maker;
 use super::plan::{EMBEDDING, HEAD, Plan, Quantization};
-use super::{Order, compressed_tensors, proof};
+use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::network::Tokenizer;
@@ -27,8 +27,8 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     if let Recipe::Import { source, activations } = order.recipe {
         return describe_import(order, source, *activations);
     }
-    let checkpoint = Checkpoint::open(order.model)?;
-    let plan = Plan::new(&checkpoint, order.recipe)?;
+    let original = Checkpoint::open(order.model)?;
+    let mut plan = Plan::new(&original, order.recipe)?;
     let workers = ThreadPoolBuilder::new()
         .num_threads(order.threads)
         .build()
@@ -43,12 +43,20 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     let folder = beside.path().join("artefact");
     fs::create_dir(&folder).map_err(|e| Error::io(&folder, "create", e))?;
 
-    let maker = Maker::new(&checkpoint, &plan, &workers, &folder.join("model.safetensors"))?;
+    let rotated = match rotation::rotates(order.recipe) {
+        true => Some(rotation::rotate(&original, &workers, &beside.path().join("rotated"))?),
+        false => None,
+    };
+    let checkpoint = rotated.as_ref().unwrap_or(&original);
+    if rotated.is_some() {
+        plan = Plan::new(checkpoint, order.recipe)?;
+    }
+    let maker = Maker::new(checkpoint, &plan, &workers, &folder.join("model.safetensors"))?;
     let made = maker.make(order, progress)?;
-    write_config(&checkpoint, &plan, &folder.join("config.json"))?;
-    Tokenizer::from_checkpoint(&checkpoint)?.save(&folder.join("tokenizer.json"))?;
-    for file in &checkpoint.sentence_modules().files {
-        copy(checkpoint.path(), &folder, file)?;
+    write_config(checkpoint, &plan, &folder.join("config.json"))?;
+    Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
+    for file in &original.sentence_modules().files {
+        copy(original.path(), &folder, file)?;
     }
     let file_bytes = make_durable(&folder)?;
     fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use super::gguf_blocks::encode;
 use super::gguf_metadata::{Metadata, model_metadata, tokenizer_metadata};
 use super::gguf_writer::GgufWriter;
-use super::{Order, build};
+use super::{Order, build, rotation};
 use crate::checkpoint::{Checkpoint, FREQUENCY_FACTORS, StoredTensor, gguf_name};
 use crate::error::{Error, Result};
 use crate::network::{Config, frequency_factors};
@@ -45,8 +45,10 @@ pub fn build_gguf(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize
         .prefix(".unfinished-")
         .tempdir_in(parent)
         .map_err(|e| Error::io(parent, "create a folder in", e))?;
-    // Before the long work, as a tokenizer may be refused.
-    let tokenizer = tokenizer_metadata(&Checkpoint::open(order.import.unwrap_or(order.model))?)?;
+    // Before the long work, as either may be refused.
+    let source = Checkpoint::open(order.import.unwrap_or(order.model))?;
+    refuse_rotated_stream(&source, order)?;
+    let tokenizer = tokenizer_metadata(&source)?;
     let mut artefact = build(order, &beside.path().join("artefact"), progress)?;
     let checkpoint = Checkpoint::open(Path::new(&artefact.path))?;
     let unnamed = beside.path().join("model.gguf");
@@ -61,6 +63,18 @@ pub fn build_gguf(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize
     artefact.bits_per_weight =
         (written.quantized_weights > 0).then(|| 8.0 * written.block_bytes as f64 / written.quantized_weights as f64);
     Ok(Exported { artefact, formats: written.formats, notes: written.notes })
+}
+
+/// A GGUF file cannot say that the residual stream is rotated at run time.
+fn refuse_rotated_stream(source: &Checkpoint, order: &Order<'_>) -> Result<()> {
+    let place = source.path().display().to_string();
+    let config = Config::from_json(&place, source.config())?;
+    if config.rotation_seed.is_none() && !(config.tied_head && rotation::rotates(order.recipe)) {
+        return Ok(());
+    }
+    let problem =
+        "the head is tied, so the residual stream is rotated while the model runs, which a GGUF file cannot say";
+    Err(Error::input(place, format!("{problem}; leave `rotation` out, or write the compressed-tensors format")))
 }
 
 /// What has been written.

@@ -14,7 +14,7 @@ use crate::suite::{InputScheme, Method, Override, Recipe};
 use crate::tensor::{DenseFormat, Granularity, Zero};
 
 /// A byte-level BPE over a few letters instead of the model's tokenizer.
-fn write_byte_level_tokenizer(model: &Path) {
+pub(super) fn write_byte_level_tokenizer(model: &Path) {
     let letters = ["a", "b", "c", "Ġ", "ab", "<end>"];
     let vocabulary: serde_json::Map<_, _> = letters.iter().zip(0..).map(|(l, id)| ((*l).into(), json!(id))).collect();
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });

@@ -78,4 +78,15 @@ mod tests {
             assert_ne!(key, changed.key());
         }
     }
+
+    #[test]
+    fn a_rotation_is_hashed_and_recipes_without_are_hashed_as_before() {
+        let text = "method = \"rtn\"\nweights = { bits = 4, granularity = \"channel\" }\n";
+        let recipe = |text: &str| crate::suite::recipe_from_text("test", text).unwrap();
+        let (plain, rotated) = (recipe(text), recipe(&format!("{text}rotation = \"hadamard\"\n")));
+        let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap();
+        assert!(!json(&plain).contains("rotation"), "{}", json(&plain));
+        assert!(json(&rotated).contains("\"rotation\":\"hadamard\""), "{}", json(&rotated));
+        assert_eq!(serde_json::from_str::<Recipe>(&json(&rotated)).unwrap(), rotated);
+    }
 }

@@ -18,7 +18,7 @@ use super::safetensors_writer::SafetensorsWriter;
 use super::{CalibrationTokens, Order, compressed_tensors};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernels::Matrix;
+use crate::kernels::{Isa, Matrix};
 use crate::network::{Architecture, EncoderEmbeddings, LoadOptions, Site, load_block};
 use crate::quantize::{InputRange, InputStatistics, Quantized};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
@@ -228,15 +228,21 @@ impl<'a> Maker<'a> {
         Ok(values)
     }
 
-    /// The embedding as the artefact will look it up, `(vocab_size, hidden_size)`.
+    /// The embedding as the artefact's first block will read it, `(vocab_size, hidden_size)`.
     fn embedding_table(&self, quantized: Option<QuantizedTensor>) -> Result<Vec<f32>> {
-        if let Some(quantized) = quantized {
-            return Ok(quantized.to_f32());
+        let mut values = match quantized {
+            Some(quantized) => quantized.to_f32(),
+            None => {
+                let mut values = self.values(&format!("{EMBEDDING}.weight"))?;
+                let dense = self.plan.dense;
+                self.workers.install(|| values.par_chunks_mut(CHUNK).for_each(|values| round_to(values, dense)));
+                values
+            }
+        };
+        if let Some(rotation) = self.plan.architecture.rotation() {
+            let rotate = |row: &mut [f32]| rotation.rotate(Isa::active(), row);
+            self.workers.install(|| values.par_chunks_exact_mut(rotation.size()).for_each(rotate));
         }
-        let name = format!("{EMBEDDING}.weight");
-        let mut values = self.values(&name)?;
-        let dense = self.plan.dense;
-        self.workers.install(|| values.par_chunks_mut(CHUNK).for_each(|values| round_to(values, dense)));
         Ok(values)
     }
 

@@ -24,6 +24,9 @@ mod propagation;
 #[cfg(test)]
 mod property_tests;
 mod rescale;
+mod rotation;
+#[cfg(test)]
+mod rotation_tests;
 mod safetensors_writer;
 #[cfg(test)]
 mod tests;

@@ -94,6 +94,7 @@ pub(super) fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Overrid
         activations: InputScheme::None,
         smooth: None,
         bias_correction: false,
+        rotation: None,
         overrides,
         dense: DenseFormat::F16,
     })

@@ -60,6 +60,7 @@ fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: Inpu
         activations,
         smooth: None,
         bias_correction: false,
+        rotation: None,
         overrides: Vec::new(),
         dense: DenseFormat::F16,
     })

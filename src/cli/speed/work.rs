@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::kernels::{Pool, Profile};
+use crate::stats::split_mix;
 
 /// Fewest repetitions and shortest time of a warm-up.
 const WARMUP_REPETITIONS: u64 = 2;
@@ -104,12 +105,5 @@ pub(super) fn repeat(
 
 /// Tokens drawn evenly from the vocabulary: outputs of SplitMix64 (Steele, Lea & Flood 2014) modulo its size.
 pub(super) fn random_tokens(vocabulary: usize, count: usize, seed: u64) -> Vec<u32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    (0..count).map(|_| (next() % vocabulary as u64) as u32).collect()
+    split_mix(seed).take(count).map(|number| (number % vocabulary as u64) as u32).collect()
 }

@@ -151,6 +151,7 @@ pub(super) fn recipe(units: &[UnitOptions], chosen: &[usize], search: &Search) -
         activations: common.activations,
         smooth: None,
         bias_correction: false,
+        rotation: None,
         overrides,
         dense: search.dense,
     })
