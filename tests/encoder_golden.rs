@@ -6,7 +6,9 @@ use std::path::Path;
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::Pool;
-use quantbench::network::{Architecture, Encoder, EncoderEmbeddings, LoadOptions, Pooling, Workspace, load_block};
+use quantbench::network::{
+    Architecture, Encoder, EncoderEmbeddings, LoadOptions, Passage, Pooling, Site, Workspace, load_block,
+};
 use quantbench::tensor::DenseFormat;
 
 const CASES: [&str; 4] = ["bert", "bert_classifier", "roberta", "roberta_classifier"];
@@ -46,7 +48,7 @@ fn blocks_one_at_a_time_give_the_vectors_of_transformers() {
         let architecture = Architecture::of(&golden.checkpoint).unwrap();
         let Architecture::Encoder { config, prefix } = &architecture else { panic!("{case} is an encoder") };
         let embeddings = EncoderEmbeddings::load(&golden.checkpoint, config, prefix, options).unwrap();
-        let mut hidden = embeddings.states(&pool, &golden.sequences).unwrap();
+        let hidden = embeddings.states(&pool, &golden.sequences).unwrap();
         let mut end = 0;
         let ends: Vec<usize> = golden
             .sequences
@@ -56,15 +58,20 @@ fn blocks_one_at_a_time_give_the_vectors_of_transformers() {
                 end
             })
             .collect();
+        let mut passage = Passage { hidden, inputs: Vec::new(), ends: ends.clone() };
         let mut seen = Vec::new();
         for layer in 0..config.layers {
             let block = load_block(&golden.checkpoint, &architecture, layer, options).unwrap();
             let work = &mut Workspace::default();
-            block.watch(&pool, &hidden, &ends, work, &mut |site, inputs| seen.push((site, inputs.len() / end)));
-            block.advance(&pool, &mut hidden, &ends, work);
+            for site in Site::ALL {
+                block.reach(site, &pool, &mut passage, work);
+                seen.push(passage.inputs.len() / end);
+            }
+            block.finish(&pool, &mut passage, work);
         }
+        let hidden = passage.hidden;
         let widths = [config.hidden_size, config.hidden_size, config.hidden_size, config.intermediate_size];
-        assert_eq!(seen.iter().map(|(_, width)| *width).collect::<Vec<_>>(), widths.repeat(config.layers));
+        assert_eq!(seen, widths.repeat(config.layers));
         let pooling = Pooling::of(&golden.checkpoint).unwrap();
         let mut start = 0;
         for (end, expected) in ends.iter().zip(&golden.vectors) {

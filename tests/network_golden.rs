@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::{Isa, KvFormat, Pool, vector};
-use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, Site, Workspace, score};
+use quantbench::network::{Block, Config, Decoder, Head, LoadOptions, ObservedBlock, Passage, Site, Workspace, score};
 use quantbench::tensor::DenseFormat;
 
 const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
@@ -122,17 +122,21 @@ fn blocks_alone_make_the_decoder_and_show_their_inputs() {
         let golden = golden(family);
         let decoder = Decoder::load(&golden.checkpoint, EXACT).unwrap();
         let config = decoder.config();
-        let mut hidden = decoder.embed(&golden.tokens);
+        let tokens = golden.tokens.len();
+        let mut passage = Passage { hidden: decoder.embed(&golden.tokens), inputs: Vec::new(), ends: vec![tokens] };
         for layer in 0..config.layers {
             let block = Block::load(&golden.checkpoint, config, layer, EXACT).unwrap();
-            let mut seen = Vec::new();
-            let (tokens, mut work) = (golden.tokens.len(), Workspace::default());
-            let mut see = |site, inputs: &[f32]| seen.push((site, inputs.len() / tokens));
-            block.observe(&pool, &hidden, 1, tokens, &mut work, &mut see);
-            block.forward(&pool, &mut hidden, 1, tokens, &mut work);
+            let (mut whole, mut work) = (passage.hidden.clone(), Workspace::default());
+            block.forward(&pool, &mut whole, 1, tokens, &mut work);
             let widths = [config.hidden_size, config.query_width(), config.hidden_size, config.intermediate_size];
-            assert_eq!(seen, Site::ALL.into_iter().zip(widths).collect::<Vec<_>>());
+            for (site, width) in Site::ALL.into_iter().zip(widths) {
+                block.reach(site, &pool, &mut passage, &mut work);
+                assert_eq!(passage.inputs.len(), tokens * width);
+            }
+            block.finish(&pool, &mut passage, &mut work);
+            assert_eq!(passage.hidden, whole, "from site to site is the same way as in one go");
         }
+        let hidden = passage.hidden;
         let norm = golden.checkpoint.tensor_f32("model.norm.weight").unwrap().1;
         let mut normalized = vec![0.0; hidden.len()];
         let eps = config.rms_norm_eps;

@@ -178,6 +178,15 @@ impl Activations {
         InputRows { inputs: self, form }
     }
 
+    /// Exchanges the values for others of so many tokens, without a copy; `values` gets those that were here.
+    pub fn exchange(&mut self, tokens: usize, values: &mut Vec<f32>) {
+        let held = self.tokens * self.features;
+        std::mem::swap(&mut self.values, values);
+        values.truncate(held);
+        (self.tokens, self.features) = (tokens, self.values.len() / tokens.max(1));
+        self.change();
+    }
+
     fn resize(&mut self, tokens: usize, features: usize) {
         (self.tokens, self.features) = (tokens, features);
         let len = tokens * features;

@@ -7,9 +7,9 @@ use crate::kernels::{
     Activations, Attention, AttentionScratch, Isa, KeyValues, KvFormat, Mask, Matrix, Part, Pool, Sequences, rows,
     vector,
 };
+use crate::network::Config;
 use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
 use crate::network::rotary::Rotary;
-use crate::network::{Config, Site};
 
 /// One transformer block; a decoder holds one for each layer, calibration one at a time.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) struct Pass<'a> {
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// Input of linear layers.
-    x: Activations,
+    pub(super) x: Activations,
     /// `(tokens, heads * head_dim)`.
     query: Vec<f32>,
     /// `(tokens, kv_heads * head_dim)`.
@@ -54,8 +54,6 @@ pub struct Workspace {
     /// `(tokens, hidden_size)`: what is added to the residual stream.
     delta: Vec<f32>,
     attention: AttentionScratch,
-    /// Hidden states of a pass that leaves its input as it is.
-    hidden: Vec<f32>,
 }
 
 impl Block {
@@ -132,42 +130,18 @@ impl Block {
     /// # Panics
     /// When `hidden` has another size.
     pub fn forward(&self, pool: &Pool, hidden: &mut [f32], sequences: usize, length: usize, work: &mut Workspace) {
-        self.with_pass(pool, hidden.len(), sequences, length, |pass, cache| self.run(pass, hidden, cache, work));
+        assert_eq!(hidden.len(), sequences * length * self.config.hidden_size, "hidden states of another size");
+        self.with_pass(pool, sequences, length, |pass, cache| self.run(pass, hidden, cache, work));
     }
 
-    /// Shows `observe(site, inputs)` what every site would read in [`Block::forward`], `(sequences * length, features)`
-    /// row-major.
-    ///
-    /// # Panics
-    /// When `hidden` has another size.
-    pub fn observe(
+    /// A pass over whole sequences, and its empty keys and values.
+    pub(super) fn with_pass(
         &self,
         pool: &Pool,
-        hidden: &[f32],
-        sequences: usize,
-        length: usize,
-        work: &mut Workspace,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        self.with_pass(pool, hidden.len(), sequences, length, |pass, cache| {
-            let mut copy = std::mem::take(&mut work.hidden);
-            copy.clear();
-            copy.extend_from_slice(hidden);
-            self.run_to_down(pass, &mut copy, cache, work, observe);
-            work.hidden = copy;
-        });
-    }
-
-    /// A pass over whole sequences of `values` hidden values, and its empty keys and values.
-    fn with_pass(
-        &self,
-        pool: &Pool,
-        values: usize,
         sequences: usize,
         length: usize,
         run: impl FnOnce(&Pass<'_>, &mut KeyValues),
     ) {
-        assert_eq!(values, sequences * length * self.config.hidden_size, "hidden states of another size");
         let rotary = Rotary::new(&self.config, length);
         let mut cache = self.cache(kv_format(self.linears().into_iter()), sequences, length);
         run(&Pass { pool, rotary: &rotary, sequences, start: 0, length }, &mut cache);
@@ -192,38 +166,46 @@ impl Block {
 
     /// Runs the block in place over the new tokens of `pass`, whose keys and values are added to `cache`.
     pub(super) fn run(&self, pass: &Pass<'_>, hidden: &mut [f32], cache: &mut KeyValues, work: &mut Workspace) {
-        self.run_to_down(pass, hidden, cache, work, &mut |_, _| {});
-        self.down.apply(pass.pool, &mut work.x, &mut work.delta);
-        rows::add(pass.pool, hidden, &work.delta, self.config.hidden_size);
+        self.begin(pass.pool, hidden, work);
+        self.attention(pass, cache, work);
+        self.after_attention(pass.pool, hidden, work);
+        self.mlp(pass.pool, work);
+        self.finish(pass.pool, hidden, work);
     }
 
-    /// [`Block::run`] up to the input of the last linear layer, which it leaves in `work.x`.
-    fn run_to_down(
-        &self,
-        pass: &Pass<'_>,
-        hidden: &mut [f32],
-        cache: &mut KeyValues,
-        work: &mut Workspace,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        let (pool, eps, tokens) = (pass.pool, self.config.rms_norm_eps, pass.sequences * pass.length);
+    /// From the residual stream to the input of attention's projections, in `work.x`.
+    pub(super) fn begin(&self, pool: &Pool, hidden: &[f32], work: &mut Workspace) {
+        let x = work.x.write_for(hidden.len() / self.config.hidden_size, self.query.weight());
+        rows::rms_norm(pool, hidden, &self.input_norm, self.config.rms_norm_eps, x);
+    }
 
-        let x = work.x.write_for(tokens, self.query.weight());
-        rows::rms_norm(pool, hidden, &self.input_norm, eps, x);
-        observe(Site::AttentionInput, work.x.values());
+    /// From there to attention's result.
+    pub(super) fn attention(&self, pass: &Pass<'_>, cache: &mut KeyValues, work: &mut Workspace) {
         let Workspace { x, query, key, value, .. } = work;
-        apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
-        pool.part(Part::Attention, || self.attend(pass, cache, work));
-        observe(Site::AttentionOutput, work.x.values());
-        self.output.apply(pool, &mut work.x, &mut work.delta);
+        apply_all(pass.pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
+        pass.pool.part(Part::Attention, || self.attend(pass, cache, work));
+    }
 
+    /// From there through the residual stream to the input of the feed-forward part.
+    pub(super) fn after_attention(&self, pool: &Pool, hidden: &mut [f32], work: &mut Workspace) {
+        let tokens = work.x.tokens();
+        self.output.apply(pool, &mut work.x, &mut work.delta);
         let x = work.x.write_for(tokens, self.gate.weight());
-        rows::add_rms_norm(pool, hidden, &work.delta, &self.mlp_norm, eps, x);
-        observe(Site::MlpInput, work.x.values());
+        rows::add_rms_norm(pool, hidden, &work.delta, &self.mlp_norm, self.config.rms_norm_eps, x);
+    }
+
+    /// From there to the input of its last layer.
+    pub(super) fn mlp(&self, pool: &Pool, work: &mut Workspace) {
+        let tokens = work.x.tokens();
         let Workspace { x, gate, up, .. } = work;
         apply_all(pool, x, [(&self.gate, gate), (&self.up, up)]);
         rows::silu_multiply(pool, gate, up, x.write_for(tokens, self.down.weight()));
-        observe(Site::MlpDown, work.x.values());
+    }
+
+    /// From there to the residual stream.
+    pub(super) fn finish(&self, pool: &Pool, hidden: &mut [f32], work: &mut Workspace) {
+        self.down.apply(pool, &mut work.x, &mut work.delta);
+        rows::add(pool, hidden, &work.delta, self.config.hidden_size);
     }
 
     /// Rotates queries and keys, stores keys and values, and leaves attention's result in `work.x`.

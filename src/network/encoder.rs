@@ -205,7 +205,7 @@ impl Encoder {
         let width = self.config.hidden_size;
         self.embeddings.write(pool, inputs, hidden, self.blocks.first().and_then(EncoderBlock::reader));
         for (index, block) in self.blocks.iter().enumerate() {
-            block.run(pool, packed, hidden, work, self.blocks.get(index + 1), &mut |_, _| {});
+            block.run(pool, packed, hidden, work, self.blocks.get(index + 1));
         }
         out.resize(sequences.len() * self.width(), 0.0);
         let states_of = |index: usize| {

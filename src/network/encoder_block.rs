@@ -32,9 +32,9 @@ pub(super) struct Workspace {
     /// Result of attention, `(tokens, hidden_size)`.
     attended: Activations,
     /// `(tokens, intermediate_size)`.
-    wide: Activations,
+    pub wide: Activations,
     /// Inputs of a site that are multiplied by its scale.
-    scaled: Activations,
+    pub scaled: Activations,
     /// `(tokens, hidden_size)`.
     query: Vec<f32>,
     key: Vec<f32>,
@@ -169,28 +169,12 @@ impl EncoderBlock {
         replace(name, bias, values)
     }
 
-    /// Runs the block in place over the rows of `hidden`, `(tokens, hidden_size)`, sequences ending at `ends`.
-    /// `observe(site, inputs)` sees every site's input, `(tokens, features)` row-major.
-    ///
-    /// # Panics
-    /// When `hidden` has another size.
-    pub(super) fn forward(
-        &self,
-        pool: &Pool,
-        hidden: &mut [f32],
-        ends: &[usize],
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        let sequences = Sequences::packed(ends);
-        let mut states = Activations::default();
-        states.write(sequences.tokens(), self.config.hidden_size).copy_from_slice(hidden);
-        let format = attention_format(&self.config, self.linears().into_iter());
-        self.run(pool, sequences, &mut states, &mut Workspace::new(&self.config, format), None, observe);
-        hidden.copy_from_slice(states.values());
+    /// Memory of a pass through this block alone.
+    pub(super) fn workspace(&self) -> Workspace {
+        Workspace::new(&self.config, attention_format(&self.config, self.linears().into_iter()))
     }
 
     /// Runs the block in place over `hidden`, `(sequences.tokens(), hidden_size)`, which goes on to block `next`.
-    /// `observe(site, inputs)` sees every site's input.
     pub(super) fn run(
         &self,
         pool: &Pool,
@@ -198,39 +182,88 @@ impl EncoderBlock {
         hidden: &mut Activations,
         work: &mut Workspace,
         next: Option<&EncoderBlock>,
-        observe: &mut dyn FnMut(Site, &[f32]),
     ) {
-        let (tokens, width) = (sequences.tokens(), self.config.hidden_size);
-        let Workspace { query, key, value, scaled, .. } = work;
-        let x = self.scales.apply(pool, Site::AttentionInput, hidden, scaled, self.query.weight());
-        observe(Site::AttentionInput, x.values());
-        apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
-        pool.part(Part::Attention, || self.attend(pool, sequences, work));
+        let (mut scaled, mut attended) = (std::mem::take(&mut work.scaled), std::mem::take(&mut work.attended));
+        self.attention(pool, sequences, self.scale(pool, Site::AttentionInput, hidden, &mut scaled), &mut attended, work);
+        let x = self.scale(pool, Site::AttentionOutput, &mut attended, &mut scaled);
+        self.after_attention(pool, x, hidden, work);
+        self.mlp(pool, self.scale(pool, Site::MlpInput, hidden, &mut scaled), work);
+        self.finish(pool, hidden, work, next);
+        (work.scaled, work.attended) = (scaled, attended);
+    }
 
-        let Workspace { attended, scaled, .. } = work;
-        let x = self.scales.apply(pool, Site::AttentionOutput, attended, scaled, self.output.weight());
-        observe(Site::AttentionOutput, x.values());
-        work.delta.resize(tokens * width, 0.0);
+    /// What the linear layers of a site read of `x`, which is in `scaled` where the site has a scale.
+    pub(super) fn scale<'x>(
+        &self,
+        pool: &Pool,
+        site: Site,
+        x: &'x mut Activations,
+        scaled: &'x mut Activations,
+    ) -> &'x mut Activations {
+        let reader = match site {
+            Site::AttentionInput => &self.query,
+            Site::AttentionOutput => &self.output,
+            Site::MlpInput => &self.up,
+            Site::MlpDown => &self.down,
+        };
+        self.scales.apply(pool, site, x, scaled, reader.weight())
+    }
+
+    /// From the input of attention's projections to attention's result.
+    pub(super) fn attention(
+        &self,
+        pool: &Pool,
+        sequences: Sequences<'_>,
+        x: &mut Activations,
+        attended: &mut Activations,
+        work: &mut Workspace,
+    ) {
+        let Workspace { query, key, value, .. } = work;
+        apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
+        pool.part(Part::Attention, || self.attend(pool, sequences, attended, work));
+    }
+
+    /// From the input of attention's last projection to the residual stream, which the feed-forward part reads.
+    pub(super) fn after_attention(
+        &self,
+        pool: &Pool,
+        x: &mut Activations,
+        hidden: &mut Activations,
+        work: &mut Workspace,
+    ) {
+        work.delta.resize(x.tokens() * self.config.hidden_size, 0.0);
         self.output.multiply(pool, x, &mut work.delta);
         let x = hidden.change_for(self.scales.direct(Site::MlpInput, self.up.weight()));
         rows::add_layer_norm(pool, x, &work.delta, self.output.bias(), &self.attention_norm);
-        let x = self.scales.apply(pool, Site::MlpInput, hidden, &mut work.scaled, self.up.weight());
-        observe(Site::MlpInput, x.values());
-        self.up.multiply(pool, x, work.wide.write(tokens, self.config.intermediate_size));
+    }
+
+    /// From the input of the feed-forward part to that of its last layer, in `work.wide`.
+    pub(super) fn mlp(&self, pool: &Pool, x: &mut Activations, work: &mut Workspace) {
+        self.up.multiply(pool, x, work.wide.write(x.tokens(), self.config.intermediate_size));
         let x = work.wide.change_for(Some(self.down.weight()));
         rows::bias_gelu(pool, x, self.up.bias(), self.config.gelu, self.scales.of(Site::MlpDown));
-        observe(Site::MlpDown, work.wide.values());
+    }
+
+    /// From there to the residual stream, which goes on to block `next`.
+    pub(super) fn finish(
+        &self,
+        pool: &Pool,
+        hidden: &mut Activations,
+        work: &mut Workspace,
+        next: Option<&EncoderBlock>,
+    ) {
+        work.delta.resize(work.wide.tokens() * self.config.hidden_size, 0.0);
         self.down.multiply(pool, &mut work.wide, &mut work.delta);
         let x = hidden.change_for(next.and_then(EncoderBlock::reader));
         rows::add_layer_norm(pool, x, &work.delta, self.down.bias(), &self.norm);
     }
 
-    /// Leaves attention's result in `work.attended`.
-    fn attend(&self, pool: &Pool, sequences: Sequences<'_>, work: &mut Workspace) {
+    /// Leaves attention's result in `attended`.
+    fn attend(&self, pool: &Pool, sequences: Sequences<'_>, attended: &mut Activations, work: &mut Workspace) {
         work.cache.reshape(sequences.count(), sequences.longest());
         work.cache.append(pool, 0, sequences, &work.key, &work.value);
         let attention = Attention { cache: &work.cache, heads: self.config.heads, new: sequences, mask: Mask::Whole };
-        let attended = work.attended.write(sequences.tokens(), self.config.hidden_size);
+        let attended = attended.write(sequences.tokens(), self.config.hidden_size);
         attention.run(Isa::active(), pool, &work.query, &mut work.attention, attended);
     }
 }

@@ -34,7 +34,7 @@ pub use encoder_embeddings::EncoderEmbeddings;
 pub use head::Head;
 pub use kv_cache::KvCache;
 pub use linear::LoadOptions;
-pub use observed_block::{ObservedBlock, load_block};
+pub use observed_block::{ObservedBlock, Passage, load_block};
 pub use pooling::Pooling;
 pub use rotary::frequency_factors;
 pub use score::{Chunk, TokenScore, score, score_token};

@@ -1,36 +1,49 @@
-//! One block of either kind of network, run over whole sequences while somebody watches its linear layers' inputs, and
-//! changed: what calibration does.
+//! One block of either kind of network, run over whole sequences from one [`Site`] to the next, so that calibration can
+//! watch a linear layer's inputs and change the layer before it runs.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::kernels::{Matrix, Pool};
+use crate::kernels::{Activations, Matrix, Pool, Sequences};
 use crate::network::block::Workspace;
 use crate::network::encoder_block::EncoderBlock;
 use crate::network::{Architecture, Block, LoadOptions, Site};
 
-/// A block of a decoder or an encoder.
-///
-/// Sequences are rows of `hidden`, `(tokens, hidden_size)` row-major, that end at `ends`; those of a decoder are of one
-/// length. `work` is memory that a decoder's block keeps between passes.
-pub trait ObservedBlock: Sync {
-    /// Runs the block in place.
-    ///
-    /// # Panics
-    /// When `hidden` has another size.
-    fn advance(&self, pool: &Pool, hidden: &mut [f32], ends: &[usize], work: &mut Workspace);
+/// Some sequences on their way through a block.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Passage {
+    /// The residual stream, `(tokens, hidden_size)` row-major.
+    pub hidden: Vec<f32>,
+    /// Inputs of the site that was reached last, `(tokens, features)` row-major.
+    pub inputs: Vec<f32>,
+    /// Row after the last of every sequence; those of a decoder are of one length.
+    pub ends: Vec<usize>,
+}
 
-    /// Shows `observe(site, inputs)` what every site would read, `(tokens, features)` row-major.
+/// A block of a decoder or an encoder. `work` is memory that a decoder's block keeps between passes.
+pub trait ObservedBlock: Send + Sync {
+    /// Runs on from the site before (from the beginning of the block to the first) to where `passage.inputs` are what the
+    /// linear layers of `site` read.
     ///
     /// # Panics
-    /// When `hidden` has another size.
-    fn watch(
-        &self,
-        pool: &Pool,
-        hidden: &[f32],
-        ends: &[usize],
-        work: &mut Workspace,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    );
+    /// When the passage does not come from the site before.
+    fn reach(&self, site: Site, pool: &Pool, passage: &mut Passage, work: &mut Workspace);
+
+    /// Runs from the last site to the end of the block.
+    ///
+    /// # Panics
+    /// When the passage does not come from the last site.
+    fn finish(&self, pool: &Pool, passage: &mut Passage, work: &mut Workspace);
+
+    /// Runs the whole block.
+    ///
+    /// # Panics
+    /// When `passage.hidden` is not as many rows as the sequences have tokens.
+    fn advance(&self, pool: &Pool, passage: &mut Passage, work: &mut Workspace) {
+        for site in Site::ALL {
+            self.reach(site, pool, passage, work);
+        }
+        self.finish(pool, passage, work);
+    }
 
     /// Replaces a linear layer's weight by its name inside the block.
     ///
@@ -45,20 +58,47 @@ pub trait ObservedBlock: Sync {
     fn replace_vector(&mut self, name: &str, values: Vec<f32>) -> Result<()>;
 }
 
-impl ObservedBlock for Block {
-    fn advance(&self, pool: &Pool, hidden: &mut [f32], ends: &[usize], work: &mut Workspace) {
-        self.forward(pool, hidden, ends.len(), ends.first().copied().unwrap_or(0), work);
+impl Passage {
+    fn tokens(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
-    fn watch(
-        &self,
-        pool: &Pool,
-        hidden: &[f32],
-        ends: &[usize],
-        work: &mut Workspace,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        self.observe(pool, hidden, ends.len(), ends.first().copied().unwrap_or(0), work, observe);
+    /// Moves the inputs to where kernels read them.
+    fn load(&mut self, x: &mut Activations) {
+        x.exchange(self.tokens(), &mut self.inputs);
+    }
+
+    /// Moves what the next linear layers read here.
+    fn store(&mut self, x: &mut Activations) {
+        x.exchange(0, &mut self.inputs);
+    }
+}
+
+impl ObservedBlock for Block {
+    fn reach(&self, site: Site, pool: &Pool, passage: &mut Passage, work: &mut Workspace) {
+        match site {
+            Site::AttentionInput => self.begin(pool, &passage.hidden, work),
+            Site::AttentionOutput => {
+                passage.load(&mut work.x);
+                let length = passage.ends.first().copied().unwrap_or(0);
+                self.with_pass(pool, passage.ends.len(), length, |pass, cache| self.attention(pass, cache, work));
+            }
+            Site::MlpInput => {
+                passage.load(&mut work.x);
+                self.after_attention(pool, &mut passage.hidden, work);
+            }
+            Site::MlpDown => {
+                passage.load(&mut work.x);
+                self.mlp(pool, work);
+            }
+        }
+        passage.store(&mut work.x);
+    }
+
+    fn finish(&self, pool: &Pool, passage: &mut Passage, work: &mut Workspace) {
+        passage.load(&mut work.x);
+        Block::finish(self, pool, &mut passage.hidden, work);
+        passage.inputs.clear();
     }
 
     fn replace_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {
@@ -70,20 +110,43 @@ impl ObservedBlock for Block {
     }
 }
 
+impl EncoderBlock {
+    /// Runs `step` on the residual stream as kernels read it.
+    fn on_stream(&self, passage: &mut Passage, step: impl FnOnce(&mut Activations)) {
+        let (tokens, mut stream) = (passage.tokens(), Activations::default());
+        stream.write(tokens, passage.hidden.len() / tokens).copy_from_slice(&passage.hidden);
+        step(&mut stream);
+        passage.hidden.copy_from_slice(stream.values());
+    }
+}
+
 impl ObservedBlock for EncoderBlock {
-    fn advance(&self, pool: &Pool, hidden: &mut [f32], ends: &[usize], _: &mut Workspace) {
-        self.forward(pool, hidden, ends, &mut |_, _| {});
+    fn reach(&self, site: Site, pool: &Pool, passage: &mut Passage, _: &mut Workspace) {
+        let (mut work, mut x, mut reached) = (self.workspace(), Activations::default(), Activations::default());
+        passage.load(&mut x);
+        match site {
+            Site::AttentionInput => {}
+            Site::AttentionOutput => {
+                self.attention(pool, Sequences::packed(&passage.ends), &mut x, &mut reached, &mut work);
+            }
+            Site::MlpInput => self.on_stream(passage, |stream| self.after_attention(pool, &mut x, stream, &mut work)),
+            Site::MlpDown => {
+                // Scaled by what stands between.
+                self.mlp(pool, &mut x, &mut work);
+                return passage.store(&mut work.wide);
+            }
+        }
+        if matches!(site, Site::AttentionInput | Site::MlpInput) {
+            reached.write(passage.tokens(), passage.hidden.len() / passage.tokens()).copy_from_slice(&passage.hidden);
+        }
+        passage.store(self.scale(pool, site, &mut reached, &mut work.scaled));
     }
 
-    fn watch(
-        &self,
-        pool: &Pool,
-        hidden: &[f32],
-        ends: &[usize],
-        _: &mut Workspace,
-        observe: &mut dyn FnMut(Site, &[f32]),
-    ) {
-        self.forward(pool, &mut hidden.to_vec(), ends, observe);
+    fn finish(&self, pool: &Pool, passage: &mut Passage, _: &mut Workspace) {
+        let mut work = self.workspace();
+        passage.load(&mut work.wide);
+        self.on_stream(passage, |stream| EncoderBlock::finish(self, pool, stream, &mut work, None));
+        passage.inputs.clear();
     }
 
     fn replace_linear(&mut self, name: &str, weight: Matrix) -> Result<()> {

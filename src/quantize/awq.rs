@@ -116,9 +116,16 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
-    use crate::quantize::Rtn;
     use crate::quantize::rescaling::layer_for_tests;
+    use crate::quantize::{Rtn, StatisticsAccumulator};
     use crate::suite::Observer;
+
+    fn layer(rows: usize, cols: usize, seed: u64) -> (Array2<f32>, InputStatistics) {
+        let (weight, tokens) = layer_for_tests(rows, cols, seed);
+        let mut accumulator = StatisticsAccumulator::new(cols);
+        accumulator.add(&tokens);
+        (weight, accumulator.finish().unwrap())
+    }
 
     fn scheme(bits: u8, group_size: Option<usize>, symmetric: bool) -> WeightScheme {
         let granularity = if group_size.is_some() { Granularity::Group } else { Granularity::Channel };
@@ -150,7 +157,7 @@ mod tests {
     #[test]
     fn ranges_are_those_of_the_definition() {
         for (bits, group_size, symmetric) in [(4, Some(16), true), (3, Some(32), false), (2, None, true)] {
-            let (weight, statistics) = layer_for_tests(70, 64, u64::from(bits));
+            let (weight, statistics) = layer(70, 64, u64::from(bits));
             let scheme = scheme(bits, group_size, symmetric);
             let tensor = Awq.quantize(weight.view(), scheme, Some(&statistics)).unwrap().tensor;
             tensor.validate().unwrap();
@@ -162,7 +169,7 @@ mod tests {
 
     #[test]
     fn clipping_brings_the_output_closer_than_rounding() {
-        let (weight, statistics) = layer_for_tests(80, 128, 7);
+        let (weight, statistics) = layer(80, 128, 7);
         let error = |quantizer: &dyn Quantizer| {
             quantizer.quantize(weight.view(), scheme(3, Some(32), true), Some(&statistics)).unwrap().output_error
         };
@@ -172,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let (weight, statistics) = layer_for_tests(4, 32, 5);
+        let (weight, statistics) = layer(4, 32, 5);
         let whole = WeightScheme { granularity: Granularity::Tensor, ..scheme(4, None, true) };
         assert!(Awq.quantize(weight.view(), whole, Some(&statistics)).unwrap_err().contains("clips rows or groups"));
         let none = Awq.quantize(weight.view(), scheme(4, None, true), None);

@@ -11,8 +11,16 @@
 //! - columns whose input was always 0 are rounded to nearest instead of being set to 0: a calibration text that never
 //!   uses an input does not prove that no text does. Damping makes their diagonal positive;
 //! - it runs row slab by row slab, as rows do not depend on each other;
+//! - with asymmetric calibration (GPTAQ, arXiv 2504.02692) the layer shall put out for its inputs x, which quantized
+//!   layers before it have changed, what the unquantized one puts out for the unchanged `x̃`:
+//!   `E|Q x - W x̃|² = tr((Q - W*) H (Q - W*)ᵀ) + const` with `W* = W + W E[(x̃ - x) xᵀ] H⁻¹`, so `W*` is quantized instead
+//!   of W, with the damped H; the paper reaches the same objective column by column;
 //! - a row whose output rounding to nearest leaves closer is rounded to nearest, so that the loss is never above that of
 //!   [`super::Rtn`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -47,6 +55,13 @@ impl Quantizer for Gptq {
         true
     }
 
+    fn prepare(&self, group_size: usize, statistics: &InputStatistics) -> Result<(), String> {
+        let feedback = Arc::new(Feedback::new(statistics, group_size)?);
+        let mut prepared = statistics.prepared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.insert(group_size, feedback);
+        Ok(())
+    }
+
     fn round(
         &self,
         values: &[f32],
@@ -55,10 +70,87 @@ impl Quantizer for Gptq {
         statistics: Option<&InputStatistics>,
     ) -> Result<QuantizedTensor, String> {
         let statistics = statistics.ok_or("gptq needs calibration statistics")?;
-        let mut learned = learn(values, (rows, cols), scheme, statistics)?;
+        let feedback = statistics.feedback(group_size(scheme, cols)?)?;
         let rounded = Rtn.round(values, (rows, cols), scheme, Some(statistics))?;
-        keep_better_rows(&mut learned, &rounded, values, statistics);
+        let target = match &statistics.drift {
+            Some(drift) => Cow::Owned(feedback.target(values, drift)),
+            None => Cow::Borrowed(values),
+        };
+        let mut learned = learn(&target, (rows, cols), scheme, statistics, &feedback)?;
+        keep_better_rows(&mut learned, &rounded, &target, statistics);
         Ok(learned)
+    }
+}
+
+/// The order of columns and what it needs of H, shared by all layers with the same inputs and group size.
+#[derive(Debug)]
+struct Feedback {
+    /// Position to original column.
+    order: Vec<usize>,
+    /// `U` of [`inverse_factor`] in that order.
+    upper: Array2<f32>,
+}
+
+/// Feedback by group size.
+#[derive(Debug, Default)]
+pub(super) struct Prepared(Mutex<BTreeMap<usize, Arc<Feedback>>>);
+
+/// What was prepared follows from the statistics: a copy begins without.
+impl Clone for Prepared {
+    fn clone(&self) -> Self {
+        Prepared::default()
+    }
+}
+
+impl PartialEq for Prepared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl InputStatistics {
+    fn feedback(&self, group_size: usize) -> Result<Arc<Feedback>, String> {
+        let prepared = self.prepared.0.lock().unwrap_or_else(PoisonError::into_inner).get(&group_size).cloned();
+        prepared.map_or_else(|| Feedback::new(self, group_size).map(Arc::new), Ok)
+    }
+}
+
+impl Feedback {
+    fn new(statistics: &InputStatistics, group_size: usize) -> Result<Self, String> {
+        let order = column_order(&statistics.hessian, group_size);
+        Ok(Feedback { upper: inverse_factor(&statistics.hessian, &order)?, order })
+    }
+
+    fn upper(&self) -> MatRef<'_, f32> {
+        let cols = self.order.len();
+        MatRef::from_row_major_slice(self.upper.as_slice().unwrap_or_default(), cols, cols)
+    }
+
+    /// `W + W D H⁻¹` for `values` (rows, cols) and `drift` D; `H⁻¹ = Uᵀ U` in the order of the columns.
+    fn target(&self, values: &[f32], drift: &Array2<f64>) -> Vec<f32> {
+        let cols = self.order.len();
+        // Columns of D in the order, so that products with U need no other one.
+        let drift: Vec<f32> =
+            drift.rows().into_iter().flat_map(|row| self.order.iter().map(move |&col| row[col] as f32)).collect();
+        let drift = MatRef::from_row_major_slice(&drift, cols, cols);
+        let of_slab = |(target, values): (&mut [f32], &[f32])| {
+            let rows = values.len() / cols;
+            let multiply = |from: &[f32], factor| {
+                let mut product = vec![0.0f32; from.len()];
+                let to = MatMut::from_row_major_slice_mut(&mut product, rows, cols);
+                matmul(to, Accum::Replace, MatRef::from_row_major_slice(from, rows, cols), factor, 1.0, Par::Seq);
+                product
+            };
+            let change = multiply(&multiply(&multiply(values, drift), self.upper().transpose()), self.upper());
+            target.copy_from_slice(values);
+            for (target, change) in target.chunks_exact_mut(cols).zip(change.chunks_exact(cols)) {
+                self.order.iter().zip(change).for_each(|(&col, change)| target[col] += change);
+            }
+        };
+        let mut target = vec![0.0; values.len()];
+        let slabs = target.par_chunks_mut(SLAB_ROWS * cols).zip(values.par_chunks(SLAB_ROWS * cols));
+        slabs.for_each(of_slab);
+        target
     }
 }
 
@@ -68,16 +160,14 @@ fn learn(
     (rows, cols): (usize, usize),
     scheme: WeightScheme,
     statistics: &InputStatistics,
+    feedback: &Feedback,
 ) -> Result<QuantizedTensor, String> {
-    let group_size = group_size(scheme, cols)?;
-    let order = column_order(&statistics.hessian, group_size);
     let importance = importance(scheme, Some(statistics), cols)?;
     let plan = Plan {
-        feedback: inverse_factor(&statistics.hessian, &order)?,
+        feedback,
         shared: shared_grid(values, &importance, scheme),
-        importance: order.iter().map(|&column| importance[column]).collect(),
-        order,
-        group_size,
+        importance: feedback.order.iter().map(|&column| importance[column]).collect(),
+        group_size: group_size(scheme, cols)?,
         scheme,
     };
 
@@ -111,11 +201,8 @@ fn keep_better_rows(
 }
 
 /// What all slabs share.
-struct Plan {
-    /// Position to original column.
-    order: Vec<usize>,
-    /// `U` of [`inverse_factor`] in that order.
-    feedback: Array2<f32>,
+struct Plan<'a> {
+    feedback: &'a Feedback,
     /// The grid of all groups, for one scale per tensor.
     shared: Option<Grid>,
     /// By position: what the error of a column counts where a group's grid is chosen.
@@ -126,7 +213,7 @@ struct Plan {
 
 /// Some rows of the weight with their columns in the plan's order.
 struct Slab<'a> {
-    plan: &'a Plan,
+    plan: &'a Plan<'a>,
     rows: usize,
     cols: usize,
     /// `(rows, cols)`: what is still to be quantized, errors of earlier columns made up for.
@@ -140,10 +227,10 @@ struct Slab<'a> {
 }
 
 impl<'a> Slab<'a> {
-    fn new(plan: &'a Plan, values: &[f32], codes: &'a mut [i8]) -> Self {
-        let cols = plan.order.len();
-        let rows = values.len() / cols;
-        let weights = values.chunks_exact(cols).flat_map(|row| plan.order.iter().map(|&col| row[col])).collect();
+    fn new(plan: &'a Plan<'a>, values: &[f32], codes: &'a mut [i8]) -> Self {
+        let order = &plan.feedback.order;
+        let (rows, cols) = (values.len() / order.len(), order.len());
+        let weights = values.chunks_exact(cols).flat_map(|row| order.iter().map(|&col| row[col])).collect();
         let grids = vec![Grid::covering(&[], plan.scheme.bits, true); values.len() / plan.group_size];
         Slab { plan, rows, cols, weights, errors: vec![0.0; rows * BLOCK_COLS], codes, grids }
     }
@@ -161,7 +248,7 @@ impl<'a> Slab<'a> {
 
     /// Quantizes columns `start..end` of a row and corrects the later ones among them.
     fn quantize_row(&mut self, row: usize, start: usize, end: usize) {
-        let Plan { order, feedback, shared, importance, group_size, scheme } = self.plan;
+        let Plan { feedback: Feedback { order, upper }, shared, importance, group_size, scheme } = self.plan;
         let (isa, groups) = (Isa::active(), self.cols / group_size);
         let weights = &mut self.weights[row * self.cols..(row + 1) * self.cols];
         let errors = &mut self.errors[row * BLOCK_COLS..(row + 1) * BLOCK_COLS];
@@ -175,9 +262,9 @@ impl<'a> Slab<'a> {
             let grid = *of_group;
             let code = grid.code(weights[position]);
             self.codes[row * self.cols + column] = code;
-            let error = (weights[position] - grid.value(code)) / feedback[(position, position)];
+            let error = (weights[position] - grid.value(code)) / upper[(position, position)];
             errors[position - start] = error;
-            let feedback = feedback.row(position);
+            let feedback = upper.row(position);
             let feedback = feedback.as_slice().unwrap_or_default();
             let later = position + 1..end;
             vector::subtract_scaled(isa, &mut weights[later.clone()], error, &feedback[later]);
@@ -187,8 +274,7 @@ impl<'a> Slab<'a> {
     /// `W[:, end..] -= E U[start..end, end..]`.
     fn update_later_columns(&mut self, start: usize, end: usize) {
         let (cols, later) = (self.cols, self.cols - end);
-        let feedback = self.plan.feedback.as_slice().unwrap_or_default();
-        let feedback = MatRef::from_row_major_slice(feedback, cols, cols).submatrix(start, end, end - start, later);
+        let feedback = self.plan.feedback.upper().submatrix(start, end, end - start, later);
         let errors = MatRef::from_row_major_slice(&self.errors, self.rows, BLOCK_COLS).subcols(0, end - start);
         let weights = MatMut::from_row_major_slice_mut(&mut self.weights, self.rows, cols);
         matmul(weights.subcols_mut(end, later), Accum::Add, errors, feedback, -1.0, Par::Seq);
@@ -312,7 +398,8 @@ mod tests {
         .enumerate()
         {
             let (weight, statistics) = layer(6, cols, case as u64);
-            let tensor = learn(weight.as_slice().unwrap(), weight.dim(), scheme, &statistics).unwrap();
+            let feedback = statistics.feedback(group_size(scheme, cols).unwrap()).unwrap();
+            let tensor = learn(weight.as_slice().unwrap(), weight.dim(), scheme, &statistics, &feedback).unwrap();
             tensor.validate().unwrap();
             let expected = by_definition(&weight, &statistics, scheme);
             let differing = tensor.codes.iter().zip(&expected).filter(|(a, b)| a != b).count();
@@ -375,7 +462,7 @@ mod tests {
     #[test]
     fn independent_inputs_give_rounding_to_nearest() {
         let (weight, _) = layer(5, 64, 3);
-        let statistics = InputStatistics { hessian: Array2::eye(64) * 2.0, tokens: 64, ..Default::default() };
+        let statistics = InputStatistics::new(Array2::eye(64) * 2.0, 64);
         let scheme = scheme(4, Some(16), false);
         let learned = Gptq.quantize(weight.view(), scheme, Some(&statistics)).unwrap();
         assert_eq!(learned, Rtn.quantize(weight.view(), scheme, Some(&statistics)).unwrap());
@@ -399,13 +486,57 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_threads_changes_no_bit() {
-        let (weight, statistics) = layer(150, 96, 4);
-        let quantize = |threads| {
+    fn the_number_of_threads_and_what_was_prepared_change_no_bit() {
+        let (weight, statistics) = layer(150, 384, 4);
+        let quantize = |threads, prepare| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| Gptq.quantize(weight.view(), scheme(4, Some(32), true), Some(&statistics)).unwrap())
+            let statistics = statistics.clone();
+            pool.install(|| {
+                if prepare {
+                    Gptq.prepare(32, &statistics).unwrap();
+                }
+                Gptq.quantize(weight.view(), scheme(4, Some(32), true), Some(&statistics)).unwrap()
+            })
         };
-        assert_eq!(quantize(1), quantize(3));
+        let expected = quantize(1, false);
+        for (threads, prepare) in [(3, false), (1, true), (2, true), (3, true), (8, true)] {
+            assert_eq!(quantize(threads, prepare), expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn asymmetric_calibration_quantizes_what_comes_closest_to_the_unquantized_outputs() {
+        let (rows, cols, tokens) = (24, 48, 400);
+        let (weight, _) = layer(rows, cols, 11);
+        let mut random = StdRng::seed_from_u64(12);
+        let original = Array2::from_shape_simple_fn((tokens, cols), || random.random_range(-1.0f64..1.0));
+        // Quantized layers before have turned a third of every input into its neighbour.
+        let mixing = Array2::from_shape_fn((cols, cols), |(i, j)| match (j + cols - i) % cols {
+            0 => 0.7,
+            1 => 0.3,
+            _ => 0.0,
+        });
+        let inputs = original.dot(&mixing);
+        let mean = |a: &Array2<f64>, b: &Array2<f64>| a.t().dot(b) / tokens as f64;
+        let mut statistics = InputStatistics::new(mean(&inputs, &inputs), tokens);
+        let scheme = scheme(8, Some(16), true);
+        let error = |statistics: &InputStatistics| {
+            let tensor = Gptq.quantize(weight.view(), scheme, Some(statistics)).unwrap().tensor;
+            let found = Array2::from_shape_vec((rows, cols), tensor.to_f32()).unwrap().mapv(f64::from);
+            (inputs.dot(&found.t()) - original.dot(&weight.mapv(f64::from).t())).mapv(|e| e * e).sum()
+        };
+        let symmetric = error(&statistics);
+        statistics.drift = Some(mean(&(&original - &inputs), &inputs));
+        let asymmetric = error(&statistics);
+        // What least squares leaves with the same damping, which 8 bits hardly add to.
+        let mut damped = statistics.hessian.clone();
+        let damping = 0.01 * damped.diag().mean().unwrap();
+        damped.diag_mut().mapv_inplace(|v| v + damping);
+        let weight = weight.mapv(f64::from);
+        let solution = &weight + &weight.dot(statistics.drift.as_ref().unwrap()).dot(&gauss_jordan(damped));
+        let least = (inputs.dot(&solution.t()) - original.dot(&weight.t())).mapv(|e| e * e).sum();
+        assert!(asymmetric < 1.3 * least, "{asymmetric}, least squares {least}");
+        assert!(asymmetric < 0.2 * symmetric, "{asymmetric}, symmetric {symmetric}");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! hence `U = (J L J)⁻¹ = J L⁻¹ J`: one Cholesky factorization and one triangular inverse in f64, and the inverse of H
 //! is never formed (GPTQ's own code forms it and factors it again).
 
-use faer::linalg::triangular_inverse::invert_lower_triangular;
-use faer::{Mat, Par, Side};
 use ndarray::Array2;
+
+use super::cholesky::inverse_of_factor;
 
 /// Damping on the diagonal as shares of its mean, tried in this order.
 const DAMPING: [f64; 3] = [0.01, 0.1, 1.0];
@@ -25,14 +25,11 @@ pub(super) fn inverse_factor(hessian: &Array2<f64>, order: &[usize]) -> Result<A
     }
     let reversed = |i: usize| order[n - 1 - i];
     for damping in DAMPING {
-        let damped =
-            Mat::from_fn(n, n, |i, j| hessian[(reversed(i), reversed(j))] + if i == j { damping * mean } else { 0.0 });
-        let Ok(cholesky) = damped.llt(Side::Lower) else { continue };
-        let mut inverse = damped;
-        invert_lower_triangular(inverse.as_mut(), cholesky.L(), Par::Seq);
-        let upper =
-            Array2::from_shape_fn((n, n), |(i, j)| if i <= j { inverse[(n - 1 - i, n - 1 - j)] as f32 } else { 0.0 });
-        if upper.iter().all(|value| value.is_finite()) {
+        let damped = |i, j| hessian[(reversed(i), reversed(j))] + if i == j { damping * mean } else { 0.0 };
+        let Some(inverse) = inverse_of_factor(n, &damped) else { continue };
+        let mut upper = Array2::zeros((n, n));
+        inverse.for_each(|i, j, value| upper[(n - 1 - i, n - 1 - j)] = value as f32);
+        if upper.iter().all(|value: &f32| value.is_finite()) {
             return Ok(upper);
         }
     }

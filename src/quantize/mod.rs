@@ -2,12 +2,14 @@
 //! algorithm; [`METHODS`] lists them.
 
 mod awq;
+mod cholesky;
 mod gptq;
 mod grid;
 mod histogram;
 mod hqq;
 mod input_range;
 mod inverse_factor;
+mod magnitudes;
 mod observer;
 mod output_error;
 mod rescaling;
@@ -16,11 +18,14 @@ mod statistics;
 
 use ndarray::{Array2, ArrayView2};
 
+use gptq::Prepared;
+
 pub use awq::Awq;
 pub use gptq::Gptq;
 pub use grid::Grid;
 pub use hqq::Hqq;
 pub use input_range::InputRange;
+pub use magnitudes::{Magnitudes, MagnitudesAccumulator};
 pub use output_error::output_energies;
 pub use rescaling::{Consumer, Rescaling};
 pub use rtn::Rtn;
@@ -34,26 +39,18 @@ use crate::tensor::{Granularity, QuantizedTensor};
 pub struct InputStatistics {
     /// Mean of `x xᵀ` over tokens, `(in_features, in_features)`, symmetric.
     pub hessian: Array2<f64>,
-    /// Mean of `|x|` of every feature.
-    pub mean_magnitude: Vec<f64>,
-    /// Largest `|x|` of every feature.
-    pub largest_magnitude: Vec<f32>,
-    /// Some of the tokens, drawn at random: `(drawn, in_features)`.
-    pub sample: Array2<f32>,
+    /// Mean of `(x̃ - x) xᵀ`, `(in_features, in_features)`, where `x̃` is the input in the unquantized network and layers
+    /// shall put out what they put out there; `None` where their outputs for `x` shall stay.
+    pub drift: Option<Array2<f64>>,
     /// Tokens seen.
     pub tokens: usize,
+    prepared: Prepared,
 }
 
 impl InputStatistics {
-    /// The statistics of inputs whose feature `k` is divided by `factors[k]`.
-    pub fn divided_by(mut self, factors: &[f32]) -> InputStatistics {
-        for ((i, j), value) in self.hessian.indexed_iter_mut() {
-            *value /= f64::from(factors[i]) * f64::from(factors[j]);
-        }
-        self.sample.indexed_iter_mut().for_each(|((_, k), value)| *value /= factors[k]);
-        self.mean_magnitude.iter_mut().zip(factors).for_each(|(value, &factor)| *value /= f64::from(factor));
-        self.largest_magnitude.iter_mut().zip(factors).for_each(|(value, &factor)| *value /= factor);
-        self
+    /// Of `tokens` tokens with that mean of `x xᵀ`.
+    pub fn new(hessian: Array2<f64>, tokens: usize) -> Self {
+        InputStatistics { hessian, tokens, ..Default::default() }
     }
 }
 
@@ -75,6 +72,14 @@ pub trait Quantizer: Sync {
     /// How it rescales the inputs of linear layers before it quantizes them.
     fn rescaling(&self) -> Option<Rescaling> {
         None
+    }
+    /// Does the work that all layers with the same inputs and group size share, once and on all threads of the rayon pool
+    /// that it runs in. Without it [`Quantizer::round`] does it again for each.
+    ///
+    /// # Errors
+    /// Statistics that cannot be worked with.
+    fn prepare(&self, _group_size: usize, _statistics: &InputStatistics) -> Result<(), String> {
+        Ok(())
     }
     /// The algorithm itself: chooses grids and codes for `values` `(rows, cols)`, row-major, finite and not empty. The
     /// result depends on the arguments only, not on the number of threads of the rayon pool that it runs in.
@@ -161,7 +166,8 @@ fn check_inputs(weight: ArrayView2<'_, f32>, statistics: Option<&InputStatistics
     if hessian.dim() != (cols, cols) {
         return Err(format!("statistics of shape {:?} do not fit a weight of {cols} in_features", hessian.dim()));
     }
-    if hessian.iter().any(|value| !value.is_finite()) {
+    let mut values = hessian.iter().chain(statistics.drift.iter().flatten());
+    if values.any(|value| !value.is_finite()) {
         return Err("the calibration statistics hold NaN or infinite values; the model overflows on this text".into());
     }
     Ok(())

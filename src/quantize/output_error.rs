@@ -1,7 +1,7 @@
 //! Error of a quantized layer's output over the calibration inputs:
 //! `E|(W - Q) x|^2 / E|W x|^2 = tr(D H Dᵀ) / tr(W H Wᵀ)` with `D = W - Q` and `H = E[x xᵀ]`.
 
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -44,9 +44,11 @@ fn difference(weight: &[f32], tensor: &QuantizedTensor) -> Vec<f32> {
     out
 }
 
-/// `m H mᵀ` of every row `m` of `matrix`: products in f32, the final sum of a row in f64.
+/// `m H mᵀ = 2 m L mᵀ - m D mᵀ` of every row `m` of `matrix`, with `L` the lower triangle of H and `D` its diagonal:
+/// products in f32, the final sum of a row in f64.
 fn row_energies(matrix: &[f32], hessian: &Array2<f64>) -> Vec<f64> {
     let cols = hessian.ncols();
+    let diagonal: Vec<f64> = hessian.diag().to_vec();
     let hessian = hessian.mapv(|value| value as f32);
     // A symmetric matrix is its own transpose, so the layout does not matter.
     let hessian = MatRef::from_row_major_slice(hessian.as_slice_memory_order().unwrap_or_default(), cols, cols);
@@ -55,14 +57,19 @@ fn row_energies(matrix: &[f32], hessian: &Array2<f64>) -> Vec<f64> {
         let mut product = vec![0.0f32; slab.len()];
         matmul(
             MatMut::from_row_major_slice_mut(&mut product, rows, cols),
+            BlockStructure::Rectangular,
             Accum::Replace,
             MatRef::from_row_major_slice(slab, rows, cols),
+            BlockStructure::Rectangular,
             hessian,
+            BlockStructure::TriangularLower,
             1.0,
             Par::Seq,
         );
-        let energy =
-            |(p, m): (&[f32], &[f32])| -> f64 { p.iter().zip(m).map(|(&p, &m)| f64::from(p) * f64::from(m)).sum() };
+        let energy = |(product, row): (&[f32], &[f32])| -> f64 {
+            let terms = product.iter().zip(row).zip(&diagonal);
+            terms.map(|((&p, &m), d)| (2.0 * f64::from(p) - d * f64::from(m)) * f64::from(m)).sum()
+        };
         product.chunks_exact(cols).zip(slab.chunks_exact(cols)).map(energy).collect::<Vec<f64>>()
     };
     matrix.par_chunks(SLAB_ROWS * cols).flat_map_iter(slab_energies).collect()

@@ -15,7 +15,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::{InputStatistics, Quantizer, Rtn};
+use super::{Magnitudes, Quantizer, Rtn};
 use crate::suite::{InputScheme, Observer, Smooth, WeightScheme};
 
 /// Exponents tried: multiples of `1 / EXPONENTS`.
@@ -44,7 +44,7 @@ pub struct Consumer<'a> {
 }
 
 impl Rescaling {
-    /// The best factors for the layers that share an input with `statistics`, one for each channel of whoever puts it
+    /// The best factors for the layers that share an input of those `magnitudes`, one for each channel of whoever puts it
     /// out; input `k` comes from channel `producer[k]`. All factors are above 0.
     ///
     /// # Errors
@@ -52,15 +52,15 @@ impl Rescaling {
     pub fn search(
         self,
         consumers: &[Consumer<'_>],
-        statistics: &InputStatistics,
+        magnitudes: &Magnitudes,
         producer: &[usize],
     ) -> Result<Vec<f32>, String> {
-        let outputs: Vec<Vec<f32>> = consumers.iter().map(|layer| product(&statistics.sample, layer.weight)).collect();
-        let candidates = self.candidates(consumers, statistics, producer);
+        let outputs: Vec<Vec<f32>> = consumers.iter().map(|layer| product(&magnitudes.sample, layer.weight)).collect();
+        let candidates = self.candidates(consumers, magnitudes, producer);
         let error = |factors: &Vec<f32>| -> Result<f64, String> {
             let of_inputs: Vec<f32> = producer.iter().map(|&channel| factors[channel]).collect();
             let errors = consumers.iter().zip(&outputs);
-            errors.map(|(layer, output)| output_error(layer, output, statistics, &of_inputs)).sum()
+            errors.map(|(layer, output)| output_error(layer, output, magnitudes, &of_inputs)).sum()
         };
         let errors: Vec<f64> = candidates.par_iter().map(error).collect::<Result<_, _>>()?;
         let best = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b])).unwrap_or(0);
@@ -68,14 +68,14 @@ impl Rescaling {
     }
 
     /// Factors to try; a given exponent is the only one, else the first candidate changes nothing.
-    fn candidates(self, consumers: &[Consumer<'_>], statistics: &InputStatistics, producer: &[usize]) -> Vec<Vec<f32>> {
+    fn candidates(self, consumers: &[Consumer<'_>], magnitudes: &Magnitudes, producer: &[usize]) -> Vec<Vec<f32>> {
         let channels = producer.iter().max().map_or(0, |last| last + 1);
         let exponents = (0..=EXPONENTS).map(|step| f64::from(step) / f64::from(EXPONENTS));
         let unchanged = vec![1.0; channels];
         match self {
             Rescaling::Awq => {
                 let mut inputs = vec![0.0f64; channels];
-                producer.iter().zip(&statistics.mean_magnitude).for_each(|(&channel, x)| inputs[channel] += x);
+                producer.iter().zip(&magnitudes.mean).for_each(|(&channel, x)| inputs[channel] += x);
                 let inputs = floored(inputs);
                 let factors = exponents.map(|exponent| inputs.iter().map(|x| x.powf(exponent)).collect());
                 std::iter::once(unchanged).chain(factors.map(centred)).collect()
@@ -84,7 +84,7 @@ impl Rescaling {
                 let mut inputs = vec![0.0f64; channels];
                 let mut weights = vec![0.0f64; channels];
                 for (k, &channel) in producer.iter().enumerate() {
-                    inputs[channel] = inputs[channel].max(f64::from(statistics.largest_magnitude[k]));
+                    inputs[channel] = inputs[channel].max(f64::from(magnitudes.largest[k]));
                     let columns = consumers.iter().flat_map(|layer| layer.weight.column(k));
                     weights[channel] = columns.fold(weights[channel], |largest, w| largest.max(f64::from(w.abs())));
                 }
@@ -122,7 +122,7 @@ fn centred(factors: Vec<f64>) -> Vec<f32> {
 fn output_error(
     layer: &Consumer<'_>,
     outputs: &[f32],
-    statistics: &InputStatistics,
+    magnitudes: &Magnitudes,
     factors: &[f32],
 ) -> Result<f64, String> {
     let mut weight = layer.weight.to_owned();
@@ -130,11 +130,11 @@ fn output_error(
     // The search for scales would take most of the time, and moves all candidates' errors alike.
     let scheme = WeightScheme { observer: Observer::MinMax, ..layer.scheme };
     let rounded = Rtn.quantize(weight.view(), scheme, None)?.tensor.to_f32();
-    let mut inputs = statistics.sample.clone();
+    let mut inputs = magnitudes.sample.clone();
     inputs.indexed_iter_mut().for_each(|((_, k), x)| *x /= factors[k]);
     if layer.inputs != InputScheme::None {
         // That of all tokens, whatever the observer: the sample may lack the token with the largest.
-        let of_all = statistics.largest_magnitude.iter().zip(factors).fold(0.0f32, |most, (x, f)| most.max(x / f));
+        let of_all = magnitudes.largest.iter().zip(factors).fold(0.0f32, |most, (x, f)| most.max(x / f));
         let of_all = matches!(layer.inputs, InputScheme::Static(_)).then_some(of_all);
         let tokens = inputs.as_slice_mut().unwrap_or_default().chunks_exact_mut(factors.len());
         tokens.for_each(|token| round(token, of_all.unwrap_or_else(|| largest_of(token))));
@@ -180,28 +180,27 @@ fn product(inputs: &Array2<f32>, weight: ArrayView2<'_, f32>) -> Vec<f32> {
     out
 }
 
-/// Weights, and statistics of correlated inputs of very unequal size, as in a trained network.
+/// Weights, and tokens of correlated inputs of very unequal size, as in a trained network.
 #[cfg(test)]
-pub(super) fn layer_for_tests(rows: usize, cols: usize, seed: u64) -> (Array2<f32>, InputStatistics) {
+pub(super) fn layer_for_tests(rows: usize, cols: usize, seed: u64) -> (Array2<f32>, Vec<f32>) {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
     let mut random = StdRng::seed_from_u64(seed);
     let weight = Array2::from_shape_simple_fn((rows, cols), || random.random_range(-1.0f32..1.0).powi(3));
     let sizes: Vec<f32> = (0..cols).map(|_| random.random_range(-2.5f32..2.5).exp()).collect();
-    let mut accumulator = super::StatisticsAccumulator::new(cols);
     let mut tokens = Vec::new();
     for _ in 0..3 * cols {
         let common = random.random_range(-0.5f32..0.5);
         tokens.extend(sizes.iter().map(|size| size * (common + random.random_range(-1.0f32..1.0))));
     }
-    accumulator.add(&tokens);
-    (weight, accumulator.finish().unwrap_or_default())
+    (weight, tokens)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::MagnitudesAccumulator;
     use crate::tensor::Granularity;
 
     fn scheme(bits: u8, group_size: Option<usize>) -> WeightScheme {
@@ -209,17 +208,24 @@ mod tests {
         WeightScheme { bits, granularity, group_size, symmetric: true, observer: Observer::MinMax }
     }
 
+    fn layer(rows: usize, cols: usize, seed: u64) -> (Array2<f32>, Magnitudes) {
+        let (weight, tokens) = layer_for_tests(rows, cols, seed);
+        let mut accumulator = MagnitudesAccumulator::new(cols);
+        accumulator.add(&tokens);
+        (weight, accumulator.finish().unwrap())
+    }
+
     fn identity(channels: usize) -> Vec<usize> {
         (0..channels).collect()
     }
 
     /// AWQ's search written out: every exponent, every output, in f64.
-    fn awq_by_definition(weight: &Array2<f32>, statistics: &InputStatistics, scheme: WeightScheme) -> Vec<f64> {
+    fn awq_by_definition(weight: &Array2<f32>, magnitudes: &Magnitudes, scheme: WeightScheme) -> Vec<f64> {
         let candidates = (-1..=20).map(|step| -> Vec<f64> {
             if step < 0 {
                 return vec![1.0; weight.ncols()];
             }
-            let powers = statistics.mean_magnitude.iter().map(|x| x.powf(f64::from(step) / 20.0));
+            let powers = magnitudes.mean.iter().map(|x| x.powf(f64::from(step) / 20.0));
             // As in the authors' code, so that scales in 16 bits are rounded alike.
             let (least, largest) = (powers.clone().fold(f64::MAX, f64::min), powers.clone().fold(0.0, f64::max));
             powers.map(|power| power / (least * largest).sqrt()).collect()
@@ -231,7 +237,7 @@ mod tests {
                 f64::from(weight[(r, k)]) - f64::from(rounded[r * weight.ncols() + k]) / factors[k]
             };
             let errors = Array2::from_shape_fn(weight.raw_dim(), |(r, k)| error(r, k));
-            statistics.sample.mapv(f64::from).dot(&errors.t()).mapv(|e| e * e).sum()
+            magnitudes.sample.mapv(f64::from).dot(&errors.t()).mapv(|e| e * e).sum()
         };
         candidates.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap()
     }
@@ -239,11 +245,11 @@ mod tests {
     #[test]
     fn awq_finds_the_factors_of_the_definition() {
         for (seed, bits, group_size) in [(1, 4, Some(16)), (2, 3, Some(32)), (3, 3, None)] {
-            let (weight, statistics) = layer_for_tests(24, 64, seed);
+            let (weight, magnitudes) = layer(24, 64, seed);
             let scheme = scheme(bits, group_size);
             let layer = Consumer { weight: weight.view(), scheme, inputs: InputScheme::None };
-            let found = Rescaling::Awq.search(&[layer], &statistics, &identity(64)).unwrap();
-            let expected = awq_by_definition(&weight, &statistics, scheme);
+            let found = Rescaling::Awq.search(&[layer], &magnitudes, &identity(64)).unwrap();
+            let expected = awq_by_definition(&weight, &magnitudes, scheme);
             let differing = found.iter().zip(&expected).filter(|(f, e)| (f64::from(**f) / **e - 1.0).abs() > 1e-4);
             assert_eq!(differing.count(), 0, "{bits} bits: found {found:?}, expected {expected:?}");
             assert!(found.iter().any(|f| (f / found[0] - 1.0).abs() > 0.1), "inputs this unequal are rescaled");
@@ -253,56 +259,41 @@ mod tests {
     #[test]
     fn smoothing_follows_its_equation() {
         let weight = ndarray::array![[1.0f32, -0.25], [0.5, 0.125]];
-        let statistics = InputStatistics { largest_magnitude: vec![0.25, 16.0], ..Default::default() };
+        let magnitudes = Magnitudes { largest: vec![0.25, 16.0], ..Default::default() };
         let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), inputs: InputScheme::None };
-        let factors = Rescaling::Smooth(Smooth::Alpha(0.5)).candidates(&[layer], &statistics, &[0, 1]);
+        let factors = Rescaling::Smooth(Smooth::Alpha(0.5)).candidates(&[layer], &magnitudes, &[0, 1]);
         // sqrt(0.25 / 1) = 0.5 and sqrt(16 / 0.25) = 8; divided by the middle, 2.
         assert_eq!(factors, [[0.25, 4.0]]);
     }
 
     #[test]
     fn smoothing_helps_where_inputs_have_outliers_and_never_hurts() {
-        let (weight, statistics) = layer_for_tests(48, 64, 4);
+        let (weight, magnitudes) = layer(48, 64, 4);
         let inputs = InputScheme::DynamicToken;
         let layer = Consumer { weight: weight.view(), scheme: scheme(8, None), inputs };
-        let outputs = product(&statistics.sample, weight.view());
-        let error = |factors: &[f32]| output_error(&layer, &outputs, &statistics, factors).unwrap();
+        let outputs = product(&magnitudes.sample, weight.view());
+        let error = |factors: &[f32]| output_error(&layer, &outputs, &magnitudes, factors).unwrap();
         let search = Rescaling::Smooth(Smooth::Search);
-        let found = search.search(std::slice::from_ref(&layer), &statistics, &identity(64)).unwrap();
+        let found = search.search(std::slice::from_ref(&layer), &magnitudes, &identity(64)).unwrap();
         assert!(error(&found) < 0.7 * error(&[1.0; 64]), "{} {}", error(&found), error(&[1.0; 64]));
         for alpha in [0.25, 0.5, 0.75] {
             let fixed = Rescaling::Smooth(Smooth::Alpha(alpha));
-            let fixed = fixed.search(std::slice::from_ref(&layer), &statistics, &identity(64)).unwrap();
+            let fixed = fixed.search(std::slice::from_ref(&layer), &magnitudes, &identity(64)).unwrap();
             assert!(error(&found) <= error(&fixed));
         }
     }
 
     #[test]
     fn inputs_of_one_channel_share_its_factor_and_unseen_ones_keep_theirs_finite() {
-        let (weight, mut statistics) = layer_for_tests(16, 32, 6);
-        statistics.mean_magnitude[3] = 0.0;
-        statistics.largest_magnitude[3] = 0.0;
+        let (weight, mut magnitudes) = layer(16, 32, 6);
+        magnitudes.mean[3] = 0.0;
+        magnitudes.largest[3] = 0.0;
         let shared: Vec<usize> = (0..32).map(|k| k % 16).collect();
         for how in [Rescaling::Awq, Rescaling::Smooth(Smooth::Search)] {
             let layer = Consumer { weight: weight.view(), scheme: scheme(4, Some(16)), inputs: InputScheme::None };
-            let factors = how.search(&[layer], &statistics, &shared).unwrap();
+            let factors = how.search(&[layer], &magnitudes, &shared).unwrap();
             assert_eq!(factors.len(), 16);
             assert!(factors.iter().all(|factor| *factor > 0.0 && factor.is_finite()));
         }
-    }
-
-    #[test]
-    fn statistics_follow_the_inputs() {
-        let (_, statistics) = layer_for_tests(4, 8, 2);
-        let factors: Vec<f32> = (1..=8).map(|k| 2f32.powi(k - 4)).collect(); // exact in bfloat16
-        let mut accumulator = super::super::StatisticsAccumulator::new(8);
-        let mut divided = statistics.sample.clone();
-        divided.indexed_iter_mut().for_each(|((_, k), x)| *x /= factors[k]);
-        accumulator.add(divided.as_slice().unwrap());
-        let (expected, found) = (accumulator.finish().unwrap(), statistics.divided_by(&factors));
-        assert_eq!(found.sample, expected.sample);
-        assert!(found.hessian.iter().zip(&expected.hessian).all(|(a, b)| (a - b).abs() < 1e-5));
-        assert!(found.mean_magnitude.iter().zip(&expected.mean_magnitude).all(|(a, b)| (a - b).abs() < 1e-6));
-        assert_eq!(found.largest_magnitude, expected.largest_magnitude);
     }
 }

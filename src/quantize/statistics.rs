@@ -3,124 +3,96 @@
 //! Products of features are taken on the kernels of bfloat16, inputs rounded half to even: the error of a product is at
 //! most 2^-8 of it and of either sign, which over thousands of tokens leaves less than the choice of the tokens does.
 
-use ndarray::{Array2, ArrayView2};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::InputStatistics;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::tensor::DenseFormat;
 
-/// Tokens of the sample.
-const SAMPLE_TOKENS: usize = 512;
-/// Seed of its draw.
-const SAMPLE_SEED: u64 = 1;
-
-/// Tokens whose products are summed in f32 before they are added to the f64 sum.
+/// Most tokens whose products are summed in f32 before they are added to the f64 sum.
 const TILE_TOKENS: usize = 4096;
+/// Most values of such a tile, for inputs of very many features.
+const TILE_VALUES: usize = 1 << 23;
 /// Features whose products with each other are taken at once.
 const BAND: usize = 96;
 /// Tokens that are turned from rows into columns at once: a cache line of them.
 const LINE: usize = 16;
 
-/// Running sums over tokens, and a sample of them.
+/// Running sums over tokens.
 #[derive(Debug)]
 pub struct StatisticsAccumulator {
     features: usize,
     tokens: usize,
-    /// Sum of `|x|`, and the largest.
-    magnitude: Vec<f64>,
-    largest: Vec<f32>,
-    /// `(at most SAMPLE_TOKENS, features)`.
-    sample: Vec<f32>,
-    random: StdRng,
     /// Sums of products of feature `i` with the features `j` of its band and those before, `(features, features)`.
     products: Array2<f64>,
+    /// Sums of products of how far feature `i` has drifted with feature `j` of the inputs, of all pairs.
+    drift: Option<Array2<f64>>,
 }
 
 /// Some features of a tile of tokens.
 struct Band {
-    /// First feature.
-    start: usize,
     features: usize,
     /// `(features, tokens)`.
     values: Activations,
-    /// Sum of `|x|` of every feature, and the largest.
-    magnitude: Vec<f32>,
-    largest: Vec<f32>,
 }
 
 impl StatisticsAccumulator {
     /// For inputs of `features` values.
     pub fn new(features: usize) -> Self {
-        StatisticsAccumulator {
-            features,
-            tokens: 0,
-            magnitude: vec![0.0; features],
-            largest: vec![0.0; features],
-            sample: Vec::new(),
-            random: StdRng::seed_from_u64(SAMPLE_SEED),
-            products: Array2::zeros((features, features)),
-        }
+        StatisticsAccumulator { features, tokens: 0, products: Array2::zeros((features, features)), drift: None }
     }
 
-    /// Adds inputs, `(tokens, features)` row-major: products and sums of up to 4096 tokens in f32, those in f64. Works on
+    /// As [`StatisticsAccumulator::new`], for inputs that are added with what they are in the unquantized network.
+    pub fn with_drift(features: usize) -> Self {
+        let drift = Some(Array2::zeros((features, features)));
+        StatisticsAccumulator { drift, ..StatisticsAccumulator::new(features) }
+    }
+
+    /// Tokens that are best added at once.
+    pub fn tile_tokens(&self) -> usize {
+        TILE_TOKENS.min(TILE_VALUES / self.features.max(1)).max(1)
+    }
+
+    /// Adds inputs, `(tokens, features)` row-major. The same calls give the same bits.
+    ///
+    /// # Panics
+    /// When `inputs` is not a whole number of tokens, or those of the unquantized network are expected, too.
+    pub fn add(&mut self, inputs: &[f32]) {
+        inputs.chunks(self.tile_tokens() * self.features).for_each(|tile| self.add_tile(&[tile], &[]));
+    }
+
+    /// Adds inputs that lie in several parts, each `(tokens, features)` row-major: products of all of them are summed in
+    /// f32, the sums in f64. `unquantized` are the same inputs in the unquantized network, where they are expected. Works on
     /// the threads of the rayon pool that it runs in.
     ///
     /// # Panics
-    /// When `inputs` is not a whole number of tokens.
-    pub fn add(&mut self, inputs: &[f32]) {
-        assert!(inputs.len().is_multiple_of(self.features), "inputs are not (tokens, {})", self.features);
-        for tile in inputs.chunks(TILE_TOKENS * self.features) {
-            self.draw(tile);
-            let starts: Vec<usize> = (0..self.features).step_by(BAND).collect();
-            let mut bands: Vec<Band> = starts.par_iter().map(|&start| Band::new(tile, self.features, start)).collect();
-            for band in &bands {
-                let of_band = band.start..band.start + band.features;
-                let sums = self.magnitude[of_band.clone()].iter_mut().zip(&band.magnitude);
-                sums.for_each(|(total, &sum)| *total += f64::from(sum));
-                let largest = self.largest[of_band].iter_mut().zip(&band.largest);
-                largest.for_each(|(total, &largest)| *total = total.max(largest));
-            }
-            self.add_products(&mut bands);
-            self.tokens += tile.len() / self.features;
-        }
-    }
-
-    /// Adds the products of all pairs of bands, each pair once.
-    fn add_products(&mut self, bands: &mut [Band]) {
+    /// When a part is not a whole number of tokens, or `unquantized` is of another size or not expected.
+    pub fn add_tile(&mut self, inputs: &[&[f32]], unquantized: &[&[f32]]) {
         let features = self.features;
-        let packed: Vec<Matrix> = bands.par_iter().map(Band::packed).collect();
-        let sums = self.products.as_slice_mut().unwrap_or_default().par_chunks_mut(BAND * features);
-        sums.zip(bands).enumerate().for_each(|(at, (sums, band))| {
-            let (pool, mut product) = (Pool::new(1), vec![0.0f32; BAND * BAND]);
-            for (earlier, weights) in packed.iter().take(at + 1).enumerate() {
-                let product = &mut product[..band.features * weights.rows()];
-                weights.multiply(&pool, &mut band.values, product);
-                for (sums, product) in sums.chunks_exact_mut(features).zip(product.chunks_exact(weights.rows())) {
-                    let sums = sums[earlier * BAND..].iter_mut();
-                    sums.zip(product).for_each(|(sum, &product)| *sum += f64::from(product));
-                }
-            }
-        });
-    }
-
-    /// Keeps every token of the stream with the same probability (reservoir sampling: Vitter 1985, algorithm R).
-    fn draw(&mut self, tile: &[f32]) {
-        for (at, token) in (self.tokens..).zip(tile.chunks_exact(self.features)) {
-            if at < SAMPLE_TOKENS {
-                self.sample.extend_from_slice(token);
-                continue;
-            }
-            let place = self.random.random_range(0..=at);
-            if place < SAMPLE_TOKENS {
-                self.sample[place * self.features..][..self.features].copy_from_slice(token);
-            }
+        assert!(inputs.iter().all(|part| part.len().is_multiple_of(features)), "inputs are not (tokens, {features})");
+        let bands = |parts: &[&[f32]]| -> Vec<Band> {
+            let starts: Vec<usize> = (0..features).step_by(BAND).collect();
+            starts.par_iter().map(|&start| Band::new(parts, features, start)).collect()
+        };
+        let mut of_inputs = bands(inputs);
+        let packed: Vec<Matrix> = of_inputs.par_iter().map(Band::packed).collect();
+        add_products(&mut self.products, &mut of_inputs, |band| &packed[..=band]);
+        assert_eq!(unquantized.len(), if self.drift.is_some() { inputs.len() } else { 0 }, "inputs come with others");
+        if let Some(drift) = &mut self.drift {
+            let pairs = unquantized.par_iter().zip(inputs);
+            let difference = |(was, is): (&&[f32], &&[f32])| -> Vec<f32> {
+                assert_eq!(was.len(), is.len(), "inputs come with as many others");
+                was.iter().zip(*is).map(|(was, is)| was - is).collect()
+            };
+            let differences: Vec<Vec<f32>> = pairs.map(difference).collect();
+            let parts: Vec<&[f32]> = differences.iter().map(Vec::as_slice).collect();
+            add_products(drift, &mut bands(&parts), |_| &packed);
         }
+        self.tokens += inputs.iter().map(|part| part.len()).sum::<usize>() / features;
     }
 
-    /// The means over all tokens, and the sample.
+    /// The means over all tokens.
     ///
     /// # Errors
     /// No tokens, or inputs that overflow.
@@ -128,49 +100,53 @@ impl StatisticsAccumulator {
         if self.tokens == 0 {
             return Err("no calibration tokens were seen".into());
         }
-        let mut hessian = self.products;
-        if hessian.iter().any(|sum| !sum.is_finite()) {
+        let (features, sums) = (self.features, self.products);
+        if sums.iter().any(|sum| !sum.is_finite()) {
             return Err("the layer's calibration inputs hold NaN, or overflow when squared".into());
         }
-        for i in 0..self.features {
-            for j in 0..=i {
-                hessian[(i, j)] /= self.tokens as f64;
-                hessian[(j, i)] = hessian[(i, j)];
-            }
-        }
-        let drawn = self.tokens.min(SAMPLE_TOKENS);
-        let sample =
-            ArrayView2::from_shape((drawn, self.features), &self.sample).map_err(|e| e.to_string())?.to_owned();
-        Ok(InputStatistics {
-            hessian,
-            mean_magnitude: self.magnitude.iter().map(|sum| sum / self.tokens as f64).collect(),
-            largest_magnitude: self.largest,
-            sample,
-            tokens: self.tokens,
-        })
+        let mut hessian = Array2::zeros((features, features));
+        let rows = hessian.as_slice_mut().unwrap_or_default().par_chunks_mut(features.max(1));
+        rows.enumerate().for_each(|(i, row)| {
+            let mean = |j: usize| sums[(i.max(j), i.min(j))] / self.tokens as f64;
+            row.iter_mut().enumerate().for_each(|(j, value)| *value = mean(j));
+        });
+        let drift = self.drift.map(|drift| drift / self.tokens as f64);
+        Ok(InputStatistics { drift, ..InputStatistics::new(hessian, self.tokens) })
     }
 }
 
-impl Band {
-    /// The features from `start` on of `tile`, `(tokens, features)` row-major.
-    fn new(tile: &[f32], features: usize, start: usize) -> Band {
-        let (tokens, width) = (tile.len() / features, BAND.min(features - start));
-        let (mut magnitude, mut largest) = (vec![0.0f32; width], vec![0.0f32; width]);
-        let mut values = Activations::default();
-        let columns = values.write(width, tokens);
-        for (line, rows) in tile.chunks(LINE * features).enumerate() {
-            for row in rows.chunks_exact(features) {
-                for ((sum, largest), x) in magnitude.iter_mut().zip(&mut largest).zip(&row[start..]) {
-                    *sum += x.abs();
-                    *largest = largest.max(x.abs());
-                }
-            }
-            for (feature, column) in columns.chunks_exact_mut(tokens).enumerate() {
-                let column = column[line * LINE..].iter_mut();
-                column.zip(rows.chunks_exact(features)).for_each(|(to, row)| *to = row[start + feature]);
+/// Adds the products of every band of features with those that `others` names for it.
+fn add_products<'o>(sums: &mut Array2<f64>, bands: &mut [Band], others: impl Fn(usize) -> &'o [Matrix] + Sync) {
+    let features = sums.ncols();
+    let sums = sums.as_slice_mut().unwrap_or_default().par_chunks_mut(BAND * features);
+    sums.zip(bands).enumerate().for_each(|(at, (sums, band))| {
+        let (pool, mut product) = (Pool::new(1), vec![0.0f32; BAND * BAND]);
+        for (other, weights) in others(at).iter().enumerate() {
+            let product = &mut product[..band.features * weights.rows()];
+            weights.multiply(&pool, &mut band.values, product);
+            for (sums, product) in sums.chunks_exact_mut(features).zip(product.chunks_exact(weights.rows())) {
+                let sums = sums[other * BAND..].iter_mut();
+                sums.zip(product).for_each(|(sum, &product)| *sum += f64::from(product));
             }
         }
-        Band { start, features: width, values, magnitude, largest }
+    });
+}
+
+impl Band {
+    /// The features from `start` on of the rows of `parts`, `(tokens, features)` row-major.
+    fn new(parts: &[&[f32]], features: usize, start: usize) -> Band {
+        let tokens = parts.iter().map(|part| part.len()).sum::<usize>() / features;
+        let (width, mut done) = (BAND.min(features - start), 0);
+        let mut values = Activations::default();
+        let columns = values.write(width, tokens);
+        for rows in parts.iter().flat_map(|part| part.chunks(LINE * features)) {
+            for (feature, column) in columns.chunks_exact_mut(tokens).enumerate() {
+                let column = column[done..].iter_mut();
+                column.zip(rows.chunks_exact(features)).for_each(|(to, row)| *to = row[start + feature]);
+            }
+            done += rows.len() / features;
+        }
+        Band { features: width, values }
     }
 
     /// The features as rows of a weight matrix.
@@ -210,35 +186,31 @@ mod tests {
     }
 
     #[test]
-    fn magnitudes_are_those_of_all_tokens_and_the_sample_is_fair() {
-        let (tokens, features) = (6000, 3);
-        let mut x = inputs(tokens, features);
-        x.chunks_mut(features).enumerate().for_each(|(token, x)| x[2] = token as f32);
-        let mut accumulator = StatisticsAccumulator::new(features);
-        x.chunks(1000 * features).for_each(|x| accumulator.add(x));
-        let statistics = accumulator.finish().unwrap();
-        for feature in 0..features {
-            let magnitudes = || x.chunks(features).map(|x| x[feature].abs());
-            let mean = magnitudes().map(f64::from).sum::<f64>() / tokens as f64;
-            assert!((statistics.mean_magnitude[feature] / mean - 1.0).abs() < 1e-5);
-            assert_eq!(statistics.largest_magnitude[feature], magnitudes().fold(0.0, f32::max));
+    fn drift_is_the_mean_of_its_products_with_the_inputs() {
+        let (tokens, features) = (300, 130);
+        let (x, was) = (inputs(tokens, features), inputs(2 * tokens, features)[tokens * features..].to_vec());
+        let mut accumulator = StatisticsAccumulator::with_drift(features);
+        let cut = 100 * features;
+        accumulator.add_tile(&[&x[..cut], &x[cut..2 * cut]], &[&was[..cut], &was[cut..2 * cut]]);
+        accumulator.add_tile(&[&x[2 * cut..]], &[&was[2 * cut..]]);
+        let found = accumulator.finish().unwrap();
+        let drift = found.drift.unwrap();
+        for (i, j) in [(0, 0), (3, 129), (129, 3), (97, 96)] {
+            let pairs = x.chunks(features).zip(was.chunks(features));
+            let exact: f64 = pairs.map(|(x, was)| f64::from(was[i] - x[i]) * f64::from(x[j])).sum();
+            // Differences take one bit more than bfloat16 holds.
+            assert!((drift[(i, j)] - exact / tokens as f64).abs() < 1e-3, "({i}, {j})");
         }
-        let mut drawn = statistics.sample.column(2).to_vec();
-        assert!(statistics.sample.rows().into_iter().all(|row| row.to_vec() == x[row[2] as usize * 3..][..3]));
-        drawn.sort_by(f32::total_cmp);
-        drawn.dedup();
-        assert_eq!(drawn.len(), SAMPLE_TOKENS, "no token twice");
-        // Of uniform draws the mean is within four standard errors of the middle: 6000 / sqrt(12 * 512).
-        assert!((drawn.iter().sum::<f32>() / SAMPLE_TOKENS as f32 - 3000.0).abs() < 4.0 * 76.5);
     }
 
     #[test]
-    fn the_number_of_threads_changes_no_bit() {
+    fn the_number_of_threads_and_of_parts_changes_no_bit() {
         let x = inputs(5000, 48);
         let gather = |threads| {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
                 let mut accumulator = StatisticsAccumulator::new(48);
-                accumulator.add(&x);
+                let parts: Vec<&[f32]> = x.chunks(48 * 1001 * threads).collect();
+                accumulator.add_tile(&parts, &[]);
                 accumulator.finish().unwrap()
             })
         };

@@ -94,6 +94,9 @@ fn quantize(method: &Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if let Some(Rotation::Hadamard) = method.rotation {
         f.write_str(", rotated by Hadamard matrices")?;
     }
+    if method.asymmetric_calibration {
+        f.write_str(", calibrated to the unquantized outputs")?;
+    }
     for alike in method.overrides.chunk_by(Override::is_alike) {
         let Some(rule) = alike.first() else { continue };
         let tensors = match alike.len() {
@@ -158,6 +161,7 @@ mod tests {
             smooth: None,
             bias_correction: false,
             rotation: None,
+            asymmetric_calibration: false,
             overrides: vec![
                 Override { tensors: "lm_head".into(), weights: Some(channel), activations: None },
                 Override { tensors: "*.0.*".into(), weights: None, activations: None },

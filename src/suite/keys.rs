@@ -24,6 +24,9 @@ impl Method {
         if let Some(Rotation::Hadamard) = self.rotation {
             out.push_str("rotation = \"hadamard\"\n");
         }
+        if self.asymmetric_calibration {
+            out.push_str("asymmetric_calibration = true\n");
+        }
         if self.dense != DenseFormat::F16 {
             let _ = writeln!(out, "dense = \"{}\"", self.dense.name());
         }
@@ -93,6 +96,7 @@ mod tests {
         for text in [
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"tensor\", symmetric = false }\ndense = \"bf16\"\n",
             "method = \"gptq\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = 0.5\n",
+            "method = \"gptq\"\nweights = { bits = 3, granularity = \"channel\" }\nasymmetric_calibration = true\n",
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { bits = 8 }\nsmooth = \"search\"\n",
             "method = \"rtn\"\nweights = { bits = 8, granularity = \"channel\" }\nactivations = { mode = \"static\", observer = \
              \"percentile\", percentile = 99.5, symmetric = false }\nbias_correction = true\nrotation = \"hadamard\"\n",

@@ -452,6 +452,10 @@ pub struct Method {
     /// Rotates the model first, so that no weight or input stands out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
+    /// Layers learn to put out what they do in the unquantized network, not what the unquantized layer does for the inputs
+    /// that the quantized layers before it put out (GPTAQ).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asymmetric_calibration: bool,
     /// Schemes for single tensors; the last match wins. A head is quantized only by an override.
     pub overrides: Vec<Override>,
     /// Format of everything that is not quantized.

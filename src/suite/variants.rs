@@ -3,7 +3,7 @@
 //! | form | keys |
 //! |---|---|
 //! | cast | `method = "cast"`, `dtype` = `f32`, `f16` or `bf16` |
-//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `bias_correction` (false), `rotation` (none), `overrides` (none), `dense` (`f16`) |
+//! | quantize | `method` = `rtn`, `gptq`, `awq` or `hqq`, `weights`, `activations` (none), `smooth` (none), `bias_correction` (false), `asymmetric_calibration` (false), `rotation` (none), `overrides` (none), `dense` (`f16`) |
 //! | search | `method = "search"`, `budget`, `formats` (`["4g32", "4g64", "8"]`), `quantizer` (`gptq`), `observer` (`mse`), `dense` (`f16`), `probe_windows` (4), `check_windows` (16) |
 //! | import | `import` = `"model"` or a source, `activations` (none) |
 //!
@@ -16,6 +16,8 @@
 //! `smooth` is SmoothQuant before `rtn` or `gptq` where inputs are in 8 bits: `"search"` for the best exponent of every
 //! input, or an exponent from 0 to 1. `bias_correction` moves what quantization does to the mean of a layer's outputs into its
 //! bias, where it has one. `rotation = "hadamard"` rotates the residual stream and the value heads of a decoder first.
+//! `asymmetric_calibration` lets `gptq` aim at what a layer puts out in the unquantized network, whose inputs quantized layers
+//! before it have changed.
 //! A search takes one `budget`: `{ bytes = "80 MiB" }` of all weights, `{ speedup = 2.0 }` of the products of one token over
 //! `dense`, or `{ divergence = 0.02 }` from the unquantized model, nats per token. Formats are named as `bench sensitivity`
 //! names them: bits, `g` and the columns of a group, `z` for zero points, `a8` for 8-bit inputs.
@@ -150,6 +152,7 @@ fn read_method(table: &Fields<'_>) -> Option<Recipe> {
         smooth,
         bias_correction: table.flag("bias_correction").unwrap_or(false),
         rotation: table.choice("rotation", &[("hadamard", Rotation::Hadamard)]),
+        asymmetric_calibration: table.flag("asymmetric_calibration").unwrap_or(false),
         overrides: overrides.into_iter().collect::<Option<Vec<_>>>()?.concat(),
         dense,
     };
@@ -235,6 +238,13 @@ fn clash(recipe: &Method) -> Option<&'static str> {
         )
     } else if recipe.method == "awq" && recipe.smooth.is_some() {
         Some("method \"awq\" rescales inputs by itself; remove `smooth`, or use method \"rtn\" or \"gptq\"")
+    } else if recipe.asymmetric_calibration && recipe.method != "gptq" {
+        Some("`asymmetric_calibration` is for method \"gptq\"; remove one of the two")
+    } else if recipe.asymmetric_calibration && recipe.smooth.is_some() {
+        Some(
+            "`asymmetric_calibration` compares inputs with those of the unquantized network, which `smooth` rescales; remove one of \
+             the two",
+        )
     } else if recipe.smooth.is_some() && inputs.all(|inputs| inputs == InputScheme::None) {
         Some("`smooth` is for inputs in 8 bits; add activations = { bits = 8 }, or remove it")
     } else {

@@ -3,33 +3,34 @@
 //! weights and `x̂` the inputs as the kernels take them.
 
 use super::maker::{Linear, Maker};
-use super::propagation::{Factors, Means, Propagation};
+use super::propagation::{Means, Propagation};
 use crate::error::Result;
 use crate::network::ObservedBlock;
-use crate::tensor::QuantizedTensor;
+use crate::tensor::{ActivationScheme, QuantizedTensor};
 
 impl Maker<'_> {
-    /// Corrects the biases of the quantized `linears` of `block`, which is block `layer` as it was, where they have any.
+    /// Corrects the biases of the quantized `linears` of a site of `block` that `propagation` has reached, where they have
+    /// any.
     pub(super) fn correct_biases(
         &mut self,
         layer: usize,
-        propagation: &mut Propagation<'_>,
-        block: &dyn ObservedBlock,
-        factors: &Factors,
+        propagation: &Propagation<'_>,
         linears: &[Linear<'_>],
+        block: &mut dyn ObservedBlock,
     ) -> Result<()> {
-        let correctable: Vec<_> = linears
-            .iter()
-            .filter(|linear| self.plan.bias_of(linear.tensor).is_some())
-            .filter_map(|linear| Some((linear, self.site_of(linear.name)?)))
-            .collect();
-        let wanted: Vec<_> = correctable.iter().map(|(linear, site)| (*site, linear.activations)).collect();
-        for ((linear, _), means) in correctable.iter().zip(propagation.means(block, &wanted, factors)) {
+        let correctable: Vec<_> = linears.iter().filter(|linear| self.plan.bias_of(linear.tensor).is_some()).collect();
+        let schemes: Vec<ActivationScheme> = correctable.iter().map(|linear| linear.activations).collect();
+        for (linear, means) in correctable.into_iter().zip(propagation.means(&schemes)?) {
             let weight = self.values(&linear.tensor.name)?;
             let correction = mean_error(&weight, &linear.quantized.tensor, &means);
-            self.change(layer, &format!("{}.bias", linear.name), |bias| {
+            let bias = format!("{}.bias", linear.name);
+            self.change(layer, &bias, |bias| {
                 bias.iter_mut().zip(correction).for_each(|(bias, error)| *bias = (f64::from(*bias) + error) as f32);
             })?;
+            let name = format!("{}{bias}", self.plan.block(layer));
+            if let Some(values) = self.changed.get(&name) {
+                block.replace_vector(&bias, values.clone())?;
+            }
         }
         Ok(())
     }

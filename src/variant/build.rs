@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::ThreadPoolBuilder;
+use serde::{Deserialize, Serialize};
 
 use super::maker::Maker;
 use super::plan::{EMBEDDING, HEAD, Plan, Quantization};
+use super::unfinished::{KEEP_EVERY, Unfinished};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
@@ -18,15 +20,26 @@ use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
 
 /// Makes the artefact of `order` in `into` (a new folder), or describes the published file for an import.
-/// `progress(done, total)` is told blocks. The folder appears whole: it is written beside, made durable and renamed.
+/// `progress(done, total)` is told blocks. The folder appears whole: it is written beside, made durable and renamed. A build
+/// that was killed goes on behind the last block that it kept.
 ///
 /// # Errors
 /// A tensor that a scheme does not fit (all such tensors are named before work starts), NaN weights, no space.
 pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Artefact> {
-    let start = Instant::now();
     if let Recipe::Import { source, activations } = order.recipe {
         return describe_import(order, source, *activations);
     }
+    build_keeping(order, into, KEEP_EVERY, progress)
+}
+
+/// As [`build`], keeping what is done at such intervals.
+pub(super) fn build_keeping(
+    order: &Order<'_>,
+    into: &Path,
+    every: Duration,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Artefact> {
+    let start = Instant::now();
     let original = Checkpoint::open(order.model)?;
     let mut plan = Plan::new(&original, order.recipe)?;
     let workers = ThreadPoolBuilder::new()
@@ -34,33 +47,31 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
         .build()
         .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", order.threads)))?;
 
-    let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
-    let beside = tempfile::Builder::new()
-        .prefix(".unfinished-")
-        .tempdir_in(parent)
-        .map_err(|e| Error::io(parent, "create a folder in", e))?;
-    let folder = beside.path().join("artefact");
-    fs::create_dir(&folder).map_err(|e| Error::io(&folder, "create", e))?;
-
-    let rotated = match rotation::rotates(order.recipe) {
-        true => Some(rotation::rotate(&original, &workers, &beside.path().join("rotated"))?),
-        false => None,
-    };
-    let checkpoint = rotated.as_ref().unwrap_or(&original);
-    if rotated.is_some() {
-        plan = Plan::new(checkpoint, order.recipe)?;
-    }
-    let maker = Maker::new(checkpoint, &plan, &workers, &folder.join("model.safetensors"))?;
-    let made = maker.make(order, progress)?;
-    write_config(checkpoint, &plan, &folder.join("config.json"))?;
-    Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
-    for file in &original.sentence_modules().files {
-        copy(original.path(), &folder, file)?;
-    }
-    let file_bytes = make_durable(&folder)?;
-    fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
+    let mut unfinished = Unfinished::open(into, &order.key(), every)?;
+    let finished = (|| {
+        let rotated = match rotation::rotates(order.recipe) {
+            true => Some(rotation::rotate(&original, &workers, &unfinished.folder().join("rotated"))?),
+            false => None,
+        };
+        let checkpoint = rotated.as_ref().unwrap_or(&original);
+        if rotated.is_some() {
+            plan = Plan::new(checkpoint, order.recipe)?;
+        }
+        let made = Maker::new(checkpoint, &plan, &workers, &unfinished)?.make(order, &mut unfinished, progress)?;
+        let folder = unfinished.artefact();
+        write_config(checkpoint, &plan, &folder.join("config.json"))?;
+        Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
+        for file in &original.sentence_modules().files {
+            copy(original.path(), &folder, file)?;
+        }
+        let file_bytes = make_durable(&folder)?;
+        fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
+        let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
+        Ok((made, file_bytes))
+    })();
+    unfinished.remove();
+    let (made, file_bytes) = finished?;
     Ok(Artefact {
         path: into.display().to_string(),
         key: order.key(),
@@ -105,7 +116,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) ->
 }
 
 /// Size of all quantized tensors.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct QuantizedSize {
     bits: u64,
     weights: u64,

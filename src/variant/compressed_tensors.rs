@@ -238,7 +238,8 @@ mod tests {
             let quantizer = crate::quantize::method("rtn").unwrap();
             let quantization = Quantization { quantizer, scheme, inputs };
             let folder = tempfile::tempdir().unwrap();
-            let mut writer = SafetensorsWriter::create(&folder.path().join("model.safetensors")).unwrap();
+            let mut writer =
+                SafetensorsWriter::create(&folder.path().join("model.safetensors"), folder.path()).unwrap();
             write(&mut writer, "m", &tensor, &quantization, activations).unwrap();
             writer.finish().unwrap();
             let declared = quantization_config(&[("m".into(), quantization)], &[]);

@@ -8,7 +8,7 @@ use super::Order;
 use crate::assets::cache_dir;
 
 /// Raised whenever a change of the code changes the numbers or the files of an artefact.
-const ALGORITHM_REVISION: u32 = 5;
+const ALGORITHM_REVISION: u32 = 6;
 
 impl Order<'_> {
     /// Cache key: SHA-256 of model, recipe, calibration tokens and tool version, as hex. The number of threads is not

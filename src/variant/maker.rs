@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -10,17 +9,19 @@ use ndarray::ArrayView2;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
 
 use super::build::QuantizedSize;
 use super::plan::{EMBEDDING, HEAD, Plan, PlannedTensor, Quantization, Storage};
-use super::propagation::Propagation;
+use super::propagation::{ACTIVATION_BYTES, Propagation, Spill};
 use super::safetensors_writer::SafetensorsWriter;
+use super::unfinished::{Kept, Unfinished};
 use super::{CalibrationTokens, Order, compressed_tensors};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Matrix};
 use crate::network::{Architecture, EncoderEmbeddings, LoadOptions, Site, load_block};
-use crate::quantize::{InputRange, InputStatistics, Quantized};
+use crate::quantize::{InputRange, InputStatistics, Quantized, group_size};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
 /// Values that one task converts.
@@ -35,10 +36,12 @@ pub(super) struct Maker<'a> {
     /// Tensors of the block at hand that rescaling or bias correction has changed, by their names.
     pub(super) changed: BTreeMap<String, Vec<f32>>,
     made: Made,
+    /// Blocks that an earlier build has done, and what it kept.
+    kept: Option<Kept>,
 }
 
 /// What is known of the weights once they are written.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(super) struct Made {
     /// By tensor name.
     pub layer_errors: BTreeMap<String, f64>,
@@ -55,32 +58,75 @@ pub(super) struct Linear<'a> {
     pub activations: ActivationScheme,
 }
 
-/// What calibration has found of the inputs of the block at hand.
+/// What calibration has found of the inputs of a site.
 #[derive(Default)]
 struct Observed {
-    statistics: BTreeMap<Site, InputStatistics>,
-    ranges: BTreeMap<Site, InputRange>,
+    statistics: Option<InputStatistics>,
+    range: Option<InputRange>,
+}
+
+/// The calibration sequences on their way.
+struct Calibration<'p> {
+    quantized: Propagation<'p>,
+    /// Through the unquantized network, for asymmetric calibration.
+    unquantized: Option<Propagation<'p>>,
 }
 
 impl<'a> Maker<'a> {
-    /// Begins the safetensors file at `path`.
+    /// Begins the safetensors file in `unfinished`, or goes on with what an earlier build has kept there.
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plan: &'a Plan,
         workers: &'a ThreadPool,
-        path: &Path,
+        unfinished: &Unfinished,
     ) -> Result<Self> {
-        let writer = SafetensorsWriter::create(path)?;
-        Ok(Maker { checkpoint, plan, workers, writer, changed: BTreeMap::new(), made: Made::default() })
+        let (file, folder) = (unfinished.artefact().join("model.safetensors"), unfinished.folder());
+        let go_on = |kept: Kept| Some((SafetensorsWriter::resume(&file, folder, kept.written.clone()).ok()?, kept));
+        let (writer, kept) = match unfinished.kept().and_then(go_on) {
+            Some((writer, kept)) => (writer, Some(kept)),
+            None => (SafetensorsWriter::create(&file, folder)?, None),
+        };
+        let made = kept.as_ref().map(|kept| kept.made.clone()).unwrap_or_default();
+        Ok(Maker { checkpoint, plan, workers, writer, changed: BTreeMap::new(), made, kept })
     }
 
     /// Writes all tensors.
-    pub(super) fn make(mut self, order: &Order<'_>, progress: &mut dyn FnMut(usize, usize)) -> Result<Made> {
+    pub(super) fn make(
+        mut self,
+        order: &Order<'_>,
+        unfinished: &mut Unfinished,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Made> {
+        let kept = self.kept.take();
+        let embedding = self.write_outside_blocks(kept.is_some())?;
+        let mut calibration =
+            if self.plan.needs_calibration() { Some(self.calibration(order, embedding, unfinished)?) } else { None };
+        if let (Some(kept), Some(calibration)) = (&kept, &mut calibration) {
+            unfinished.restore(kept, &mut calibration.all_mut())?;
+        }
+        let layers = self.plan.architecture.layers();
+        for layer in kept.map_or(0, |kept| kept.layers)..layers {
+            match &mut calibration {
+                Some(calibration) => self.make_block_calibrated(layer, calibration)?,
+                None => self.make_block(layer)?,
+            }
+            progress(layer + 1, layers);
+            let through = calibration.as_ref().map(Calibration::all).unwrap_or_default();
+            unfinished.keep(layer + 1, &self.made, &mut self.writer, &through)?;
+        }
+        self.writer.finish()?;
+        Ok(self.made)
+    }
+
+    /// Writes the tensors outside of blocks, unless they are `written`, and returns the quantized embedding.
+    fn write_outside_blocks(&mut self, written: bool) -> Result<Option<QuantizedTensor>> {
         let mut embedding = None;
-        for tensor in &self.plan.tensors {
+        let plan: &'a Plan = self.plan;
+        for tensor in &plan.tensors {
             match tensor.storage {
+                _ if written => {}
                 // Written with its block, which may change it.
-                Storage::Dense(_) if self.plan.changes_blocks() && self.plan.is_in_block(tensor) => {}
+                Storage::Dense(_) if plan.changes_blocks() && plan.is_in_block(tensor) => {}
                 Storage::Dense(format) => self.write_dense(tensor, format)?,
                 Storage::Quantized(quantization) if [EMBEDDING, HEAD].contains(&tensor.module()) => {
                     let quantized = self.quantize(tensor, quantization, None)?;
@@ -91,114 +137,134 @@ impl<'a> Maker<'a> {
                 Storage::Quantized(_) => {}
             }
         }
-        if self.plan.needs_calibration() {
-            self.make_blocks_calibrated(order, embedding, progress)?;
-        } else {
-            self.make_blocks(progress)?;
-        }
-        self.writer.finish()?;
-        Ok(self.made)
+        Ok(embedding)
     }
 
-    /// Quantizes all blocks without calibration.
-    fn make_blocks(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
-        let layers = self.plan.architecture.layers();
-        for layer in 0..layers {
-            for linear in self.quantize_block(layer, &Observed::default())? {
-                self.write_quantized(linear.tensor, linear.quantization, &linear.quantized, linear.activations)?;
-            }
-            progress(layer + 1, layers);
+    /// Quantizes a block without calibration.
+    fn make_block(&mut self, layer: usize) -> Result<()> {
+        for linear in self.quantize_linears(self.plan.linears_of(layer), &Observed::default())? {
+            self.write_quantized(linear.tensor, linear.quantization, &linear.quantized, linear.activations)?;
         }
         Ok(())
     }
 
-    /// Quantizes block after block, each calibrated on what the already quantized blocks before it put out: matrices with
-    /// 8-bit inputs on the kernels that will run, all others in bfloat16.
-    fn make_blocks_calibrated(
-        &mut self,
-        order: &Order<'_>,
-        embedding: Option<QuantizedTensor>,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<()> {
-        let tokens = order.calibration.ok_or_else(|| {
-            Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
-        })?;
-        let mut propagation = self.propagation(tokens, embedding)?;
-        let layers = self.plan.architecture.layers();
-        for layer in 0..layers {
-            let options = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
-            let mut block = load_block(self.checkpoint, &self.plan.architecture, layer, options)?;
-            let overflow =
-                |problem| Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem);
-            let rescaled = |site| self.plan.rescaling.is_some() && self.plan.architecture.producer(site).is_some();
-            let sites = self.sites(layer, |site, how| rescaled(site) || how.learns());
-            let statistics = propagation.observe(block.as_ref(), &sites).map_err(overflow)?;
-            let (statistics, factors) = self.rescale_block(layer, statistics)?;
-            let sites = self.sites(layer, |_, how| how.inputs.learns().is_some());
-            let ranges = propagation.ranges(block.as_ref(), &sites, &factors).map_err(overflow)?;
-            let linears = self.quantize_block(layer, &Observed { statistics, ranges })?;
+    /// Quantizes the linear layers of a block site by site, each calibrated on what the quantized layers before it put out:
+    /// matrices with 8-bit inputs run on the kernels that will run, all others in bfloat16.
+    fn make_block_calibrated(&mut self, layer: usize, calibration: &mut Calibration<'_>) -> Result<()> {
+        let options = LoadOptions { dense: Some(DenseFormat::Bf16), kv_cache: None };
+        let load = || self.workers.install(|| load_block(self.checkpoint, &self.plan.architecture, layer, options));
+        let mut block = load()?;
+        let original = calibration.unquantized.as_ref().map(|_| load()).transpose()?;
+        self.rescale_block(layer, &calibration.quantized, block.as_mut())?;
+        for site in Site::ALL {
+            calibration.quantized.reach(block.as_ref(), site)?;
+            if let (Some(unquantized), Some(original)) = (&mut calibration.unquantized, &original) {
+                unquantized.reach(original.as_ref(), site)?;
+            }
+            let linears = self.plan.linears_at(layer, site);
+            let observed = self.observe(layer, &linears, calibration)?;
+            let linears = self.quantize_linears(linears, &observed)?;
             if self.plan.bias_correction {
-                self.correct_biases(layer, &mut propagation, block.as_ref(), &factors, &linears)?;
+                self.correct_biases(layer, &calibration.quantized, &linears, block.as_mut())?;
             }
             for linear in linears {
                 let matrix = calibration_matrix(&linear.quantized.tensor, linear.activations);
                 block.replace_linear(linear.name, matrix.map_err(|problem| self.fault(linear.tensor, problem))?)?;
                 self.write_quantized(linear.tensor, linear.quantization, &linear.quantized, linear.activations)?;
             }
-            self.finish_changed_block(layer, block.as_mut())?;
-            if layer + 1 < layers {
-                propagation.advance(block.as_ref());
+        }
+        self.write_changed_block(layer)?;
+        if layer + 1 < self.plan.architecture.layers() {
+            calibration.quantized.finish(block.as_ref())?;
+            if let (Some(unquantized), Some(original)) = (&mut calibration.unquantized, &original) {
+                unquantized.finish(original.as_ref())?;
             }
-            progress(layer + 1, layers);
         }
         Ok(())
     }
 
-    /// The calibration data before the first block, with embeddings as the artefact will hold them.
+    /// What the quantized `linears` of a site, which calibration has reached, want to know of their inputs.
+    fn observe(
+        &self,
+        layer: usize,
+        linears: &[(&'static str, &'a PlannedTensor, Quantization)],
+        calibration: &Calibration<'_>,
+    ) -> Result<Observed> {
+        let overflow = |problem| self.block_fault(layer, problem);
+        let mut observed = Observed::default();
+        let learning: Vec<Quantization> = linears.iter().map(|(.., how)| *how).filter(|how| how.learns()).collect();
+        if !learning.is_empty() {
+            let statistics = calibration.quantized.statistics(calibration.unquantized.as_ref())?.map_err(overflow)?;
+            let mut prepared = Vec::new();
+            for how in learning {
+                let group_size = group_size(how.scheme, statistics.hessian.ncols()).map_err(overflow)?;
+                let kind = (how.quantizer.name(), group_size);
+                if !prepared.contains(&kind) {
+                    self.workers.install(|| how.quantizer.prepare(group_size, &statistics)).map_err(overflow)?;
+                    prepared.push(kind);
+                }
+            }
+            observed.statistics = Some(statistics);
+        }
+        if linears.iter().any(|(.., how)| how.inputs.learns().is_some()) {
+            observed.range = Some(calibration.quantized.range()?.map_err(overflow)?);
+        }
+        Ok(observed)
+    }
+
+    /// A fault of a whole block.
+    pub(super) fn block_fault(&self, layer: usize, problem: String) -> Error {
+        Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem)
+    }
+
+    /// The calibration sequences before the first block.
+    fn calibration(
+        &self,
+        order: &Order<'_>,
+        embedding: Option<QuantizedTensor>,
+        unfinished: &Unfinished,
+    ) -> Result<Calibration<'a>> {
+        let tokens = order.calibration.ok_or_else(|| {
+            Error::Usage("the recipe learns from calibration data, but there is none; name some in the suite".into())
+        })?;
+        let spill = Some((unfinished.folder(), ACTIVATION_BYTES));
+        let unquantized =
+            if self.plan.asymmetric_calibration { Some(self.propagation(tokens, None, spill)?) } else { None };
+        Ok(Calibration { quantized: self.propagation(tokens, embedding, spill)?, unquantized })
+    }
+
+    /// Calibration sequences before the first block, with embeddings as the artefact will hold them.
     pub(super) fn propagation(
         &self,
         tokens: &CalibrationTokens,
         embedding: Option<QuantizedTensor>,
+        spill: Spill<'_>,
     ) -> Result<Propagation<'a>> {
         match &self.plan.architecture {
             Architecture::Decoder(config) => {
                 let table = self.embedding_table(embedding)?;
-                Propagation::of_decoder(config, tokens, &table, self.workers)
+                Propagation::of_decoder(config, tokens, &table, self.workers, spill)
             }
             Architecture::Encoder { config, prefix } => {
                 let options = LoadOptions { dense: Some(self.plan.dense), kv_cache: None };
                 let embeddings = EncoderEmbeddings::load(self.checkpoint, config, prefix, options)?;
-                Propagation::of_encoder(&embeddings, tokens, self.workers)
+                Propagation::of_encoder(config, &embeddings, tokens, self.workers, spill)
             }
         }
     }
 
-    /// Sites of a block where a quantized layer that is `wanted` reads.
-    fn sites(&self, layer: usize, wanted: impl Fn(Site, &Quantization) -> bool) -> Vec<Site> {
-        let linears = self.plan.linears_of(layer);
-        let reads =
-            |site: &Site| linears.iter().any(|(name, _, how)| wanted(*site, how) && self.site_of(name) == Some(*site));
-        Site::ALL.into_iter().filter(reads).collect()
-    }
-
-    /// The site where a linear layer reads its input.
-    pub(super) fn site_of(&self, linear: &str) -> Option<Site> {
-        Site::ALL.into_iter().find(|site| self.plan.architecture.linears_at(*site).contains(&linear))
-    }
-
-    /// Quantizes all linear layers of a block, several at once, as a factorization keeps only one thread busy; the one
-    /// with most inputs, whose factorization is the longest, begins.
-    fn quantize_block(&self, layer: usize, observed: &Observed) -> Result<Vec<Linear<'a>>> {
-        let plan: &'a Plan = self.plan;
+    /// Quantizes some linear layers of a block, several at once; the one with most inputs begins.
+    fn quantize_linears(
+        &self,
+        mut linears: Vec<(&'static str, &'a PlannedTensor, Quantization)>,
+        observed: &Observed,
+    ) -> Result<Vec<Linear<'a>>> {
         let quantize = |(name, tensor, quantization): (&'static str, &'a PlannedTensor, Quantization)| {
-            let site = self.site_of(name);
-            let of_site = site.and_then(|site| observed.statistics.get(&site));
-            let quantized = self.quantize(tensor, quantization, of_site)?;
-            let range = site.and_then(|site| observed.ranges.get(&site));
-            let activations = quantization.activations(range).map_err(|problem| self.fault(tensor, problem))?;
+            let quantized = self.quantize(tensor, quantization, observed.statistics.as_ref())?;
+            let activations = quantization.activations(observed.range.as_ref());
+            let activations = activations.map_err(|problem| self.fault(tensor, problem))?;
             Ok(Linear { name, tensor, quantization, quantized, activations })
         };
-        let mut linears = plan.linears_of(layer);
         linears.sort_by_key(|(_, tensor, _)| Reverse(tensor.shape[1]));
         self.workers.install(|| linears.into_par_iter().map(quantize).collect())
     }
@@ -295,6 +361,16 @@ impl<'a> Maker<'a> {
 
     pub(super) fn fault(&self, tensor: &PlannedTensor, problem: String) -> Error {
         Error::input(format!("{}: tensor \"{}\"", self.checkpoint.path().display(), tensor.name), problem)
+    }
+}
+
+impl<'p> Calibration<'p> {
+    fn all(&self) -> Vec<&Propagation<'p>> {
+        [Some(&self.quantized), self.unquantized.as_ref()].into_iter().flatten().collect()
+    }
+
+    fn all_mut(&mut self) -> Vec<&mut Propagation<'p>> {
+        [Some(&mut self.quantized), self.unquantized.as_mut()].into_iter().flatten().collect()
     }
 }
 

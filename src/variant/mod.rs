@@ -18,6 +18,7 @@ mod input_tests;
 mod key;
 mod maker;
 mod mixture;
+mod passages;
 mod plan;
 mod proof;
 mod propagation;
@@ -30,6 +31,7 @@ mod rotation_tests;
 mod safetensors_writer;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::path::Path;
 

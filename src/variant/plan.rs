@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
-use crate::network::Architecture;
+use crate::network::{Architecture, Site};
 use crate::quantize::{InputRange, Quantizer, Rescaling, group_size, method};
 use crate::suite::{InputScheme, Method, Observer, Recipe, WeightScheme};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor, Zero};
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub rescaling: Option<Rescaling>,
     /// Biases make up for the mean error of their layers' outputs.
     pub bias_correction: bool,
+    /// Layers shall put out what they put out in the unquantized network, whose inputs are others.
+    pub asymmetric_calibration: bool,
     /// In the order of the model's file.
     pub tensors: Vec<PlannedTensor>,
 }
@@ -135,7 +137,14 @@ impl Plan {
             let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });
             tensors.push(PlannedTensor { name, shape, storage });
         }
-        let mut plan = Plan { architecture, dense, rescaling: None, bias_correction: false, tensors };
+        let mut plan = Plan {
+            architecture,
+            dense,
+            rescaling: None,
+            bias_correction: false,
+            asymmetric_calibration: false,
+            tensors,
+        };
         if let Recipe::Quantize(method) = recipe {
             plan.quantize(method).map_err(|problems| Error::input(place, problems.join("; ")))?;
         }
@@ -147,6 +156,7 @@ impl Plan {
         let quantizer = method(&recipe.method).map_err(|problem| vec![problem])?;
         self.rescaling = recipe.smooth.map(Rescaling::Smooth).or(quantizer.rescaling());
         self.bias_correction = recipe.bias_correction;
+        self.asymmetric_calibration = recipe.asymmetric_calibration;
         let rounding = method("rtn").map_err(|problem| vec![problem])?;
         // By problem, the tensors that have it.
         let mut unfit: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -256,6 +266,12 @@ impl Plan {
                 Some((linear, tensor, quantization))
             })
             .collect()
+    }
+
+    /// Those of them that read the input of a site.
+    pub(super) fn linears_at(&self, layer: usize, site: Site) -> Vec<(&'static str, &PlannedTensor, Quantization)> {
+        let at_site = self.architecture.linears_at(site);
+        self.linears_of(layer).into_iter().filter(|(name, ..)| at_site.contains(name)).collect()
     }
 
     /// What the names of the tensors of a block begin with: `model.layers.3.`.

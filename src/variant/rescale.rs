@@ -1,38 +1,35 @@
 //! Rescaling folded into a block's weights ([`crate::quantize::Rescaling`]): linear layers that read an input are
 //! multiplied, whoever puts it out is divided, and the block computes what it did before.
 
-use std::collections::BTreeMap;
-
 use ndarray::ArrayView2;
 
 use super::maker::Maker;
-use super::plan::{Plan, PlannedTensor, Storage};
-use super::propagation::Factors;
+use super::plan::{PlannedTensor, Storage};
+use super::propagation::Propagation;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::network::{ObservedBlock, Site};
-use crate::quantize::{Consumer, InputStatistics, Rescaling};
+use crate::quantize::{Consumer, Magnitudes, Rescaling};
 use crate::tensor::DenseFormat;
 
-impl<'a> Maker<'a> {
-    /// Rescales the inputs of block `layer` as the plan says, and returns the statistics of the rescaled inputs and what
-    /// they were divided by.
+impl Maker<'_> {
+    /// Rescales the inputs of block `layer`, before which `propagation` is, as the plan says, and changes `block` alike.
     pub(super) fn rescale_block(
         &mut self,
         layer: usize,
-        statistics: BTreeMap<Site, InputStatistics>,
-    ) -> Result<(BTreeMap<Site, InputStatistics>, Factors)> {
-        let mut divisors = Factors::new();
+        propagation: &Propagation<'_>,
+        block: &mut dyn ObservedBlock,
+    ) -> Result<()> {
         if self.plan.rescaling.is_none() {
-            return Ok((statistics, divisors));
+            return Ok(());
         }
-        let mut rescaled = BTreeMap::new();
-        for (site, of_site) in statistics {
-            let Some(producer) = self.plan.architecture.producer(site) else {
-                rescaled.insert(site, of_site);
-                continue;
-            };
-            let factors = self.search_factors(layer, site, &of_site, &producer.channels)?;
+        let quantized = |site: &Site| !self.plan.linears_at(layer, *site).is_empty();
+        let foldable = |site: &Site| self.plan.architecture.producer(*site).is_some();
+        let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| quantized(site) && foldable(site)).collect();
+        let magnitudes = propagation.magnitudes(block, &sites)?.map_err(|problem| self.block_fault(layer, problem))?;
+        for (site, magnitudes) in magnitudes {
+            let Some(producer) = self.plan.architecture.producer(site) else { continue };
+            let factors = self.search_factors(layer, site, &magnitudes, &producer.channels)?;
             let of_inputs: Vec<f32> = producer.channels.iter().map(|&channel| factors[channel]).collect();
             for linear in self.plan.architecture.linears_at(site) {
                 self.change(layer, &format!("{linear}.weight"), |values| {
@@ -48,10 +45,19 @@ impl<'a> Maker<'a> {
                     channels.for_each(|(channel, factor)| channel.iter_mut().for_each(|v| *v /= factor));
                 })?;
             }
-            rescaled.insert(site, of_site.divided_by(&of_inputs));
-            divisors.insert(site, of_inputs);
         }
-        Ok((rescaled, divisors))
+        self.set_changed(layer, block)
+    }
+
+    /// Brings `block` up to date with what has been changed: quantized layers in the format of calibration until their
+    /// turn comes.
+    fn set_changed(&self, layer: usize, block: &mut dyn ObservedBlock) -> Result<()> {
+        let prefix = self.plan.block(layer);
+        for tensor in self.plan.tensors.iter().filter(|tensor| tensor.name.starts_with(&prefix)) {
+            let Some(values) = self.changed.get(&tensor.name) else { continue };
+            set(block, tensor, &tensor.name[prefix.len()..], values)?;
+        }
+        Ok(())
     }
 
     /// The best factors of a site's channels, judged by its quantized layers.
@@ -59,12 +65,10 @@ impl<'a> Maker<'a> {
         &self,
         layer: usize,
         site: Site,
-        statistics: &InputStatistics,
+        magnitudes: &Magnitudes,
         channels: &[usize],
     ) -> Result<Vec<f32>> {
-        let at_site = self.plan.architecture.linears_at(site);
-        let quantized: Vec<_> =
-            self.plan.linears_of(layer).into_iter().filter(|(name, ..)| at_site.contains(name)).collect();
+        let quantized = self.plan.linears_at(layer, site);
         let weights: Vec<Vec<f32>> =
             quantized.iter().map(|(_, tensor, _)| self.values(&tensor.name)).collect::<Result<_>>()?;
         let mut consumers = Vec::new();
@@ -73,7 +77,7 @@ impl<'a> Maker<'a> {
                 .map_err(|problem| self.fault(tensor, problem.to_string()))?;
             consumers.push(Consumer { weight, scheme: how.scheme, inputs: how.inputs });
         }
-        let search = |rescaling: Rescaling| rescaling.search(&consumers, statistics, channels);
+        let search = |rescaling: Rescaling| rescaling.search(&consumers, magnitudes, channels);
         match (self.plan.rescaling, quantized.first()) {
             (Some(rescaling), Some((_, tensor, _))) => {
                 self.workers.install(|| search(rescaling)).map_err(|problem| self.fault(tensor, problem))
@@ -93,18 +97,15 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    /// Writes the dense tensors of a changed block, and brings `block`, whose quantized layers are in place, up to date.
-    pub(super) fn finish_changed_block(&mut self, layer: usize, block: &mut dyn ObservedBlock) -> Result<()> {
+    /// Writes the dense tensors of a block that may have been changed, and forgets the changes.
+    pub(super) fn write_changed_block(&mut self, layer: usize) -> Result<()> {
         if !self.plan.changes_blocks() {
             return Ok(());
         }
-        let prefix = self.plan.block(layer);
-        let plan: &'a Plan = self.plan;
+        let (plan, prefix) = (self.plan, self.plan.block(layer));
         for tensor in plan.tensors.iter().filter(|tensor| tensor.name.starts_with(&prefix)) {
-            let Storage::Dense(format) = tensor.storage else { continue };
-            self.write_dense(tensor, format)?;
-            if let Some(values) = self.changed.get(&tensor.name) {
-                set(block, tensor, &tensor.name[prefix.len()..], values)?;
+            if let Storage::Dense(format) = tensor.storage {
+                self.write_dense(tensor, format)?;
             }
         }
         self.changed.clear();
@@ -112,12 +113,16 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Replaces a dense tensor of a block, in 32 bits.
+/// Replaces a tensor of a block: vectors and matrices that stay dense in 32 bits, others in bfloat16.
 fn set(block: &mut dyn ObservedBlock, tensor: &PlannedTensor, part: &str, values: &[f32]) -> Result<()> {
     let [rows, cols] = tensor.shape[..] else { return block.replace_vector(part, values.to_vec()) };
+    let format = match tensor.storage {
+        Storage::Dense(_) => DenseFormat::F32,
+        Storage::Quantized(_) => DenseFormat::Bf16,
+    };
     let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&values[row * cols..(row + 1) * cols]);
     let linear = part.strip_suffix(".weight").unwrap_or(part);
-    block.replace_linear(linear, Matrix::from_rows(DenseFormat::F32, rows, cols, &row)).map(drop)
+    block.replace_linear(linear, Matrix::from_rows(format, rows, cols, &row))
 }
 
 #[cfg(test)]
@@ -128,10 +133,11 @@ mod tests {
     use super::super::CalibrationTokens;
     use super::super::plan::Plan;
     use super::super::tests::{calibration, quantize, scheme, write_model};
+    use super::super::unfinished::{KEEP_EVERY, Unfinished};
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::kernels::Pool;
-    use crate::network::{LoadOptions, Workspace, load_block};
+    use crate::network::{LoadOptions, Passage, Workspace, load_block};
     use crate::suite::{Method, Recipe, Smooth};
     use crate::tensor::Granularity;
 
@@ -147,25 +153,30 @@ mod tests {
         let (original, mut folded) = (load(), load());
 
         let workers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let written = tempfile::NamedTempFile::new().unwrap();
-        let mut maker = Maker::new(checkpoint, &plan, &workers, written.path()).unwrap();
-        let mut propagation = maker.propagation(tokens, None).unwrap();
-        let statistics = propagation.observe(original.as_ref(), &Site::ALL).unwrap();
-        maker.rescale_block(1, statistics).unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let unfinished = Unfinished::open(&beside.path().join("into"), "key", KEEP_EVERY).unwrap();
+        let mut maker = Maker::new(checkpoint, &plan, &workers, &unfinished).unwrap();
+        let propagation = maker.propagation(tokens, None, None).unwrap();
+        maker.rescale_block(1, &propagation, load().as_mut()).unwrap();
         let prefix = plan.block(1);
         for tensor in plan.tensors.iter().filter(|tensor| maker.changed.contains_key(&tensor.name)) {
             let values = &maker.changed[&tensor.name];
             let before = checkpoint.tensor_f32(&tensor.name).unwrap().1;
             assert!(before.iter().zip(values).any(|(a, b)| (a / b - 1.0).abs() > 0.1), "{}", tensor.name);
-            set(folded.as_mut(), tensor, &tensor.name[prefix.len()..], values).unwrap();
+            let exact = PlannedTensor {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+                storage: Storage::Dense(DenseFormat::F32),
+            };
+            set(folded.as_mut(), &exact, &tensor.name[prefix.len()..], values).unwrap();
         }
         let mut random = StdRng::seed_from_u64(1);
         let width = plan.architecture.hidden_size();
         let hidden: Vec<f32> = (0..10 * width).map(|_| random.random_range(-1.0f32..1.0)).collect();
         let forward = |block: &dyn ObservedBlock| {
-            let mut hidden = hidden.clone();
-            block.advance(&Pool::new(1), &mut hidden, &[5, 10], &mut Workspace::default());
-            hidden
+            let mut passage = Passage { hidden: hidden.clone(), inputs: Vec::new(), ends: vec![5, 10] };
+            block.advance(&Pool::new(1), &mut passage, &mut Workspace::default());
+            passage.hidden
         };
         let (expected, found) = (forward(original.as_ref()), forward(folded.as_ref()));
         let size = expected.iter().fold(0.0f32, |size, v| size.max(v.abs()));

@@ -46,8 +46,12 @@ pub(super) fn rotates(recipe: &Recipe) -> bool {
 /// An encoder, a model that is rotated already or too oddly sized, NaN or infinite weights, no space.
 pub(super) fn rotate(checkpoint: &Checkpoint, workers: &ThreadPool, folder: &Path) -> Result<Checkpoint> {
     let model = Model::new(checkpoint, workers)?;
+    if folder.exists() {
+        // Of a build that was killed.
+        std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, "remove", e))?;
+    }
     std::fs::create_dir(folder).map_err(|e| Error::io(folder, "create", e))?;
-    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors"))?;
+    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors"), folder)?;
     for name in checkpoint.names() {
         let redundant_head = model.config.tied_head && name == format!("{HEAD}.weight");
         if !redundant_head {

@@ -5,7 +5,7 @@
 //! are joined behind the header in falling order of element size.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,13 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use crate::error::{Error, Result};
 
 /// Element sizes in the order of the file.
-const ELEMENT_BYTES: [usize; 4] = [8, 4, 2, 1];
+pub(super) const ELEMENT_BYTES: [usize; 4] = [8, 4, 2, 1];
+
+/// Name, type, shape and bytes of a tensor.
+type Entry = (String, Dtype, Vec<usize>, usize);
+
+/// The tensors written so far by spool, in the order written.
+pub(super) type Written = Vec<Vec<Entry>>;
 
 /// An unfinished safetensors file.
 #[derive(Debug)]
@@ -27,21 +33,52 @@ pub(super) struct SafetensorsWriter {
 
 #[derive(Debug)]
 struct Spool {
+    path: PathBuf,
     file: BufWriter<File>,
-    /// Name, type, shape and bytes, in the order written.
-    tensors: Vec<(String, Dtype, Vec<usize>, usize)>,
+    tensors: Vec<Entry>,
 }
 
 impl SafetensorsWriter {
-    /// Begins the file at `path`; spools lie unnamed in the same folder.
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let spool = |_| {
-            let file = tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, "create a file in", e))?;
-            Ok(Spool { file: BufWriter::new(file), tensors: Vec::new() })
+    /// Begins the file at `path`; spools lie in `folder`.
+    ///
+    /// # Errors
+    /// Files that cannot be made.
+    pub(super) fn create(path: &Path, folder: &Path) -> Result<Self> {
+        SafetensorsWriter::resume(path, folder, vec![Vec::new(); ELEMENT_BYTES.len()])
+    }
+
+    /// Goes on behind the tensors `written`, as [`SafetensorsWriter::written`] has told them.
+    ///
+    /// # Errors
+    /// Spools that are missing or shorter than what was written.
+    pub(super) fn resume(path: &Path, folder: &Path, written: Written) -> Result<Self> {
+        let spool = |(size, tensors): (usize, Vec<Entry>)| {
+            let path = folder.join(format!("tensors-{size}"));
+            let failed = |e| Error::io(&path, "open", e);
+            let mut file =
+                File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+            let bytes: u64 = tensors.iter().map(|(.., bytes)| *bytes as u64).sum();
+            if file.metadata().map_err(failed)?.len() < bytes {
+                return Err(Error::input(path.display(), format!("expected {bytes} bytes or more")));
+            }
+            file.set_len(bytes).and_then(|()| file.seek(io::SeekFrom::End(0))).map_err(failed)?;
+            Ok(Spool { file: BufWriter::new(file), path, tensors })
         };
-        let spools = ELEMENT_BYTES.iter().map(spool).collect::<Result<Vec<_>>>()?;
+        let spools = ELEMENT_BYTES.into_iter().zip(written).map(spool).collect::<Result<Vec<_>>>()?;
         Ok(SafetensorsWriter { path: path.to_path_buf(), spools })
+    }
+
+    /// Makes what was added durable, and tells it.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub(super) fn written(&mut self) -> Result<Written> {
+        let durable = |spool: &mut Spool| {
+            let flushed = spool.file.flush().and_then(|()| spool.file.get_ref().sync_data());
+            flushed.map_err(|e| Error::io(&spool.path, "write", e))?;
+            Ok(spool.tensors.clone())
+        };
+        self.spools.iter_mut().map(durable).collect()
     }
 
     /// Adds a tensor; `values` row-major. Its bytes are written as they lie in memory, which is little-endian on all
@@ -61,7 +98,7 @@ impl SafetensorsWriter {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let spool = ELEMENT_BYTES.iter().position(|&size| size == size_of::<T>()).map(|at| &mut self.spools[at]);
         let spool = spool.unwrap_or_else(|| unreachable!("{dtype:?} has 1, 2, 4 or 8 bytes"));
-        spool.file.write_all(bytes).map_err(|e| Error::io(&self.path, "write", e))?;
+        spool.file.write_all(bytes).map_err(|e| Error::io(&spool.path, "write", e))?;
         spool.tensors.push((name.to_owned(), dtype, shape.to_vec(), bytes.len()));
         Ok(())
     }
@@ -78,6 +115,7 @@ impl SafetensorsWriter {
             let mut spooled = spool.file.into_inner().map_err(|e| failed(e.into_error()))?;
             spooled.rewind().map_err(failed)?;
             io::copy(&mut spooled, &mut out).map_err(failed)?;
+            fs::remove_file(&spool.path).map_err(|e| Error::io(&spool.path, "remove", e))?;
         }
         out.sync_all().map_err(failed)
     }
@@ -109,9 +147,14 @@ mod tests {
     fn the_file_holds_what_was_added_and_every_tensor_is_aligned() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let mut writer = SafetensorsWriter::create(&path).unwrap();
+        let mut writer = SafetensorsWriter::create(&path, folder.path()).unwrap();
         writer.add("odd", Dtype::I8, &[3], &[1i8, -2, 3]).unwrap();
         writer.add("scale", Dtype::F32, &[1, 2], &[0.5f32, -1.0]).unwrap();
+        // A program that is killed behind this point leaves "lost" in its spool.
+        let written = writer.written().unwrap();
+        writer.add("lost", Dtype::F32, &[1], &[9.0f32]).unwrap();
+        drop(writer);
+        let mut writer = SafetensorsWriter::resume(&path, folder.path(), written.clone()).unwrap();
         writer.add("half", Dtype::F16, &[1], &[half::f16::ONE]).unwrap();
         writer.add("shape", Dtype::I64, &[2], &[3i64, 4]).unwrap();
         writer.add("more", Dtype::F32, &[1], &[7.0f32]).unwrap();
@@ -128,6 +171,8 @@ mod tests {
         for (name, info) in metadata.tensors() {
             assert!(info.data_offsets.0.is_multiple_of(info.dtype.bitsize() / 8), "{name}");
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "spools are gone");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "spools are gone");
+        let problem = SafetensorsWriter::resume(&path, folder.path(), written).unwrap_err().to_string();
+        assert!(problem.contains("tensors-4") && problem.contains("expected 8 bytes or more"), "{problem}");
     }
 }

@@ -29,7 +29,7 @@ const LAYERS: usize = 2;
 pub(super) fn write_model(folder: &Path, tied: bool, change: &dyn Fn(&str, &mut Vec<f32>)) {
     fs::create_dir_all(folder).unwrap();
     let mut random = StdRng::seed_from_u64(11);
-    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors")).unwrap();
+    let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors"), folder).unwrap();
     let mut add = |name: &str, shape: &[usize]| {
         let count: usize = shape.iter().product();
         let mut values: Vec<f32> = (0..count).map(|_| random.random_range(-0.3f32..0.3)).collect();
@@ -95,6 +95,7 @@ pub(super) fn quantize(name: &str, weights: WeightScheme, overrides: Vec<Overrid
         smooth: None,
         bias_correction: false,
         rotation: None,
+        asymmetric_calibration: false,
         overrides,
         dense: DenseFormat::F16,
     })

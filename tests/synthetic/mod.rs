@@ -61,6 +61,7 @@ fn quantize(method: &str, bits: u8, group_size: Option<usize>, activations: Inpu
         smooth: None,
         bias_correction: false,
         rotation: None,
+        asymmetric_calibration: false,
         overrides: Vec::new(),
         dense: DenseFormat::F16,
     })

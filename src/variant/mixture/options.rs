@@ -152,6 +152,7 @@ pub(super) fn recipe(units: &[UnitOptions], chosen: &[usize], search: &Search) -
         smooth: None,
         bias_correction: false,
         rotation: None,
+        asymmetric_calibration: false,
         overrides,
         dense: search.dense,
     })

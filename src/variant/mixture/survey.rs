@@ -114,11 +114,11 @@ impl Survey<'_> {
         }
         let mut bench = Bench::new(self, &checkpoint, &architecture, config)?;
         let table = bench.decoder.embed(&(0..config.vocab_size as u32).collect::<Vec<u32>>());
-        let carry = |tokens, workers| Propagation::of_decoder(config, tokens, &table, workers);
+        let carry = |tokens, workers| Propagation::of_decoder(config, tokens, &table, workers, None);
         let workers = bench.workers.clone();
         let mut windows = carry(self.windows, &workers)?;
         let mut calibration = self.calibration.map(|tokens| carry(tokens, &workers)).transpose()?;
-        bench.reference = bench.run_on(0, &windows);
+        bench.reference = bench.run_on(0, &windows)?;
         drop(table);
 
         let work = Work::new(config, self.formats.len());
@@ -128,15 +128,14 @@ impl Survey<'_> {
             let trials = UNITS * self.formats.len();
             let steps = trials * (config.layers - layer) + (trials + 1) * work.head_cost;
             if found.units.len() < UNITS * (layer + 1) {
-                let units =
-                    bench.block(layer, &mut windows, calibration.as_mut(), &mut |passes| count(done + passes))?;
+                let units = bench.block(layer, &windows, calibration.as_ref(), &mut |passes| count(done + passes))?;
                 found.units.extend(units);
                 self.write(&file, &found)?;
             }
             done += steps;
-            windows.advance(bench.decoder.block(layer));
+            windows.advance(bench.decoder.block(layer))?;
             if let Some(calibration) = &mut calibration {
-                calibration.advance(bench.decoder.block(layer));
+                calibration.advance(bench.decoder.block(layer))?;
             }
         }
         found.units.push(bench.head()?);
@@ -274,27 +273,26 @@ impl<'a> Bench<'a> {
     }
 
     /// Final hidden states of all windows, from those before block `layer` on.
-    fn run_on(&self, layer: usize, windows: &Propagation<'_>) -> Vec<f32> {
+    fn run_on(&self, layer: usize, windows: &Propagation<'_>) -> Result<Vec<f32>> {
         let mut states = Vec::new();
-        for batch in windows.batches() {
-            let mut hidden = batch.to_vec();
+        windows.for_each_stream(|stream| {
+            let mut hidden = stream.to_vec();
             self.decoder.run_on(&self.pool, layer, windows.length(), &mut hidden);
             states.extend(hidden);
-        }
-        states
+        })?;
+        Ok(states)
     }
 
     /// Tries all units of a block; `count` is told passes.
     fn block(
         &mut self,
         layer: usize,
-        windows: &mut Propagation<'_>,
-        calibration: Option<&mut Propagation<'_>>,
+        windows: &Propagation<'_>,
+        calibration: Option<&Propagation<'_>>,
         count: &mut dyn FnMut(usize),
     ) -> Result<Vec<UnitSensitivity>> {
         let fault = |problem| Error::input(format!("{}: block {layer}", self.checkpoint.path().display()), problem);
-        let observe =
-            |through: &mut Propagation<'_>| through.observe(self.decoder.block(layer), &Site::ALL).map_err(fault);
+        let observe = |through: &Propagation<'_>| through.observe(self.decoder.block(layer))?.map_err(fault);
         let (seen, learned) = (observe(windows)?, calibration.map(observe).transpose()?);
         let units = Unit::of_block(self.architecture, layer);
         let mut tried: Vec<Tried> = Vec::new();
@@ -306,7 +304,7 @@ impl<'a> Bench<'a> {
                 };
                 let (bytes, output_error) = (trial.bytes(), trial.output_error);
                 let originals = self.exchange(layer, site, trial.matrices)?;
-                let states = self.run_on(layer, windows);
+                let states = self.run_on(layer, windows)?;
                 self.exchange(layer, site, originals)?;
                 tried.push(Tried { unit: at, format: format.name(), output_error, bytes, states });
                 count(tried.len() * (self.config.layers - layer));
@@ -338,8 +336,8 @@ impl<'a> Bench<'a> {
             };
             let states = if self.config.tied_head {
                 let table = tensor.to_f32();
-                let windows = Propagation::of_decoder(self.config, self.survey.windows, &table, &self.workers)?;
-                self.run_on(0, &windows)
+                let windows = Propagation::of_decoder(self.config, self.survey.windows, &table, &self.workers, None)?;
+                self.run_on(0, &windows)?
             } else {
                 self.reference.clone()
             };

@@ -1,0 +1,294 @@
+//! The folder in which an artefact is made, and what a build that was cut short leaves there so that the next one of the
+//! same order goes on behind the last block that was kept.
+//!
+//! The folder's name holds the order's key, so it is found again by whoever wants the same artefact; a lock keeps a second
+//! build at the same time out of it, which then begins a folder of its own. An error removes the folder; only a killed
+//! program leaves it. What is kept: the tensors written so far, and the calibration sequences behind the last block.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::maker::Made;
+use super::propagation::Propagation;
+use super::safetensors_writer::{ELEMENT_BYTES, SafetensorsWriter, Written};
+use crate::error::{Error, Result};
+use crate::kernels::Isa;
+use crate::results::write_whole;
+
+/// Time between two times that a build is kept: the work that a killed program loses.
+pub(super) const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// A folder for an artefact in the making.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    folder: PathBuf,
+    /// Held until the end; `None` where another build of the same artefact holds it and the folder has a name of its own.
+    _lock: Option<File>,
+    every: Duration,
+    last: Instant,
+}
+
+/// What is known of a build that was kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Blocks that are done.
+    pub layers: usize,
+    pub made: Made,
+    pub written: Written,
+    /// Instruction set on which calibration ran: 8-bit products are the same on all, sums in floating point are not.
+    isa: String,
+    /// File of the sequences behind the last block, and its bytes; `None` without calibration.
+    streams: Option<(String, u64)>,
+}
+
+impl Unfinished {
+    /// Opens the folder for the artefact of `key` beside `into`.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub(super) fn open(into: &Path, key: &str, every: Duration) -> Result<Unfinished> {
+        let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let shared = parent.join(format!(".unfinished-{key}"));
+        fs::create_dir_all(&shared).map_err(|e| Error::io(&shared, "create", e))?;
+        let file = shared.join("lock");
+        let lock = File::create(&file).map_err(|e| Error::io(&file, "create", e))?;
+        let (folder, lock) = match lock.try_lock() {
+            Ok(()) => (shared, Some(lock)),
+            Err(TryLockError::WouldBlock) => {
+                let own = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(parent);
+                (own.map_err(|e| Error::io(parent, "create a folder in", e))?.keep(), None)
+            }
+            // A file system without locks: two builds at once would only be slower on one without.
+            Err(TryLockError::Error(e)) => return Err(Error::io(&file, "lock", e)),
+        };
+        let unfinished = Unfinished { folder, _lock: lock, every, last: Instant::now() };
+        let artefact = unfinished.artefact();
+        if artefact.exists() {
+            fs::remove_dir_all(&artefact).map_err(|e| Error::io(&artefact, "remove", e))?;
+        }
+        fs::create_dir(&artefact).map_err(|e| Error::io(&artefact, "create", e))?;
+        Ok(unfinished)
+    }
+
+    /// Where tensors and activations lie until the artefact is whole.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The artefact's own folder.
+    pub(super) fn artefact(&self) -> PathBuf {
+        self.folder.join("artefact")
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.join("kept.json")
+    }
+
+    /// What an earlier build has kept; `None` where there is nothing, or nothing that is whole.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        let kept: Kept = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
+        let whole = kept.streams.as_ref().is_none_or(|(name, bytes)| {
+            !name.contains(['/', '\\']) && fs::metadata(self.folder.join(name)).is_ok_and(|file| file.len() == *bytes)
+        });
+        let whole = whole && kept.written.len() == ELEMENT_BYTES.len();
+        (whole && kept.isa == Isa::active().name()).then_some(kept)
+    }
+
+    /// Puts the sequences where they were when `kept` was.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn restore(&self, kept: &Kept, propagation: &mut [&mut Propagation<'_>]) -> Result<()> {
+        let Some((name, _)) = &kept.streams else { return Ok(()) };
+        let path = self.folder.join(name);
+        let failed = |e| Error::io(&path, "read", e);
+        let mut file = BufReader::new(File::open(&path).map_err(failed)?);
+        for propagation in propagation {
+            propagation.restore_streams(|stream| file.read_exact(bytemuck::cast_slice_mut(stream)).map_err(failed))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the build behind its first `layers` blocks, where the last time is long enough ago.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub(super) fn keep(
+        &mut self,
+        layers: usize,
+        made: &Made,
+        writer: &mut SafetensorsWriter,
+        propagation: &[&Propagation<'_>],
+    ) -> Result<()> {
+        if self.last.elapsed() < self.every {
+            return Ok(());
+        }
+        // Two files in turns: the one that the record names is whole at any time.
+        let streams = match propagation {
+            [] => None,
+            through => {
+                let name = format!("streams-{}", layers % 2);
+                Some((name.clone(), self.write_streams(&name, through)?))
+            }
+        };
+        let (written, isa) = (writer.written()?, Isa::active().name().to_owned());
+        let kept = Kept { layers, made: made.clone(), written, isa, streams };
+        let json = serde_json::to_vec(&kept).map_err(|e| Error::input(self.record().display(), e.to_string()))?;
+        write_whole(&self.record(), &json)?;
+        self.last = Instant::now();
+        Ok(())
+    }
+
+    /// Writes the sequences and returns the file's bytes.
+    fn write_streams(&self, name: &str, propagation: &[&Propagation<'_>]) -> Result<u64> {
+        let path = self.folder.join(name);
+        let failed = |e| Error::io(&path, "write", e);
+        let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
+        let mut written = Ok(());
+        for propagation in propagation {
+            propagation.for_each_stream(|stream| {
+                if written.is_ok() {
+                    written = file.write_all(bytemuck::cast_slice(stream));
+                }
+            })?;
+        }
+        written.map_err(failed)?;
+        let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.sync_data().map_err(failed)?;
+        Ok(file.metadata().map_err(failed)?.len())
+    }
+
+    /// Removes the folder with all that is left in it.
+    pub(super) fn remove(self) {
+        // What cannot be removed is in nobody's way.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::build::build_keeping;
+    use super::super::tests::{calibration, quantize, scheme, unchanged, write_model};
+    use super::super::{CalibrationTokens, Order};
+    use super::*;
+    use crate::suite::{Method, Recipe};
+    use crate::tensor::Granularity;
+
+    struct Work {
+        root: tempfile::TempDir,
+        recipe: Recipe,
+        tokens: CalibrationTokens,
+    }
+
+    impl Work {
+        fn new(method: &str, asymmetric_calibration: bool) -> Work {
+            let root = tempfile::tempdir().unwrap();
+            write_model(&root.path().join("model"), false, &unchanged);
+            let Recipe::Quantize(recipe) = quantize(method, scheme(4, Granularity::Group, true), vec![]) else {
+                panic!("a recipe that quantizes");
+            };
+            let recipe = Recipe::Quantize(Method { asymmetric_calibration, ..recipe });
+            Work { root, recipe, tokens: calibration() }
+        }
+
+        fn cache(&self) -> PathBuf {
+            self.root.path().join("cache")
+        }
+
+        fn order<'a>(&'a self, model: &'a Path, threads: usize) -> Order<'a> {
+            let calibration = Some(&self.tokens);
+            Order { model, model_sha256: "00", recipe: &self.recipe, import: None, calibration, threads }
+        }
+
+        /// Builds into `name` and returns the artefact's bytes and the blocks that were told.
+        fn build(&self, name: &str, threads: usize) -> (Vec<u8>, Vec<usize>) {
+            let (model, into, mut told) = (self.root.path().join("model"), self.cache().join(name), Vec::new());
+            let order = self.order(&model, threads);
+            build_keeping(&order, &into, Duration::ZERO, &mut |done, _| told.push(done)).unwrap();
+            (fs::read(into.join("model.safetensors")).unwrap(), told)
+        }
+
+        /// A build that dies behind its second block; what it leaves.
+        fn killed(&self) -> PathBuf {
+            let model = self.root.path().join("model");
+            let order = self.order(&model, 1);
+            let die = |done, _| assert!(done < 2, "killed");
+            let build = || build_keeping(&order, &self.cache().join("killed"), Duration::ZERO, &mut { die });
+            assert!(catch_unwind(AssertUnwindSafe(build)).is_err());
+            self.cache().join(format!(".unfinished-{}", order.key()))
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.cache()).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn a_killed_build_goes_on_behind_the_last_block_and_makes_the_same_bytes() {
+        for (method, asymmetric) in [("rtn", false), ("gptq", false), ("gptq", true)] {
+            let work = Work::new(method, asymmetric);
+            let (expected, told) = work.build("whole", 2);
+            assert_eq!(told, [1, 2]);
+            assert!(work.killed().exists());
+            let (found, told) = work.build("resumed", 2);
+            assert_eq!(told, [2], "{method}: the first block is not made again");
+            assert!(found == expected, "{method}: other bytes");
+            assert_eq!(work.names(), ["resumed", "whole"], "nothing unfinished is left");
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_made_again() {
+        let work = Work::new("gptq", false);
+        let (expected, _) = work.build("whole", 1);
+        let cut = |file: &Path| File::options().write(true).open(file).unwrap().set_len(5).unwrap();
+        let damages: [&dyn Fn(&Path); 4] = [
+            &|folder| cut(&folder.join("kept.json")),
+            &|folder| cut(&folder.join("streams-1")),
+            &|folder| cut(&folder.join("tensors-4")),
+            &|folder| {
+                let record = fs::read_to_string(folder.join("kept.json")).unwrap();
+                fs::write(folder.join("kept.json"), record.replace("streams-1", "../model/config.json")).unwrap();
+            },
+        ];
+        for (case, damage) in damages.iter().enumerate() {
+            damage(&work.killed());
+            let (found, told) = work.build(&format!("again-{case}"), 1);
+            assert_eq!(told, [1, 2], "case {case}");
+            assert!(found == expected, "case {case}");
+        }
+    }
+
+    #[test]
+    fn a_second_build_at_the_same_time_keeps_to_itself() {
+        let work = Work::new("gptq", false);
+        let model = work.root.path().join("model");
+        let key = work.order(&model, 1).key();
+        fs::create_dir_all(work.cache()).unwrap();
+        let first = Unfinished::open(&work.cache().join("first"), &key, Duration::ZERO).unwrap();
+        assert_eq!(work.build("second", 1).1, [1, 2]);
+        assert_eq!(work.names(), [format!(".unfinished-{key}").as_str(), "second"]);
+        first.remove();
+        assert_eq!(work.names(), ["second"]);
+    }
+
+    #[test]
+    fn a_build_is_kept_no_oftener_than_it_says() {
+        let work = Work::new("gptq", false);
+        let model = work.root.path().join("model");
+        let mut kept = Vec::new();
+        let see =
+            |_, _| kept.push(fs::read_dir(work.cache()).unwrap().any(|e| e.unwrap().path().join("kept.json").exists()));
+        build_keeping(&work.order(&model, 1), &work.cache().join("into"), KEEP_EVERY, &mut { see }).unwrap();
+        assert_eq!(kept, [false, false]);
+    }
+}
