@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::Pool;
-use quantbench::network::{Architecture, Decoder, Encoder, LoadOptions, Site, Workspace, load_block};
+use quantbench::network::{Architecture, Decoder, Encoder, LoadOptions, Passage, Site, Workspace, load_block};
 use quantbench::tensor::DenseFormat;
 use scaled_model::{Values, factor, write};
 
@@ -62,11 +62,11 @@ fn observers_see_what_the_layers_read() {
     let inputs = |folder: &Path| {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let block = load_block(&checkpoint, &Architecture::of(&checkpoint).unwrap(), 1, options).unwrap();
-        let mut seen: Vec<(Site, Vec<f32>)> = Vec::new();
-        block.watch(&Pool::new(1), &hidden, &[3, 7], &mut Workspace::default(), &mut |site, inputs| {
-            seen.push((site, inputs.to_vec()));
-        });
-        seen
+        let mut passage = Passage { hidden: hidden.clone(), inputs: Vec::new(), ends: vec![3, 7] };
+        Site::ALL.map(|site| {
+            block.reach(site, &Pool::new(1), &mut passage, &mut Workspace::default());
+            (site, passage.inputs.clone())
+        })
     };
     let mut expected = inputs(&original);
     for (_, inputs) in &mut expected {

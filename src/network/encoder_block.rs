@@ -184,7 +184,13 @@ impl EncoderBlock {
         next: Option<&EncoderBlock>,
     ) {
         let (mut scaled, mut attended) = (std::mem::take(&mut work.scaled), std::mem::take(&mut work.attended));
-        self.attention(pool, sequences, self.scale(pool, Site::AttentionInput, hidden, &mut scaled), &mut attended, work);
+        self.attention(
+            pool,
+            sequences,
+            self.scale(pool, Site::AttentionInput, hidden, &mut scaled),
+            &mut attended,
+            work,
+        );
         let x = self.scale(pool, Site::AttentionOutput, &mut attended, &mut scaled);
         self.after_attention(pool, x, hidden, work);
         self.mlp(pool, self.scale(pool, Site::MlpInput, hidden, &mut scaled), work);
