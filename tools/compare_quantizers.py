@@ -37,6 +37,9 @@ def recipes(group):
         "gptq": f'method = "gptq", {four(group)}',
         "gptq, mse": f'method = "gptq", {four(group, searched)}',
         "gptq, imatrix_mse": f'method = "gptq", {four(group, weighed)}',
+        "gptq, asymmetric calibration": f'method = "gptq", {four(group)}, asymmetric_calibration = true',
+        "gptq, imatrix_mse, asymmetric calibration":
+            f'method = "gptq", {four(group, weighed)}, asymmetric_calibration = true',
         "w8a8 rtn": f'method = "rtn", {EIGHT}',
         "w8a8 rtn, smooth": f'method = "rtn", {EIGHT}, smooth = "search"',
         "w8a8 gptq": f'method = "gptq", {EIGHT}',
