@@ -8,8 +8,8 @@ use crate::kernels::{
     rows,
 };
 use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
-use crate::network::pre_quant_scales::{PRE_QUANT_SCALE, PreQuantScales};
-use crate::network::{EncoderConfig, Site};
+use crate::network::pre_quant_scales::PreQuantScales;
+use crate::network::{EncoderConfig, PRE_QUANT_SCALE, Site};
 
 /// One block.
 #[derive(Debug)]

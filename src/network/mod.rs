@@ -36,6 +36,7 @@ pub use kv_cache::KvCache;
 pub use linear::LoadOptions;
 pub use observed_block::{ObservedBlock, Passage, load_block};
 pub use pooling::Pooling;
+pub use pre_quant_scales::PRE_QUANT_SCALE;
 pub use rotary::frequency_factors;
 pub use score::{Chunk, TokenScore, score, score_token};
 pub use site::{Producer, Site};

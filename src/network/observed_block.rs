@@ -51,7 +51,8 @@ pub trait ObservedBlock: Send + Sync {
     /// An unknown name or another shape.
     fn replace_linear(&mut self, name: &str, weight: Matrix) -> Result<()>;
 
-    /// Replaces a linear layer's bias, or in a decoder a norm's weight: `input_layernorm.weight`, `mlp.up_proj.bias`, ...
+    /// Replaces a linear layer's bias, in a decoder a norm's weight, or sets an explicit scale of an encoder's inputs:
+    /// `mlp.up_proj.bias`, `input_layernorm.weight`, `output.dense.pre_quant_scale`.
     ///
     /// # Errors
     /// An unknown name or another length.

@@ -13,8 +13,8 @@ use crate::kernels::{Activations, Matrix, Pool, rows};
 use crate::network::Site;
 use crate::network::linear::{fault, load_vector};
 
-/// Last part of the name of a scale.
-pub(super) const PRE_QUANT_SCALE: &str = ".pre_quant_scale";
+/// Last part of the name of an explicit scale: what a linear layer's inputs are multiplied by, feature by feature.
+pub const PRE_QUANT_SCALE: &str = ".pre_quant_scale";
 
 /// The scales of a block, by the site of their inputs; most blocks have none.
 #[derive(Debug, Default)]

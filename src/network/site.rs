@@ -47,7 +47,8 @@ impl Architecture {
 
     /// Whoever puts out the input of a site. In a decoder that is a norm, or the layer whose output is weighed and summed
     /// (by attention) or multiplied (by the gate); heads that share keys and values mix the same channels. In an encoder
-    /// only values are: its norms are read by the residual stream too, and GELU lets no factor through.
+    /// only values are: its norms are read by the residual stream too, and GELU lets no factor through, so the block
+    /// divides these inputs itself ([`crate::network::PRE_QUANT_SCALE`]).
     pub fn producer(&self, site: Site) -> Option<Producer> {
         let (name, channels) = match self {
             Architecture::Decoder(config) => match site {

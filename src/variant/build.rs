@@ -59,7 +59,7 @@ pub(super) fn build_keeping(
         }
         let made = Maker::new(checkpoint, &plan, &workers, &unfinished)?.make(order, &mut unfinished, progress)?;
         let folder = unfinished.artefact();
-        write_config(checkpoint, &plan, &folder.join("config.json"))?;
+        write_config(checkpoint, &plan, made.scaled, &folder.join("config.json"))?;
         Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
         for file in &original.sentence_modules().files {
             copy(original.path(), &folder, file)?;
@@ -134,8 +134,8 @@ impl QuantizedSize {
     }
 }
 
-/// The model's configuration with the artefact's formats.
-fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()> {
+/// The model's configuration with the artefact's formats; `scaled` says whether inputs have explicit scales.
+fn write_config(checkpoint: &Checkpoint, plan: &Plan, scaled: bool, path: &Path) -> Result<()> {
     let mut config = checkpoint.config().clone();
     let Some(keys) = config.as_object_mut() else {
         return Err(Error::input(checkpoint.path().display(), "the configuration is not a JSON object"));
@@ -159,7 +159,7 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, path: &Path) -> Result<()>
         quantized.push((HEAD.to_owned(), head));
     }
     if !quantized.is_empty() {
-        let declared = compressed_tensors::quantization_config(&quantized, &plan.dense_linears());
+        let declared = compressed_tensors::quantization_config(&quantized, &plan.dense_linears(), scaled);
         keys.insert("quantization_config".into(), declared);
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::input(path.display(), e.to_string()))?;

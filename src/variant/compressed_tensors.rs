@@ -123,8 +123,11 @@ pub(super) fn stored_bits(tensor: &QuantizedTensor) -> u64 {
 }
 
 /// The `quantization_config` of an artefact. `quantized` are the modules with their quantization, `dense` the linear
-/// modules left as they are.
-pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &[String]) -> Value {
+/// modules left as they are; `scaled` says whether inputs have explicit scales.
+///
+/// The package knows no such scales and would ignore their tensors. It refuses keys of a group that it does not know, so
+/// `pre_quant_scale` (the key of TensorRT-LLM) keeps it from computing something else.
+pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &[String], scaled: bool) -> Value {
     // The embedding is quantized where it is the head too.
     let tied = quantized.iter().any(|(module, _)| module == EMBEDDING);
     let mut groups: Vec<(Quantization, Layout, Vec<&str>)> = Vec::new();
@@ -144,7 +147,11 @@ pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &
             // The customary target, where it is unambiguous: `ignore` names the linear layers that it leaves out.
             let all_linear = groups.len() == 1 && !modules.contains(&EMBEDDING);
             let targets = if all_linear { json!(["Linear"]) } else { json!(modules) };
-            (format!("group_{at}"), group(quantization, *layout, &targets))
+            let mut group = group(quantization, *layout, &targets);
+            if scaled {
+                group["pre_quant_scale"] = true.into();
+            }
+            (format!("group_{at}"), group)
         })
         .collect();
     json!({
@@ -242,7 +249,7 @@ mod tests {
                 SafetensorsWriter::create(&folder.path().join("model.safetensors"), folder.path()).unwrap();
             write(&mut writer, "m", &tensor, &quantization, activations).unwrap();
             writer.finish().unwrap();
-            let declared = quantization_config(&[("m".into(), quantization)], &[]);
+            let declared = quantization_config(&[("m".into(), quantization)], &[], true);
             let config = json!({"quantization_config": declared}).to_string();
             std::fs::write(folder.path().join("config.json"), config).unwrap();
             let read = Checkpoint::open(folder.path()).unwrap().tensor("m.weight").unwrap();

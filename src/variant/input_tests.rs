@@ -7,9 +7,9 @@ use super::tests::{logits, make, quantize, quantized, scheme, unchanged, write_m
 use super::{CalibrationTokens, Order, build};
 use crate::checkpoint::Checkpoint;
 use crate::kernels::Pool;
-use crate::network::{Encoder, LoadOptions};
-use crate::suite::{InputObserver, InputScheme, Method, Override, Recipe, StaticInputs};
-use crate::tensor::{ActivationScheme, Granularity, StaticActivations};
+use crate::network::{Encoder, LoadOptions, PRE_QUANT_SCALE};
+use crate::suite::{InputObserver, InputScheme, Method, Override, Recipe, Smooth, StaticInputs};
+use crate::tensor::{ActivationScheme, DenseFormat, Granularity, StaticActivations};
 
 fn learned(observer: InputObserver, symmetric: bool) -> InputScheme {
     InputScheme::Static(StaticInputs { observer, symmetric })
@@ -128,4 +128,63 @@ fn corrected_biases_bring_the_outputs_of_an_encoder_closer() {
     let refused = make(&decoder, &recipe(InputScheme::None, true, 8, vec![]), &root.path().join("x"), 1);
     let message = refused.unwrap_err().to_string();
     assert!(message.contains("no quantized layer of this model has one"), "{message}");
+}
+
+#[test]
+fn an_encoder_is_rescaled_at_every_site_and_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("encoder");
+    write_encoder(&model);
+    let windows = (0..60).map(|at| (0..5 + at % 20).map(|k| (at * 11 + k * 7) % 40).collect()).collect();
+    let tokens = CalibrationTokens { windows };
+    let vectors = |folder: &Path| {
+        let encoder = Encoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
+        encoder.forward(&Pool::new(1), &tokens.windows, &mut encoder.memory()).unwrap().to_vec()
+    };
+    let build_from = |model: &Path, name: &str, recipe: &Recipe, threads: usize| {
+        let (into, calibration) = (root.path().join(format!("{name}-{threads}")), Some(&tokens));
+        build(&Order { model, model_sha256: "00", recipe, import: None, calibration, threads }, &into, &mut |_, _| {})
+            .unwrap();
+        into
+    };
+    let smooth = |method: &str| match quantize(method, scheme(8, Granularity::Channel, true), vec![]) {
+        Recipe::Quantize(method) => Recipe::Quantize(Method {
+            smooth: Some(Smooth::Alpha(0.5)),
+            activations: InputScheme::DynamicToken,
+            ..method
+        }),
+        other => other,
+    };
+    let recipes = [
+        ("awq", quantize("awq", scheme(8, Granularity::Channel, true), vec![])),
+        ("rtn", smooth("rtn")),
+        ("gptq", smooth("gptq")),
+    ];
+    let exact = vectors(&model);
+    for (name, recipe) in &recipes {
+        let (alone, folder) = (build_from(&model, name, recipe, 1), build_from(&model, name, recipe, 3));
+        for file in ["model.safetensors", "config.json"] {
+            assert_eq!(fs::read(alone.join(file)).unwrap(), fs::read(folder.join(file)).unwrap(), "{name}: {file}");
+        }
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let scales = checkpoint.names().iter().filter(|tensor| tensor.ends_with(PRE_QUANT_SCALE)).count();
+        assert_eq!(scales, 2 * 5, "{name}: all linear layers but attention's last, in both blocks");
+        assert_eq!(checkpoint.config()["quantization_config"]["config_groups"]["group_0"]["pre_quant_scale"], true);
+        let size = exact.iter().fold(0.0f32, |size, v| size.max(v.abs()));
+        let off = vectors(&folder).iter().zip(&exact).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+        assert!(off < 0.05 * size, "{name}: off by {off} of {size}");
+
+        // An artefact is a model again: its scales stay, or are rescaled in turn.
+        let cast = Recipe::Cast { dtype: DenseFormat::F32 };
+        let cast = vectors(&build_from(&folder, &format!("{name}-cast"), &cast, 1));
+        let again = vectors(&build_from(&folder, &format!("{name}-again"), &recipes[0].1, 1));
+        for (what, found) in [("cast", cast), ("rescaled again", again)] {
+            let off = found.iter().zip(&exact).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+            assert!(off < 0.05 * size, "{name} {what}: off by {off} of {size}");
+        }
+    }
+
+    let plain = build_from(&model, "plain", &recipe(InputScheme::None, false, 8, vec![]), 1);
+    let config = Checkpoint::open(&plain).unwrap().config()["quantization_config"]["config_groups"]["group_0"].clone();
+    assert!(config.is_object() && config.get("pre_quant_scale").is_none(), "{config}");
 }

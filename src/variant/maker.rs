@@ -20,7 +20,7 @@ use super::{CalibrationTokens, Order, compressed_tensors};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Matrix};
-use crate::network::{Architecture, EncoderEmbeddings, LoadOptions, Site, load_block};
+use crate::network::{Architecture, EncoderEmbeddings, LoadOptions, PRE_QUANT_SCALE, Site, load_block};
 use crate::quantize::{InputRange, InputStatistics, Quantized, group_size};
 use crate::tensor::{ActivationScheme, DenseFormat, QuantizedTensor};
 
@@ -46,6 +46,8 @@ pub(super) struct Made {
     /// By tensor name.
     pub layer_errors: BTreeMap<String, f64>,
     pub size: QuantizedSize,
+    /// Inputs have explicit scales.
+    pub scaled: bool,
 }
 
 /// A linear layer of the block at hand.
@@ -313,6 +315,7 @@ impl<'a> Maker<'a> {
     }
 
     pub(super) fn write_dense(&mut self, tensor: &PlannedTensor, format: DenseFormat) -> Result<()> {
+        self.made.scaled |= tensor.name.ends_with(PRE_QUANT_SCALE);
         let (shape, values) = (&tensor.shape, self.values(&tensor.name)?);
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(self.fault(tensor, format!("holds {value}; the model is damaged")));

@@ -1,5 +1,6 @@
 //! Rescaling folded into a block's weights ([`crate::quantize::Rescaling`]): linear layers that read an input are
-//! multiplied, whoever puts it out is divided, and the block computes what it did before.
+//! multiplied, whoever puts it out is divided, and the block computes what it did before. Where nobody can be divided, the
+//! block is told to divide the input before its layers read it, by a scale that the artefact holds.
 
 use ndarray::ArrayView2;
 
@@ -8,7 +9,7 @@ use super::plan::{PlannedTensor, Storage};
 use super::propagation::Propagation;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
-use crate::network::{ObservedBlock, Site};
+use crate::network::{ObservedBlock, PRE_QUANT_SCALE, Producer, Site};
 use crate::quantize::{Consumer, Magnitudes, Rescaling};
 use crate::tensor::DenseFormat;
 
@@ -24,13 +25,17 @@ impl Maker<'_> {
             return Ok(());
         }
         let quantized = |site: &Site| !self.plan.linears_at(layer, *site).is_empty();
-        let foldable = |site: &Site| self.plan.architecture.producer(*site).is_some();
-        let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| quantized(site) && foldable(site)).collect();
+        let sites: Vec<Site> = Site::ALL.into_iter().filter(quantized).collect();
         let magnitudes = propagation.magnitudes(block, &sites)?.map_err(|problem| self.block_fault(layer, problem))?;
         for (site, magnitudes) in magnitudes {
-            let Some(producer) = self.plan.architecture.producer(site) else { continue };
-            let factors = self.search_factors(layer, site, &magnitudes, &producer.channels)?;
-            let of_inputs: Vec<f32> = producer.channels.iter().map(|&channel| factors[channel]).collect();
+            let producer = self.plan.architecture.producer(site);
+            let every_feature = || (0..magnitudes.mean.len()).collect();
+            let channels = producer.as_ref().map_or_else(every_feature, |producer| producer.channels.clone());
+            let factors = self.search_factors(layer, site, &magnitudes, &channels)?;
+            if factors.iter().all(|factor| *factor == 1.0) {
+                continue;
+            }
+            let of_inputs: Vec<f32> = channels.iter().map(|&channel| factors[channel]).collect();
             for linear in self.plan.architecture.linears_at(site) {
                 self.change(layer, &format!("{linear}.weight"), |values| {
                     values.chunks_exact_mut(of_inputs.len()).for_each(|row| {
@@ -38,22 +43,54 @@ impl Maker<'_> {
                     });
                 })?;
             }
-            for part in ["weight", "bias"] {
-                self.change(layer, &format!("{}.{part}", producer.name), |values| {
-                    let width = values.len() / factors.len();
-                    let channels = values.chunks_exact_mut(width).zip(&factors);
-                    channels.for_each(|(channel, factor)| channel.iter_mut().for_each(|v| *v /= factor));
-                })?;
+            match producer {
+                Some(producer) => self.divide_outputs(layer, &producer, &factors)?,
+                None => self.divide_inputs(layer, site, &factors)?,
             }
         }
         self.set_changed(layer, block)
+    }
+
+    /// Divides the channels that `producer` puts out.
+    fn divide_outputs(&mut self, layer: usize, producer: &Producer, factors: &[f32]) -> Result<()> {
+        for part in ["weight", "bias"] {
+            self.change(layer, &format!("{}.{part}", producer.name), |values| {
+                let width = values.len() / factors.len();
+                let channels = values.chunks_exact_mut(width).zip(factors);
+                channels.for_each(|(channel, factor)| channel.iter_mut().for_each(|v| *v /= factor));
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Divides the inputs of a site where its layers read them.
+    fn divide_inputs(&mut self, layer: usize, site: Site, factors: &[f32]) -> Result<()> {
+        for linear in self.plan.architecture.linears_at(site) {
+            let name = format!("{}{linear}{PRE_QUANT_SCALE}", self.plan.block(layer));
+            let mut scale = if self.is_planned(&name) { self.values(&name)? } else { vec![1.0; factors.len()] };
+            scale.iter_mut().zip(factors).for_each(|(scale, factor)| *scale /= factor);
+            self.changed.insert(name, scale);
+        }
+        Ok(())
+    }
+
+    /// Whether the model has a tensor.
+    fn is_planned(&self, name: &str) -> bool {
+        self.plan.tensors.iter().any(|tensor| tensor.name == name)
+    }
+
+    /// The changed tensors that the model does not have: scales of inputs.
+    fn added(&self) -> Vec<PlannedTensor> {
+        let storage = Storage::Dense(DenseFormat::F32);
+        let added = self.changed.iter().filter(|(name, _)| !self.is_planned(name));
+        added.map(|(name, scale)| PlannedTensor { name: name.clone(), shape: vec![scale.len()], storage }).collect()
     }
 
     /// Brings `block` up to date with what has been changed: quantized layers in the format of calibration until their
     /// turn comes.
     fn set_changed(&self, layer: usize, block: &mut dyn ObservedBlock) -> Result<()> {
         let prefix = self.plan.block(layer);
-        for tensor in self.plan.tensors.iter().filter(|tensor| tensor.name.starts_with(&prefix)) {
+        for tensor in self.plan.tensors.iter().chain(&self.added()) {
             let Some(values) = self.changed.get(&tensor.name) else { continue };
             set(block, tensor, &tensor.name[prefix.len()..], values)?;
         }
@@ -89,7 +126,7 @@ impl Maker<'_> {
     /// Changes a tensor of a block, where the model has it.
     pub(super) fn change(&mut self, layer: usize, part: &str, change: impl FnOnce(&mut [f32])) -> Result<()> {
         let name = format!("{}{part}", self.plan.block(layer));
-        if self.plan.tensors.iter().any(|tensor| tensor.name == name) {
+        if self.is_planned(&name) {
             let mut values = self.values(&name)?;
             change(&mut values);
             self.changed.insert(name, values);
@@ -102,8 +139,8 @@ impl Maker<'_> {
         if !self.plan.changes_blocks() {
             return Ok(());
         }
-        let (plan, prefix) = (self.plan, self.plan.block(layer));
-        for tensor in plan.tensors.iter().filter(|tensor| tensor.name.starts_with(&prefix)) {
+        let (plan, prefix, added) = (self.plan, self.plan.block(layer), self.added());
+        for tensor in plan.tensors.iter().chain(&added).filter(|tensor| tensor.name.starts_with(&prefix)) {
             if let Storage::Dense(format) = tensor.storage {
                 self.write_dense(tensor, format)?;
             }
@@ -142,7 +179,7 @@ mod tests {
     use crate::tensor::Granularity;
 
     /// Smooths block 1 and compares its output over two sequences of five tokens; the names of what was changed.
-    fn changed_by_folding(checkpoint: &Checkpoint, tokens: &CalibrationTokens) -> Vec<String> {
+    fn changed_by_rescaling(checkpoint: &Checkpoint, tokens: &CalibrationTokens) -> Vec<String> {
         let Recipe::Quantize(method) = quantize("rtn", scheme(8, Granularity::Channel, true), vec![]) else {
             panic!("a recipe that quantizes");
         };
@@ -159,9 +196,9 @@ mod tests {
         let propagation = maker.propagation(tokens, None, None).unwrap();
         maker.rescale_block(1, &propagation, load().as_mut()).unwrap();
         let prefix = plan.block(1);
-        for tensor in plan.tensors.iter().filter(|tensor| maker.changed.contains_key(&tensor.name)) {
-            let values = &maker.changed[&tensor.name];
-            let before = checkpoint.tensor_f32(&tensor.name).unwrap().1;
+        for tensor in plan.tensors.iter().chain(&maker.added()) {
+            let Some(values) = maker.changed.get(&tensor.name) else { continue };
+            let before = checkpoint.tensor_f32(&tensor.name).map_or(vec![1.0; values.len()], |(_, values)| values);
             assert!(before.iter().zip(values).any(|(a, b)| (a / b - 1.0).abs() > 0.1), "{}", tensor.name);
             let exact = PlannedTensor {
                 name: tensor.name.clone(),
@@ -186,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn folding_leaves_the_output_of_a_block_unchanged() {
+    fn rescaling_leaves_the_output_of_a_block_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         // Some channels are much larger than others, as smoothing expects.
         write_model(folder.path(), true, &|name, values| {
@@ -194,17 +231,30 @@ mod tests {
                 values.iter_mut().step_by(5).for_each(|v| *v *= 20.0);
             }
         });
-        let changed = changed_by_folding(&Checkpoint::open(folder.path()).unwrap(), &calibration());
+        let changed = changed_by_rescaling(&Checkpoint::open(folder.path()).unwrap(), &calibration());
         assert_eq!(changed.len(), 9, "all seven linear layers and both norms: {changed:?}");
     }
 
     #[test]
-    fn only_attention_values_of_an_encoder_can_be_folded() {
+    fn rescaling_leaves_the_output_of_an_encoders_block_unchanged_and_folds_what_can_be() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny_encoders/bert");
         let windows = (1..20).map(|length| (0..length).map(|at| (at * 7 + length) % 48).collect()).collect();
         let tokens = CalibrationTokens { windows };
-        let changed = changed_by_folding(&Checkpoint::open(std::path::Path::new(folder)).unwrap(), &tokens);
-        let expected = ["attention.output.dense.weight", "attention.self.value.bias", "attention.self.value.weight"];
+        let changed = changed_by_rescaling(&Checkpoint::open(std::path::Path::new(folder)).unwrap(), &tokens);
+        let expected = [
+            "attention.output.dense.weight",
+            "attention.self.key.pre_quant_scale",
+            "attention.self.key.weight",
+            "attention.self.query.pre_quant_scale",
+            "attention.self.query.weight",
+            "attention.self.value.bias",
+            "attention.self.value.pre_quant_scale",
+            "attention.self.value.weight",
+            "intermediate.dense.pre_quant_scale",
+            "intermediate.dense.weight",
+            "output.dense.pre_quant_scale",
+            "output.dense.weight",
+        ];
         assert_eq!(changed, expected);
     }
 }
