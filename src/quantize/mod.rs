@@ -3,6 +3,7 @@
 
 mod awq;
 mod cholesky;
+mod feedback;
 mod gptq;
 mod grid;
 mod histogram;
@@ -18,7 +19,7 @@ mod statistics;
 
 use ndarray::{Array2, ArrayView2};
 
-use gptq::Prepared;
+use feedback::Prepared;
 
 pub use awq::Awq;
 pub use gptq::Gptq;

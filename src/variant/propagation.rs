@@ -27,6 +27,12 @@ pub(super) const ACTIVATION_BYTES: usize = 1 << 30;
 /// The states of sequences before the first block, one after the other.
 type Embed<'e> = dyn Fn(&[Vec<u32>]) -> Result<Vec<f32>> + 'e;
 
+/// Sees a site, a batch of its inputs, `(tokens, features)` row-major, and where their sequences end.
+type Watch<'w> = dyn FnMut(Site, &[f32], &[usize]) + 'w;
+
+/// Inputs of a batch by their site, and where its sequences end.
+type Seen = (Vec<(Site, Vec<f32>)>, Vec<usize>);
+
 /// Where activations go that exceed a number of bytes; `None` where they never do.
 pub(super) type Spill<'s> = Option<(&'s Path, usize)>;
 
@@ -198,9 +204,12 @@ impl<'a> Propagation<'a> {
                     self.workers.install(|| accumulator.add_tile(&of_quantized, others));
                 };
                 match unquantized {
-                    None => Ok(add(&[])),
-                    Some(other) => other.passages.with_some(indices.clone(), |passages| add(&inputs_of(passages))),
+                    None => add(&[]),
+                    Some(other) => {
+                        other.passages.with_some(indices.clone(), |passages| add(&inputs_of(passages)))?;
+                    }
                 }
+                Ok(())
             })??;
         }
         Ok(self.workers.install(|| accumulator.finish()))
@@ -281,13 +290,8 @@ impl<'a> Propagation<'a> {
 
     /// Shows `watch` every batch of inputs that `block` would see at `sites`, `(tokens, features)` row-major, and where its
     /// sequences end; the sequences stay before the block.
-    fn visit(
-        &self,
-        block: &dyn ObservedBlock,
-        sites: &[Site],
-        watch: &mut dyn FnMut(Site, &[f32], &[usize]),
-    ) -> Result<()> {
-        let seen_by = |index: usize| -> Result<(Vec<(Site, Vec<f32>)>, Vec<usize>)> {
+    fn visit(&self, block: &dyn ObservedBlock, sites: &[Site], watch: &mut Watch<'_>) -> Result<()> {
+        let seen_by = |index: usize| -> Result<Seen> {
             let mut passage = self.passages.with(index, Passage::clone)?;
             let thread = rayon::current_thread_index().unwrap_or(0);
             let mut lane = self.lanes[thread].lock().unwrap_or_else(PoisonError::into_inner);
