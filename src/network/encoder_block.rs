@@ -31,10 +31,16 @@ pub struct EncoderBlock {
 pub(super) struct Workspace {
     /// Result of attention, `(tokens, hidden_size)`.
     attended: Activations,
+    /// Inputs of a site that are multiplied by its scale.
+    scaled: Activations,
+    steps: Steps,
+}
+
+/// Memory of the steps of a pass.
+#[derive(Debug)]
+pub(super) struct Steps {
     /// `(tokens, intermediate_size)`.
     pub wide: Activations,
-    /// Inputs of a site that are multiplied by its scale.
-    pub scaled: Activations,
     /// `(tokens, hidden_size)`.
     query: Vec<f32>,
     key: Vec<f32>,
@@ -48,10 +54,15 @@ pub(super) struct Workspace {
 impl Workspace {
     /// With keys and values of attention in `format`.
     pub fn new(config: &EncoderConfig, format: KvFormat) -> Self {
-        Workspace {
-            attended: Activations::default(),
+        let steps = Steps::new(config, format);
+        Workspace { attended: Activations::default(), scaled: Activations::default(), steps }
+    }
+}
+
+impl Steps {
+    fn new(config: &EncoderConfig, format: KvFormat) -> Self {
+        Steps {
             wide: Activations::default(),
-            scaled: Activations::default(),
             query: Vec::new(),
             key: Vec::new(),
             value: Vec::new(),
@@ -169,9 +180,9 @@ impl EncoderBlock {
         replace(name, bias, values)
     }
 
-    /// Memory of a pass through this block alone.
-    pub(super) fn workspace(&self) -> Workspace {
-        Workspace::new(&self.config, attention_format(&self.config, self.linears().into_iter()))
+    /// Memory of the steps of this block alone.
+    pub(super) fn steps(&self) -> Steps {
+        Steps::new(&self.config, attention_format(&self.config, self.linears().into_iter()))
     }
 
     /// Runs the block in place over `hidden`, `(sequences.tokens(), hidden_size)`, which goes on to block `next`.
@@ -183,19 +194,12 @@ impl EncoderBlock {
         work: &mut Workspace,
         next: Option<&EncoderBlock>,
     ) {
-        let (mut scaled, mut attended) = (std::mem::take(&mut work.scaled), std::mem::take(&mut work.attended));
-        self.attention(
-            pool,
-            sequences,
-            self.scale(pool, Site::AttentionInput, hidden, &mut scaled),
-            &mut attended,
-            work,
-        );
-        let x = self.scale(pool, Site::AttentionOutput, &mut attended, &mut scaled);
-        self.after_attention(pool, x, hidden, work);
-        self.mlp(pool, self.scale(pool, Site::MlpInput, hidden, &mut scaled), work);
-        self.finish(pool, hidden, work, next);
-        (work.scaled, work.attended) = (scaled, attended);
+        let Workspace { attended, scaled, steps } = work;
+        self.attention(pool, sequences, self.scale(pool, Site::AttentionInput, hidden, scaled), attended, steps);
+        let x = self.scale(pool, Site::AttentionOutput, attended, scaled);
+        self.after_attention(pool, x, hidden, steps);
+        self.mlp(pool, self.scale(pool, Site::MlpInput, hidden, scaled), steps);
+        self.finish(pool, hidden, steps, next);
     }
 
     /// What the linear layers of a site read of `x`, which is in `scaled` where the site has a scale.
@@ -222,11 +226,11 @@ impl EncoderBlock {
         sequences: Sequences<'_>,
         x: &mut Activations,
         attended: &mut Activations,
-        work: &mut Workspace,
+        steps: &mut Steps,
     ) {
-        let Workspace { query, key, value, .. } = work;
+        let Steps { query, key, value, .. } = steps;
         apply_all(pool, x, [(&self.query, query), (&self.key, key), (&self.value, value)]);
-        pool.part(Part::Attention, || self.attend(pool, sequences, attended, work));
+        pool.part(Part::Attention, || self.attend(pool, sequences, attended, steps));
     }
 
     /// From the input of attention's last projection to the residual stream, which the feed-forward part reads.
@@ -235,42 +239,36 @@ impl EncoderBlock {
         pool: &Pool,
         x: &mut Activations,
         hidden: &mut Activations,
-        work: &mut Workspace,
+        steps: &mut Steps,
     ) {
-        work.delta.resize(x.tokens() * self.config.hidden_size, 0.0);
-        self.output.multiply(pool, x, &mut work.delta);
+        steps.delta.resize(x.tokens() * self.config.hidden_size, 0.0);
+        self.output.multiply(pool, x, &mut steps.delta);
         let x = hidden.change_for(self.scales.direct(Site::MlpInput, self.up.weight()));
-        rows::add_layer_norm(pool, x, &work.delta, self.output.bias(), &self.attention_norm);
+        rows::add_layer_norm(pool, x, &steps.delta, self.output.bias(), &self.attention_norm);
     }
 
-    /// From the input of the feed-forward part to that of its last layer, in `work.wide`.
-    pub(super) fn mlp(&self, pool: &Pool, x: &mut Activations, work: &mut Workspace) {
-        self.up.multiply(pool, x, work.wide.write(x.tokens(), self.config.intermediate_size));
-        let x = work.wide.change_for(Some(self.down.weight()));
+    /// From the input of the feed-forward part to that of its last layer, in `steps.wide`.
+    pub(super) fn mlp(&self, pool: &Pool, x: &mut Activations, steps: &mut Steps) {
+        self.up.multiply(pool, x, steps.wide.write(x.tokens(), self.config.intermediate_size));
+        let x = steps.wide.change_for(Some(self.down.weight()));
         rows::bias_gelu(pool, x, self.up.bias(), self.config.gelu, self.scales.of(Site::MlpDown));
     }
 
     /// From there to the residual stream, which goes on to block `next`.
-    pub(super) fn finish(
-        &self,
-        pool: &Pool,
-        hidden: &mut Activations,
-        work: &mut Workspace,
-        next: Option<&EncoderBlock>,
-    ) {
-        work.delta.resize(work.wide.tokens() * self.config.hidden_size, 0.0);
-        self.down.multiply(pool, &mut work.wide, &mut work.delta);
+    pub(super) fn finish(&self, pool: &Pool, hidden: &mut Activations, steps: &mut Steps, next: Option<&EncoderBlock>) {
+        steps.delta.resize(steps.wide.tokens() * self.config.hidden_size, 0.0);
+        self.down.multiply(pool, &mut steps.wide, &mut steps.delta);
         let x = hidden.change_for(next.and_then(EncoderBlock::reader));
-        rows::add_layer_norm(pool, x, &work.delta, self.down.bias(), &self.norm);
+        rows::add_layer_norm(pool, x, &steps.delta, self.down.bias(), &self.norm);
     }
 
     /// Leaves attention's result in `attended`.
-    fn attend(&self, pool: &Pool, sequences: Sequences<'_>, attended: &mut Activations, work: &mut Workspace) {
-        work.cache.reshape(sequences.count(), sequences.longest());
-        work.cache.append(pool, 0, sequences, &work.key, &work.value);
-        let attention = Attention { cache: &work.cache, heads: self.config.heads, new: sequences, mask: Mask::Whole };
+    fn attend(&self, pool: &Pool, sequences: Sequences<'_>, attended: &mut Activations, steps: &mut Steps) {
+        steps.cache.reshape(sequences.count(), sequences.longest());
+        steps.cache.append(pool, 0, sequences, &steps.key, &steps.value);
+        let attention = Attention { cache: &steps.cache, heads: self.config.heads, new: sequences, mask: Mask::Whole };
         let attended = attended.write(sequences.tokens(), self.config.hidden_size);
-        attention.run(Isa::active(), pool, &work.query, &mut work.attention, attended);
+        attention.run(Isa::active(), pool, &steps.query, &mut steps.attention, attended);
     }
 }
 

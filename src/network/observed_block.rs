@@ -123,30 +123,30 @@ impl EncoderBlock {
 
 impl ObservedBlock for EncoderBlock {
     fn reach(&self, site: Site, pool: &Pool, passage: &mut Passage, _: &mut Workspace) {
-        let (mut work, mut x, mut reached) = (self.workspace(), Activations::default(), Activations::default());
+        let (mut steps, mut x, mut reached) = (self.steps(), Activations::default(), Activations::default());
         passage.load(&mut x);
         match site {
             Site::AttentionInput => {}
             Site::AttentionOutput => {
-                self.attention(pool, Sequences::packed(&passage.ends), &mut x, &mut reached, &mut work);
+                self.attention(pool, Sequences::packed(&passage.ends), &mut x, &mut reached, &mut steps);
             }
-            Site::MlpInput => self.on_stream(passage, |stream| self.after_attention(pool, &mut x, stream, &mut work)),
+            Site::MlpInput => self.on_stream(passage, |stream| self.after_attention(pool, &mut x, stream, &mut steps)),
             Site::MlpDown => {
                 // Scaled by what stands between.
-                self.mlp(pool, &mut x, &mut work);
-                return passage.store(&mut work.wide);
+                self.mlp(pool, &mut x, &mut steps);
+                return passage.store(&mut steps.wide);
             }
         }
         if matches!(site, Site::AttentionInput | Site::MlpInput) {
             reached.write(passage.tokens(), passage.hidden.len() / passage.tokens()).copy_from_slice(&passage.hidden);
         }
-        passage.store(self.scale(pool, site, &mut reached, &mut work.scaled));
+        passage.store(self.scale(pool, site, &mut reached, &mut Activations::default()));
     }
 
     fn finish(&self, pool: &Pool, passage: &mut Passage, _: &mut Workspace) {
-        let mut work = self.workspace();
-        passage.load(&mut work.wide);
-        self.on_stream(passage, |stream| EncoderBlock::finish(self, pool, stream, &mut work, None));
+        let mut steps = self.steps();
+        passage.load(&mut steps.wide);
+        self.on_stream(passage, |stream| EncoderBlock::finish(self, pool, stream, &mut steps, None));
         passage.inputs.clear();
     }
 
