@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::assets::Source;
 use crate::error::{Error, Result};
+use crate::results::folder_of;
 use crate::suite::{self, Recipe, Suite};
 use crate::units;
 
@@ -38,7 +39,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// The folder that relative paths of a suite start from.
 pub(super) fn base(suite: &Path) -> &Path {
-    suite.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    folder_of(suite)
 }
 
 /// Parses a source of a suite.

@@ -12,14 +12,12 @@ use rayon::prelude::*;
 
 use super::grid::Grid;
 use super::rtn::assemble;
-use super::{InputStatistics, Quantizer, Rescaling, group_size};
+use super::{InputStatistics, Quantizer, Rescaling, SLAB_ROWS, group_size};
 use crate::suite::WeightScheme;
 use crate::tensor::{Granularity, QuantizedTensor};
 
 /// Ranges tried, as shares of a group's own.
 const SHARES: [f32; 10] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55];
-/// Rows that one task works on; fixed, so that the numbers do not depend on the number of threads.
-const SLAB_ROWS: usize = 64;
 
 /// AWQ with scale and clip search.
 #[derive(Debug, Clone, Copy)]

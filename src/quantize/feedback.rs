@@ -9,11 +9,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::InputStatistics;
 use super::inverse_factor::inverse_factor;
-
-/// Rows that one task works on; fixed, so that the numbers do not depend on the number of threads.
-const SLAB_ROWS: usize = 64;
+use super::{InputStatistics, SLAB_ROWS};
 
 /// The order of columns and what it needs of H, shared by all layers with the same inputs and group size.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ impl PartialEq for Prepared {
 impl InputStatistics {
     /// Makes the feedback of a group size once and for all.
     pub(super) fn prepare_feedback(&self, group_size: usize) -> Result<(), String> {
-        let feedback = Arc::new(Feedback::new(self, group_size)?);
+        let feedback = self.feedback(group_size)?;
         self.prepared.0.lock().unwrap_or_else(PoisonError::into_inner).insert(group_size, feedback);
         Ok(())
     }

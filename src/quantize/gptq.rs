@@ -29,15 +29,13 @@ use super::grid::Grid;
 use super::observer::{grid, importance, shared_grid};
 use super::output_error::row_errors;
 use super::rtn::{Rtn, assemble};
-use super::{InputStatistics, Quantizer, group_size};
+use super::{InputStatistics, Quantizer, SLAB_ROWS, group_size};
 use crate::kernels::{Isa, vector};
 use crate::suite::WeightScheme;
 use crate::tensor::{QuantizedTensor, Zero};
 
 /// Columns whose feedback to later columns is applied at once, as a matrix product.
 const BLOCK_COLS: usize = 128;
-/// Rows that one task works on; fixed, so that the numbers do not depend on the number of threads.
-const SLAB_ROWS: usize = 64;
 
 /// GPTQ with group-aware order and 1 % damping.
 #[derive(Debug, Clone, Copy)]

@@ -35,6 +35,9 @@ pub use statistics::StatisticsAccumulator;
 use crate::suite::WeightScheme;
 use crate::tensor::{Granularity, QuantizedTensor};
 
+/// Rows of a weight that one task works on; fixed, so that the numbers do not depend on the number of threads.
+const SLAB_ROWS: usize = 64;
+
 /// What is known of a linear layer's inputs over the calibration tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct InputStatistics {

@@ -6,11 +6,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::InputStatistics;
+use super::{InputStatistics, SLAB_ROWS};
 use crate::tensor::QuantizedTensor;
-
-/// Rows multiplied at once; fixed, so that the sums do not depend on the number of threads.
-const SLAB_ROWS: usize = 64;
 
 /// The relative output error of `tensor` as a stand-in for `weight` (rows, cols), row-major; 0 where both are 0.
 pub(super) fn relative(weight: &[f32], tensor: &QuantizedTensor, statistics: &InputStatistics) -> f64 {

@@ -36,4 +36,4 @@ pub use run::{
 };
 pub use sensitivity::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity};
 pub use tables::{samples_csv, scores_csv};
-pub use whole::{create_folder, write_whole};
+pub use whole::{create_folder, folder_of, write_whole};

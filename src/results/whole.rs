@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When the folder cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut beside = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, "write into", e))?;
     beside.write_all(bytes).map_err(|e| Error::io(path, "write", e))?;
     beside.as_file().sync_all().map_err(|e| Error::io(path, "flush", e))?;
@@ -19,6 +19,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     beside.persist(path).map_err(|e| Error::io(path, "rename into place", e.error))?;
     sync_folder(folder);
     Ok(())
+}
+
+/// The folder that `path` lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Creates `path` as a folder with its parents.

@@ -15,7 +15,7 @@ use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::network::Tokenizer;
-use crate::results::Artefact;
+use crate::results::{Artefact, folder_of};
 use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
 
@@ -66,7 +66,7 @@ pub(super) fn build_keeping(
         }
         let file_bytes = make_durable(&folder)?;
         fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
-        let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = folder_of(into);
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
         Ok((made, file_bytes))
     })();

@@ -18,7 +18,7 @@ use super::{Order, build, rotation};
 use crate::checkpoint::{Checkpoint, FREQUENCY_FACTORS, StoredTensor, gguf_name};
 use crate::error::{Error, Result};
 use crate::network::{Config, frequency_factors};
-use crate::results::Artefact;
+use crate::results::{Artefact, folder_of};
 use crate::tensor::ActivationScheme;
 
 /// What a GGUF file came out as.
@@ -39,7 +39,7 @@ pub struct Exported {
 /// As [`build()`]; a tensor that no block format holds exactly, a tokenizer that a GGUF file cannot describe.
 pub fn build_gguf(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usize)) -> Result<Exported> {
     let start = Instant::now();
-    let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder_of(into);
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
     let beside = tempfile::Builder::new()
         .prefix(".unfinished-")

@@ -98,17 +98,24 @@ fn write_encoder(folder: &Path) {
     write_tokenizer(folder);
 }
 
+fn sentences() -> CalibrationTokens {
+    let windows = (0..60).map(|at| (0..5 + at % 20).map(|k| (at * 11 + k * 7) % 40).collect()).collect();
+    CalibrationTokens { windows }
+}
+
+/// What an encoder makes of `tokens`.
+fn vectors(folder: &Path, tokens: &CalibrationTokens) -> Vec<f32> {
+    let encoder = Encoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
+    encoder.forward(&Pool::new(1), &tokens.windows, &mut encoder.memory()).unwrap().to_vec()
+}
+
 #[test]
 fn corrected_biases_bring_the_outputs_of_an_encoder_closer() {
     let root = tempfile::tempdir().unwrap();
     let model = root.path().join("encoder");
     write_encoder(&model);
-    let windows = (0..60).map(|at| (0..5 + at % 20).map(|k| (at * 11 + k * 7) % 40).collect()).collect();
-    let tokens = CalibrationTokens { windows };
-    let vectors = |folder: &Path| {
-        let encoder = Encoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
-        encoder.forward(&Pool::new(1), &tokens.windows, &mut encoder.memory()).unwrap().to_vec()
-    };
+    let tokens = sentences();
+    let vectors = |folder: &Path| vectors(folder, &tokens);
     let exact = vectors(&model);
     let distance = |bias_correction: bool, inputs| -> f64 {
         let recipe = recipe(inputs, bias_correction, 2, vec![]);
@@ -135,12 +142,8 @@ fn an_encoder_is_rescaled_at_every_site_and_says_so() {
     let root = tempfile::tempdir().unwrap();
     let model = root.path().join("encoder");
     write_encoder(&model);
-    let windows = (0..60).map(|at| (0..5 + at % 20).map(|k| (at * 11 + k * 7) % 40).collect()).collect();
-    let tokens = CalibrationTokens { windows };
-    let vectors = |folder: &Path| {
-        let encoder = Encoder::load(&Checkpoint::open(folder).unwrap(), LoadOptions::default()).unwrap();
-        encoder.forward(&Pool::new(1), &tokens.windows, &mut encoder.memory()).unwrap().to_vec()
-    };
+    let tokens = sentences();
+    let vectors = |folder: &Path| vectors(folder, &tokens);
     let build_from = |model: &Path, name: &str, recipe: &Recipe, threads: usize| {
         let (into, calibration) = (root.path().join(format!("{name}-{threads}")), Some(&tokens));
         build(&Order { model, model_sha256: "00", recipe, import: None, calibration, threads }, &into, &mut |_, _| {})

@@ -12,8 +12,9 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::build::QuantizedSize;
+use super::passages::Spill;
 use super::plan::{EMBEDDING, HEAD, Plan, PlannedTensor, Quantization, Storage};
-use super::propagation::{ACTIVATION_BYTES, Propagation, Spill};
+use super::propagation::{ACTIVATION_BYTES, Propagation};
 use super::safetensors_writer::SafetensorsWriter;
 use super::unfinished::{Kept, Unfinished};
 use super::{CalibrationTokens, Order, compressed_tensors};
@@ -197,14 +198,9 @@ impl<'a> Maker<'a> {
         let learning: Vec<Quantization> = linears.iter().map(|(.., how)| *how).filter(|how| how.learns()).collect();
         if !learning.is_empty() {
             let statistics = calibration.quantized.statistics(calibration.unquantized.as_ref())?.map_err(overflow)?;
-            let mut prepared = Vec::new();
             for how in learning {
                 let group_size = group_size(how.scheme, statistics.hessian.ncols()).map_err(overflow)?;
-                let kind = (how.quantizer.name(), group_size);
-                if !prepared.contains(&kind) {
-                    self.workers.install(|| how.quantizer.prepare(group_size, &statistics)).map_err(overflow)?;
-                    prepared.push(kind);
-                }
+                self.workers.install(|| how.quantizer.prepare(group_size, &statistics)).map_err(overflow)?;
             }
             observed.statistics = Some(statistics);
         }

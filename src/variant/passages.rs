@@ -15,6 +15,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::network::Passage;
 
+/// Where activations go that exceed a number of bytes; `None` where they never do.
+pub(super) type Spill<'s> = Option<(&'s Path, usize)>;
+
 /// Batches of sequences.
 #[derive(Debug)]
 pub(super) enum Passages {
@@ -31,25 +34,12 @@ pub(super) struct Spilled {
 }
 
 impl Passages {
-    /// Keeps `batches` in memory, or in a new folder in `spill` where there is one and they exceed `bound` bytes once every
-    /// token has inputs of `widest` features.
+    /// Keeps `batches`, which grow to `bytes`, in memory, or in a new folder where `spill` says so.
     ///
     /// # Errors
     /// Those of `batches`, and of the disk.
-    pub(super) fn new(
-        batches: impl Iterator<Item = Result<Passage>>,
-        tokens: usize,
-        widest: usize,
-        spill: Option<&Path>,
-        bound: usize,
-    ) -> Result<Self> {
-        let mut batches = batches.peekable();
-        let stream = match batches.peek() {
-            Some(Ok(first)) => first.hidden.len() / first.ends.last().copied().unwrap_or(1).max(1),
-            _ => 0,
-        };
-        let bytes = tokens * (stream + widest) * size_of::<f32>();
-        let Some(folder) = spill.filter(|_| bytes > bound) else {
+    pub(super) fn new(batches: impl Iterator<Item = Result<Passage>>, bytes: usize, spill: Spill<'_>) -> Result<Self> {
+        let Some((folder, _)) = spill.filter(|(_, bound)| bytes > *bound) else {
             return Ok(Passages::Memory(batches.map(|batch| batch.map(Mutex::new)).collect::<Result<_>>()?));
         };
         let made = tempfile::Builder::new().prefix("activations-").tempdir_in(folder);
@@ -161,9 +151,8 @@ mod tests {
         let passage = |n: usize| Passage { hidden: vec![n as f32 + 0.1; 6 * n], inputs: vec![], ends: vec![1, 2 * n] };
         let batches = || (1..=5).map(|n| Ok(passage(n)));
         let workers = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        // 30 tokens of 3 and 5 features are 960 bytes.
         for (bound, on_disk) in [(960, false), (959, true)] {
-            let passages = Passages::new(batches(), 30, 5, Some(folder.path()), bound).unwrap();
+            let passages = Passages::new(batches(), 960, Some((folder.path(), bound))).unwrap();
             assert_eq!(matches!(passages, Passages::Disk(_)), on_disk);
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), usize::from(on_disk));
             let extend = |_, passage: &mut Passage| passage.inputs = vec![f32::MIN_POSITIVE / 8.0; passage.ends[1] * 5];
@@ -175,6 +164,6 @@ mod tests {
             }
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the files go with the value");
-        assert!(matches!(Passages::new(batches(), 30, 5, None, 0).unwrap(), Passages::Memory(_)));
+        assert!(matches!(Passages::new(batches(), 960, None).unwrap(), Passages::Memory(_)));
     }
 }

@@ -5,14 +5,13 @@
 //! of sequences of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::CalibrationTokens;
-use super::passages::Passages;
+use super::passages::{Passages, Spill};
 use crate::error::{Error, Result};
 use crate::kernels::Pool;
 use crate::network::{Config, EncoderConfig, EncoderEmbeddings, ObservedBlock, Passage, Site, Workspace};
@@ -32,9 +31,6 @@ type Watch<'w> = dyn FnMut(Site, &[f32], &[usize]) + 'w;
 
 /// Inputs of a batch by their site, and where its sequences end.
 type Seen = (Vec<(Site, Vec<f32>)>, Vec<usize>);
-
-/// Where activations go that exceed a number of bytes; `None` where they never do.
-pub(super) type Spill<'s> = Option<(&'s Path, usize)>;
 
 /// Means over all calibration tokens of every feature of an input.
 #[derive(Default, Clone)]
@@ -98,7 +94,7 @@ impl<'a> Propagation<'a> {
             Ok(hidden)
         };
         let widest = config.query_width().max(config.hidden_size).max(config.intermediate_size);
-        Propagation::new(tokens, &embed, workers, widest, spill)
+        Propagation::new(tokens, &embed, workers, config.hidden_size + widest, spill)
     }
 
     /// Begins before the blocks of an encoder.
@@ -117,14 +113,16 @@ impl<'a> Propagation<'a> {
         }
         let pool = Pool::new(1);
         let widest = config.hidden_size.max(config.intermediate_size);
-        Propagation::new(tokens, &|sequences| embeddings.states(&pool, sequences), workers, widest, spill)
+        let embed = |sequences: &[Vec<u32>]| embeddings.states(&pool, sequences);
+        Propagation::new(tokens, &embed, workers, config.hidden_size + widest, spill)
     }
 
+    /// `features` are those that a token has at most: of the residual stream and of an input.
     fn new(
         tokens: &CalibrationTokens,
         embed: &Embed<'_>,
         workers: &'a ThreadPool,
-        widest: usize,
+        features: usize,
         spill: Spill<'_>,
     ) -> Result<Self> {
         let mut left = tokens.windows.as_slice();
@@ -140,9 +138,8 @@ impl<'a> Propagation<'a> {
             left = rest;
             Some(embed(together).map(|hidden| Passage { hidden, inputs: Vec::new(), ends }))
         });
-        let count = tokens.windows.iter().map(Vec::len).sum();
-        let (folder, bound) = spill.unzip();
-        let passages = Passages::new(batches, count, widest, folder, bound.unwrap_or(usize::MAX))?;
+        let count: usize = tokens.windows.iter().map(Vec::len).sum();
+        let passages = Passages::new(batches, count * features * size_of::<f32>(), spill)?;
         let lane = || Mutex::new(Lane { pool: Pool::new(1), work: Workspace::default() });
         let lanes = std::iter::repeat_with(lane).take(workers.current_num_threads()).collect();
         let length = tokens.windows.first().map_or(0, Vec::len);
@@ -319,9 +316,9 @@ impl<'a> Propagation<'a> {
     /// Shows `see` the residual stream of a few sequences at a time, `(tokens, hidden_size)` row-major, in order.
     ///
     /// # Errors
-    /// Those of the disk.
-    pub(super) fn for_each_stream(&self, mut see: impl FnMut(&[f32])) -> Result<()> {
-        (0..self.passages.len()).try_for_each(|index| self.passages.with(index, |passage| see(&passage.hidden)))
+    /// Those of `see` and of the disk.
+    pub(super) fn for_each_stream(&self, mut see: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        (0..self.passages.len()).try_for_each(|index| self.passages.with(index, |passage| see(&passage.hidden))?)
     }
 
     /// Replaces the residual stream of all sequences, as [`Propagation::for_each_stream`] has shown it.
@@ -393,7 +390,12 @@ mod tests {
         }
         through.finish(block(1).as_ref()).unwrap();
         let mut streams = Vec::new();
-        through.for_each_stream(|stream| streams.extend_from_slice(stream)).unwrap();
+        through
+            .for_each_stream(|stream| {
+                streams.extend_from_slice(stream);
+                Ok(())
+            })
+            .unwrap();
         let mut expected = decoder.embed(&tokens.windows.concat());
         decoder.block(0).forward(&Pool::new(1), &mut expected, tokens.windows.len(), 32, &mut Workspace::default());
         decoder.block(1).forward(&Pool::new(1), &mut expected, tokens.windows.len(), 32, &mut Workspace::default());

@@ -17,7 +17,7 @@ use super::propagation::Propagation;
 use super::safetensors_writer::{ELEMENT_BYTES, SafetensorsWriter, Written};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
-use crate::results::write_whole;
+use crate::results::{folder_of, write_whole};
 
 /// Time between two times that a build is kept: the work that a killed program loses.
 pub(super) const KEEP_EVERY: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Unfinished {
     /// # Errors
     /// A folder that cannot be made.
     pub(super) fn open(into: &Path, key: &str, every: Duration) -> Result<Unfinished> {
-        let parent = into.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = folder_of(into);
         let shared = parent.join(format!(".unfinished-{key}"));
         fs::create_dir_all(&shared).map_err(|e| Error::io(&shared, "create", e))?;
         let file = shared.join("lock");
@@ -148,15 +148,9 @@ impl Unfinished {
         let path = self.folder.join(name);
         let failed = |e| Error::io(&path, "write", e);
         let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
-        let mut written = Ok(());
         for propagation in propagation {
-            propagation.for_each_stream(|stream| {
-                if written.is_ok() {
-                    written = file.write_all(bytemuck::cast_slice(stream));
-                }
-            })?;
+            propagation.for_each_stream(|stream| file.write_all(bytemuck::cast_slice(stream)).map_err(failed))?;
         }
-        written.map_err(failed)?;
         let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_data().map_err(failed)?;
         Ok(file.metadata().map_err(failed)?.len())

@@ -15,6 +15,8 @@ import ctypes
 import numpy
 from safetensors.numpy import load_file, save_file
 
+import toolkits
+
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
          "mlp.down_proj": "ffn_down"}
@@ -22,11 +24,8 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
 
 def learn(args):
     import torch
-    import transformers
 
-    tokens = load_file(args.windows)
-    ids, starts = tokens["ids"].astype("int64"), tokens["starts"]
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    windows, model = toolkits.read_windows(args.windows), toolkits.load(args.model)
     sums = {}
 
     def watch(name):
@@ -39,9 +38,10 @@ def learn(args):
         for module, name in NAMES.items():
             block.get_submodule(module).register_forward_pre_hook(watch(f"blk.{layer}.{name}.weight"))
     with torch.no_grad():
-        for begin, end in zip(starts, starts[1:]):
-            model.model(torch.tensor([ids[begin:end].tolist()]))
-    save_file({name: (squares / len(ids)).astype("float32") for name, squares in sums.items()}, args.out)
+        for window in windows:
+            model.model(torch.tensor([window]))
+    tokens = sum(map(len, windows))
+    save_file({name: (squares / tokens).astype("float32") for name, squares in sums.items()}, args.out)
 
 
 def quantize(args):

@@ -279,6 +279,7 @@ impl<'a> Bench<'a> {
             let mut hidden = stream.to_vec();
             self.decoder.run_on(&self.pool, layer, windows.length(), &mut hidden);
             states.extend(hidden);
+            Ok(())
         })?;
         Ok(states)
     }
