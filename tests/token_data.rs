@@ -13,6 +13,7 @@ use quantbench::kernels::Pool;
 use quantbench::network::{self, Continuations, Decoder, LoadOptions};
 use quantbench::suite::TextSource;
 use quantbench::tasks::Encoder;
+use serde_json::{Value, json};
 use tiny_model::{Place, said};
 
 /// A place whose text is there as tokens, too.
@@ -69,6 +70,40 @@ fn a_suite_on_tokens_measures_what_the_suite_on_text_does() {
     let (from_text, from_tokens) = (eval("text/*.txt"), eval("bundled:tiny/text"));
     assert!(perplexity(&from_text).is_some(), "{}", said(&from_text));
     assert_eq!(perplexity(&from_text), perplexity(&from_tokens), "{}", said(&from_tokens));
+    perplexity_is_compared_in_pairs(&place);
+}
+
+/// `--reference` scores the same windows with both models: the model against itself differs by nothing, and 2 bits lose.
+fn perplexity_is_compared_in_pairs(place: &Place) {
+    let recipe = r#"method = "rtn", weights = { bits = 2, granularity = "channel" }"#;
+    let output = place.run(&["quantize", "model", "--recipe", recipe, "-o", "two-bits"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let against = |model: &str| -> Value {
+        let output =
+            place.run(&["eval", model, "--reference", "model", "--text", "text/*.txt", "--length", "32", "--json"]);
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (same, worse) = (&against("model")["against"], against("two-bits"));
+    assert_eq!((&same["documents"], &same["increase_percent"]), (&json!(8), &json!(0.0)));
+    assert_eq!(same["interval"], json!([0.0, 0.0]));
+    let scores = |length: &str, more: [&str; 2]| {
+        place.run(&[&["eval", "model", "--text", "text/*.txt", "--length", length, "--json"][..], &more].concat())
+    };
+    assert!(scores("32", ["--per-token", "scores.csv"]).status.success());
+    let output = scores("32", ["--reference", "scores.csv"]);
+    let from_file: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(from_file["against"]["increase_percent"], json!(0.0), "{}", said(&output));
+    let refused = scores("16", ["--reference", "scores.csv"]);
+    assert!(!refused.status.success() && said(&refused).contains("scores of other windows"), "{}", said(&refused));
+    fs::write(place.path("broken.csv"), "window,position\n1,x\n").unwrap();
+    let refused = scores("32", ["--reference", "broken.csv"]);
+    assert!(!refused.status.success() && said(&refused).contains("broken.csv"), "{}", said(&refused));
+    let ratio = worse["perplexity"].as_f64().unwrap() / worse["against"]["perplexity"].as_f64().unwrap();
+    let increase = worse["against"]["increase_percent"].as_f64().unwrap();
+    assert!(increase > 1.0 && (increase - 100.0 * (ratio - 1.0)).abs() < 1e-9 * increase, "{worse}");
+    let bound = |at: usize| worse["against"]["interval"][at].as_f64().unwrap();
+    assert!(bound(0) < increase && increase < bound(1), "{worse}");
 }
 
 #[test]

