@@ -3,11 +3,15 @@
 //! Up to 4 rows by `B` blocks of 16 columns are held in registers while the inner dimension is walked: half of the 32
 //! registers of AVX-512 with `B = 4`, half of the 16 of AVX2 and of the 32 of NEON with `B = 1`. Every sum runs over the
 //! inner dimension in order, multiply-adds fused, so all instruction sets give the same bits. Processors that multiply pairs
-//! of bfloat16 do so on request.
+//! of bfloat16 do so on request, those with AMX in its tiles (`x86::amx_pairs`).
 
 use super::isa::Isa;
 use super::matrix::has_bf16;
 use super::vector::LANES;
+
+/// Fewest rows that are worth a configuration of tiles.
+#[cfg(target_arch = "x86_64")]
+const LEAST_AMX_ROWS: usize = 8;
 
 /// What the numbers of a product are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +41,24 @@ pub(super) struct Factor<'a> {
     pub block: usize,
 }
 
-/// Where a register tile reads and writes.
+/// Where a register tile reads and writes; distances are in numbers of 32 bits.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     numbers: Numbers,
-    inner: usize,
-    a: *const f32,
-    a_row: usize,
-    b: *const f32,
-    b_row: usize,
-    b_block: usize,
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
+    /// Numbers, or pairs, of a row of `a`; rows of `b`.
+    pub inner: usize,
+    /// Left-hand side and the distance of its rows.
+    pub a: *const f32,
+    pub a_row: usize,
+    /// Right-hand side, the distances of its rows and blocks.
+    pub b: *const f32,
+    pub b_row: usize,
+    pub b_block: usize,
+    /// Sums and the distance of their rows.
+    pub c: *mut f32,
+    pub c_row: usize,
+    /// Whether products are added to what `c` holds.
+    pub accumulate: bool,
 }
 
 /// `c[r][16 j + l] = sum over i of a[r][i] * b[i][16 j + l]`, added to `c` where `accumulate`.
@@ -70,11 +79,19 @@ pub(super) fn product(
     if rows == 0 || inner == 0 || blocks == 0 {
         return;
     }
-    let isa = isa.base();
-    assert!(isa.is_available());
+    assert!(isa.runs());
     assert!((rows - 1) * a_row + inner <= a.len());
     assert!((rows - 1) * c_row + blocks * LANES <= c.len());
     assert!((inner - 1) * b.row + (blocks - 1) * b.block + LANES <= b.numbers.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && numbers == Numbers::Bf16Pairs && rows >= LEAST_AMX_ROWS {
+        let (a, c) = (a.as_ptr(), c.as_mut_ptr());
+        let (b, b_row, b_block) = (b.numbers.as_ptr(), b.row, b.block);
+        let place = Place { numbers, inner, a, a_row, b, b_row, b_block, c, c_row, accumulate };
+        // SAFETY: the processor has AMX, and the matrices lie inside the slices, as asserted above.
+        return unsafe { super::x86::amx_pairs::multiply(rows, blocks, &place) };
+    }
+    let isa = isa.base();
     let mut j = 0;
     while j < blocks {
         let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
@@ -281,6 +298,38 @@ unsafe fn tile_neon<const R: usize, const B: usize>(p: Place) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_of_pairs_follow_the_definition_on_every_isa() {
+        // Quarters of small numbers: exact in bfloat16, and so is every order of summation in f32.
+        let value = |i: usize, odd: usize| ((i * 7 + odd * 5) % 19) as f32 / 4.0 - 2.0;
+        let pair = |i: usize| f32::from_bits((value(i, 1).to_bits() & 0xffff_0000) | value(i, 0).to_bits() >> 16);
+        for (rows, inner, blocks) in
+            [(1, 1, 1), (8, 3, 5), (16, 16, 4), (21, 19, 3), (63, 32, 8), (63, 64, 4), (33, 40, 5)]
+        {
+            let (a_row, width) = (inner + 3, blocks * LANES);
+            let a: Vec<f32> = (0..rows * a_row).map(pair).collect();
+            let b: Vec<f32> = (0..inner * width).map(|i| pair(i + 2)).collect();
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.runs() && Numbers::bf16_pairs(*isa)) {
+                for ((row, block), accumulate) in [((LANES, inner * LANES), true), ((width, LANES), false)] {
+                    let factor = Factor { numbers: &b, row, block };
+                    let mut c = vec![1.0; rows * (width + 2)];
+                    let sizes = (rows, inner, blocks);
+                    product(isa, Numbers::Bf16Pairs, sizes, (&a, a_row), factor, (&mut c, width + 2), accumulate);
+                    for (at, &c) in c.iter().enumerate() {
+                        let (r, column) = (at / (width + 2), at % (width + 2));
+                        let y = |i: usize, odd| value(i * row + column / LANES * block + column % LANES + 2, odd);
+                        let products = (0..2 * inner).map(|i| value(r * a_row + i / 2, i % 2) * y(i / 2, i % 2));
+                        let exact = match column < width {
+                            true => products.sum::<f32>() + f32::from(u8::from(accumulate)),
+                            false => 1.0, // Not touched.
+                        };
+                        assert_eq!(c, exact, "{isa} {rows} {inner} {blocks} at {at}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn all_sizes_follow_the_definition_on_every_isa() {

@@ -37,11 +37,11 @@ per_isa! {
 }
 
 per_isa! {
-    /// `x -= factor * y`, the product rounded before it is subtracted.
+    /// `x[i][j] -= y[i] * z[j]` of `x`, `(y, z)` row-major; products are rounded before they are subtracted.
     ///
     /// # Panics
-    /// When the lengths differ.
-    pub fn subtract_scaled(isa, x: &mut [f32], factor: f32, y: &[f32]) = subtract_scaled_body
+    /// When the lengths do not fit.
+    pub fn subtract_outer(isa, x: &mut [f32], y: &[f32], z: &[f32]) = subtract_outer_body
 }
 
 per_isa! {
@@ -231,9 +231,11 @@ fn silu_multiply_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn subtract_scaled_body(x: &mut [f32], factor: f32, y: &[f32]) {
-    assert_eq!(x.len(), y.len());
-    x.iter_mut().zip(y).for_each(|(x, &y)| *x -= factor * y);
+fn subtract_outer_body(x: &mut [f32], y: &[f32], z: &[f32]) {
+    assert_eq!(x.len(), y.len() * z.len());
+    for (x, &y) in x.chunks_exact_mut(z.len().max(1)).zip(y) {
+        x.iter_mut().zip(z).for_each(|(x, z)| *x -= z * y);
+    }
 }
 
 #[inline(always)]

@@ -158,36 +158,53 @@ impl<'a> Slab<'a> {
     /// Fills the codes and returns the grids.
     fn quantize(mut self) -> Vec<Grid> {
         for (start, end) in blocks(self.cols, self.plan.group_size) {
-            for row in 0..self.rows {
-                self.quantize_row(row, start, end);
-            }
+            self.quantize_block(start, end);
             self.update_later_columns(start, end);
         }
         self.grids
     }
 
-    /// Quantizes columns `start..end` of a row and corrects the later ones among them.
-    fn quantize_row(&mut self, row: usize, start: usize, end: usize) {
-        let Plan { feedback: Feedback { order, upper }, shared, importance, group_size, scheme } = self.plan;
-        let (isa, groups) = (Isa::active(), self.cols / group_size);
-        let weights = &mut self.weights[row * self.cols..(row + 1) * self.cols];
-        let errors = &mut self.errors[row * BLOCK_COLS..(row + 1) * BLOCK_COLS];
+    /// Quantizes columns `start..end` and corrects the later ones among them, all rows side by side: those of one row alone
+    /// wait for each other.
+    fn quantize_block(&mut self, start: usize, end: usize) {
+        let Plan { feedback: Feedback { order, upper }, group_size, .. } = self.plan;
+        let (isa, rows, cols) = (Isa::active(), self.rows, self.cols);
+        // (columns, rows): a step works on columns.
+        let of_block = |column: usize| self.weights[column..].iter().step_by(cols).copied();
+        let mut columns: Vec<f32> = (start..end).flat_map(of_block).collect();
+        let mut errors = vec![0.0; rows];
         for position in start..end {
-            let column = order[position];
-            let of_group = &mut self.grids[row * groups + column / group_size];
+            let (columns, column) = (&mut columns[(position - start) * rows..], order[position]);
             if position.is_multiple_of(*group_size) {
-                let group = position..position + group_size;
-                *of_group = shared.unwrap_or_else(|| grid(&weights[group.clone()], &importance[group], *scheme));
+                self.choose_grids(position, columns);
             }
-            let grid = *of_group;
-            let code = grid.code(weights[position]);
-            self.codes[row * self.cols + column] = code;
-            let error = (weights[position] - grid.value(code)) / upper[(position, position)];
-            errors[position - start] = error;
+            let (weights, later) = columns.split_at_mut(rows);
+            for (row, (&weight, error)) in weights.iter().zip(&mut errors).enumerate() {
+                let grid = self.grids[(row * cols + column) / group_size];
+                let code = grid.code(weight);
+                self.codes[row * cols + column] = code;
+                *error = (weight - grid.value(code)) / upper[(position, position)];
+                self.errors[row * BLOCK_COLS + position - start] = *error;
+            }
             let feedback = upper.row(position);
             let feedback = feedback.as_slice().unwrap_or_default();
-            let later = position + 1..end;
-            vector::subtract_scaled(isa, &mut weights[later.clone()], error, &feedback[later]);
+            vector::subtract_outer(isa, later, &feedback[position + 1..end], &errors);
+        }
+    }
+
+    /// Chooses the grids of the group that begins at `position`. `columns` are the weights from there to the end of the block,
+    /// `(columns, rows)`; a group that reaches further has not changed there yet.
+    fn choose_grids(&mut self, position: usize, columns: &[f32]) {
+        let Plan { feedback, shared, importance, group_size, scheme } = self.plan;
+        let importance = &importance[position..][..*group_size];
+        let mut group = Vec::with_capacity(*group_size);
+        for row in 0..self.rows {
+            let weights = &self.weights[row * self.cols + position..][..*group_size];
+            group.clear();
+            group.extend(columns.chunks_exact(self.rows).take(*group_size).map(|column| column[row]));
+            group.extend_from_slice(&weights[group.len()..]);
+            self.grids[(row * self.cols + feedback.order[position]) / group_size] =
+                shared.unwrap_or_else(|| grid(&group, importance, *scheme));
         }
     }
 

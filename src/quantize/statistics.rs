@@ -16,8 +16,9 @@ const TILE_TOKENS: usize = 4096;
 const TILE_VALUES: usize = 1 << 23;
 /// Features whose products with each other are taken at once.
 const BAND: usize = 96;
-/// Tokens that are turned from rows into columns at once: a cache line of them.
-const LINE: usize = 16;
+/// Tokens that are turned from rows into columns at once: few enough for the first cache level, enough for each column's
+/// place in memory to be worth going to.
+const LINE: usize = 128;
 
 /// Running sums over tokens.
 #[derive(Debug)]
@@ -139,12 +140,16 @@ impl Band {
         let (width, mut done) = (BAND.min(features - start), 0);
         let mut values = Activations::default();
         let columns = values.write(width, tokens);
+        let mut lines = [[0.0; LINE]; BAND];
         for rows in parts.iter().flat_map(|part| part.chunks(LINE * features)) {
-            for (feature, column) in columns.chunks_exact_mut(tokens).enumerate() {
-                let column = column[done..].iter_mut();
-                column.zip(rows.chunks_exact(features)).for_each(|(to, row)| *to = row[start + feature]);
+            let count = rows.len() / features;
+            for (token, row) in rows.chunks_exact(features).enumerate() {
+                lines.iter_mut().zip(&row[start..start + width]).for_each(|(line, &value)| line[token] = value);
             }
-            done += rows.len() / features;
+            for (column, line) in columns.chunks_exact_mut(tokens).zip(&lines) {
+                column[done..done + count].copy_from_slice(&line[..count]);
+            }
+            done += count;
         }
         Band { features: width, values }
     }

@@ -72,7 +72,7 @@ fn system_permits_tiles() -> bool {
 
 /// Operand of `ldtilecfg`.
 #[repr(C, align(64))]
-struct Shapes {
+pub(super) struct Shapes {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -80,14 +80,23 @@ struct Shapes {
     rows: [u8; 16],
 }
 
+impl Shapes {
+    /// Rows, at most 16, and bytes of a row, at most 64, of each tile.
+    pub const fn new(tiles: [(usize, usize); 8]) -> Shapes {
+        let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let mut tile = 0;
+        while tile < tiles.len() {
+            assert!(tiles[tile].0 <= 16 && tiles[tile].1 <= 64);
+            shapes.rows[tile] = tiles[tile].0 as u8;
+            shapes.row_bytes[tile] = tiles[tile].1 as u16;
+            tile += 1;
+        }
+        shapes
+    }
+}
+
 /// All eight tiles in full size: inputs are padded to whole tiles.
-static FULL: Shapes = Shapes {
-    palette: 1,
-    start_row: 0,
-    reserved: [0; 14],
-    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-};
+pub(super) static FULL: Shapes = Shapes::new([(16, 64); 8]);
 
 /// The tiles of this thread, in use until dropped: tiles in use make thread switches dearer and other code slower.
 pub(super) struct Tiles(());
@@ -95,10 +104,10 @@ pub(super) struct Tiles(());
 impl Tiles {
     /// # Safety
     /// The processor has AMX.
-    pub unsafe fn configure() -> Self {
+    pub unsafe fn configure(shapes: &Shapes) -> Self {
         // SAFETY: reads a valid configuration; all tiles change.
         unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const FULL, out("tmm0") _, out("tmm1") _, out("tmm2") _,
+            asm!("ldtilecfg [{}]", in(reg) &raw const *shapes, out("tmm0") _, out("tmm1") _, out("tmm2") _,
                 out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, preserves_flags, readonly));
         }
@@ -124,19 +133,25 @@ macro_rules! zero_tile {
 }
 pub(super) use zero_tile;
 
-/// Reads a tile from 1 KiB of memory.
+/// Reads a tile from memory, its rows one behind the other or so many bytes apart.
 macro_rules! load_tile {
     ($tile:tt, $from:expr) => {
-        std::arch::asm!(concat!("tileloadd ", $tile, ", [{from} + {row}*1]"), from = in(reg) $from, row = in(reg) 64_usize,
+        $crate::kernels::x86::amx::load_tile!($tile, $from, 64_usize)
+    };
+    ($tile:tt, $from:expr, $row_bytes:expr) => {
+        std::arch::asm!(concat!("tileloadd ", $tile, ", [{from} + {row}*1]"), from = in(reg) $from, row = in(reg) $row_bytes,
             out($tile) _, options(nostack, preserves_flags, readonly))
     };
 }
 pub(super) use load_tile;
 
-/// Writes a tile to 1 KiB of memory.
+/// Writes a tile to memory, its rows one behind the other or so many bytes apart.
 macro_rules! store_tile {
     ($to:expr, $tile:tt) => {
-        std::arch::asm!(concat!("tilestored [{to} + {row}*1], ", $tile), to = in(reg) $to, row = in(reg) 64_usize,
+        $crate::kernels::x86::amx::store_tile!($to, $tile, 64_usize)
+    };
+    ($to:expr, $tile:tt, $row_bytes:expr) => {
+        std::arch::asm!(concat!("tilestored [{to} + {row}*1], ", $tile), to = in(reg) $to, row = in(reg) $row_bytes,
             options(nostack, preserves_flags))
     };
 }
@@ -304,7 +319,7 @@ unsafe fn multiply<const BF16: bool>(
     let resident = Product::resident_tokens(blocks);
     // SAFETY: the caller's promise: all addresses are inside the inputs, the panels and the sums.
     unsafe {
-        let _tiles = Tiles::configure();
+        let _tiles = Tiles::configure(&FULL);
         for first_token in (0..product.tokens).step_by(resident) {
             let tokens = first_token..(first_token + resident).min(product.tokens);
             let mut pending = Pending { sums: product.sums, token: 0, row: 0, rows: 0, panels: 0..0 };

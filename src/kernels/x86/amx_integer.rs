@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::amx::{TILE, TILE_SUMS, Tiles, integer_channel, load_tile, multiply_tiles, store_tile, zero_tile};
+use super::amx::{FULL, TILE, TILE_SUMS, Tiles, integer_channel, load_tile, multiply_tiles, store_tile, zero_tile};
 use super::avx512::{load_group, load_zeros, store};
 use super::avx512_integer::unpack_nibbles;
 use super::with_scratch;
@@ -251,7 +251,7 @@ unsafe fn grouped(w: &IntegerPanels, x: IntegerInput<'_>, y: &Output, panels: Ra
     with_scratch(room_bytes + panel_bytes, |scratch| {
         // SAFETY: the scratch holds the room and a panel; the rest is the caller's promise.
         unsafe {
-            let _tiles = Tiles::configure();
+            let _tiles = Tiles::configure(&FULL);
             let (room, weights) = (scratch.cast::<i32>(), scratch.add(room_bytes));
             for panel in panels {
                 unpack_signed(w, panel, weights);

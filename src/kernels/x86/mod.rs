@@ -8,6 +8,7 @@
 
 pub(super) mod amx;
 pub(super) mod amx_integer;
+pub(super) mod amx_pairs;
 pub(super) mod avx2;
 pub(super) mod avx2_integer;
 pub(super) mod avx512;

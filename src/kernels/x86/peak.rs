@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::amx::{Tiles, multiply_tiles, zero_tile};
+use super::amx::{FULL, Tiles, multiply_tiles, zero_tile};
 
 /// Sums in flight: more than the latency of any of these instructions times those that start in a cycle.
 const STREAMS: usize = 12;
@@ -76,7 +76,7 @@ macro_rules! tile_peak {
         pub(in crate::kernels) unsafe fn $name(rounds: usize) -> usize {
             // SAFETY: the tiles are configured, and hold zeros.
             unsafe {
-                let _tiles = Tiles::configure();
+                let _tiles = Tiles::configure(&FULL);
                 zero_tile!("tmm4");
                 zero_tile!("tmm5");
                 for _ in 0..rounds {
