@@ -116,7 +116,7 @@ model = {model}
 # Everything is compared with this variant.
 reference = "fp16"
 
-# EDIT: text that gptq learns from. Each file is one document; `*` stands for any characters in a file name.
+# EDIT: text that smoothing and gptq learn from. Each file is one document; `*` stands for any characters in a file name.
 # It must not be the text of the task below.
 [data]
 calibration = {{ source = "path:calibration/*.txt", windows = 64, length = {length} }}
@@ -154,30 +154,33 @@ name = "fp16"
 method = "cast"
 dtype = "f16"
 
-# 8-bit weights and inputs: products are integers. The safe choice.
+# 8-bit weights and inputs: products are integers. The inputs' outliers are moved into the weights first (SmoothQuant).
+# The safe choice.
 [[variant]]
 name = "int8-ptq"
 method = "rtn"
 weights = {{ bits = 8, granularity = "channel" }}
 activations = {{ bits = 8, granularity = "token", mode = "dynamic" }}
+smooth = "search"
 overrides = [{{ tensors = "lm_head", weights = {{ bits = 8, granularity = "channel" }} }}]
 "#
     );
     match group_size(&shapes.inputs) {
         Some(group) => text.push_str(&format!(
             r#"
-# 4 bits by rounding alone; {group} divides the inputs of every layer.
+# 4 bits by rounding alone, scales searched for the least error; {group} divides the inputs of every layer.
 [[variant]]
 name = "int4-rtn"
 method = "rtn"
-weights = {{ bits = 4, granularity = "group", group_size = {group} }}
+weights = {{ bits = 4, granularity = "group", group_size = {group}, observer = "mse" }}
 overrides = [{{ tensors = "lm_head", weights = {{ bits = 8, granularity = "channel" }} }}]
 
-# 4 bits with the rounding errors made up for by later columns: slower to make, closer to the reference.
+# 4 bits with the rounding errors made up for by later columns and layers: slower to make, closer to the reference.
 [[variant]]
 name = "int4-gptq"
 method = "gptq"
-weights = {{ bits = 4, granularity = "group", group_size = {group} }}
+weights = {{ bits = 4, granularity = "group", group_size = {group}, observer = "imatrix_mse" }}
+asymmetric_calibration = true
 overrides = [{{ tensors = "lm_head", weights = {{ bits = 8, granularity = "channel" }} }}]
 "#
         )),

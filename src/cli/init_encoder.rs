@@ -73,12 +73,13 @@ name = "bf16"
 method = "cast"
 dtype = "bf16"
 
-# 8-bit weights and inputs: products are integers.
+# 8-bit weights and inputs: products are integers. The inputs' outliers are moved into the weights first (SmoothQuant).
 [[variant]]
 name = "int8-ptq"
 method = "rtn"
 weights = {{ bits = 8, granularity = "channel" }}
 activations = {{ bits = 8, granularity = "token", mode = "dynamic" }}
+smooth = "search"
 "#
     );
     match group_size {

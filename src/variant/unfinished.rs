@@ -22,6 +22,9 @@ use crate::results::{folder_of, write_whole};
 /// Time between two times that a build is kept: the work that a killed program loses.
 pub(super) const KEEP_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a folder that nobody works in is kept for its build to be started again.
+const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// A folder for an artefact in the making.
 #[derive(Debug)]
 pub(super) struct Unfinished {
@@ -52,6 +55,7 @@ impl Unfinished {
     /// A folder that cannot be made.
     pub(super) fn open(into: &Path, key: &str, every: Duration) -> Result<Unfinished> {
         let parent = folder_of(into);
+        remove_abandoned(parent, KEPT_FOR);
         let shared = parent.join(format!(".unfinished-{key}"));
         fs::create_dir_all(&shared).map_err(|e| Error::io(&shared, "create", e))?;
         let file = shared.join("lock");
@@ -163,6 +167,23 @@ impl Unfinished {
     }
 }
 
+/// Removes the folders of killed builds in `parent` that nothing was written to for `age`. What cannot be looked at or removed stays.
+fn remove_abandoned(parent: &Path, age: Duration) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(".unfinished-"));
+        if !named || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let changed = entry.metadata().and_then(|found| found.modified());
+        let old = changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|since| since >= age));
+        // Held for as long as the folder is being removed. One without a lock is known by its age alone.
+        let lock = File::open(entry.path().join("lock"));
+        if old && lock.as_ref().map_or(true, |lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,6 +194,29 @@ mod tests {
     use super::*;
     use crate::suite::{Method, Recipe};
     use crate::tensor::Granularity;
+
+    #[test]
+    fn abandoned_folders_are_removed_and_others_left() {
+        let root = tempfile::tempdir().unwrap();
+        let held = Unfinished::open(&root.path().join("into"), "held", KEEP_EVERY).unwrap();
+        for folder in [".unfinished-killed/artefact", ".unfinished-own", "unfinished-of-the-user"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        fs::write(root.path().join(".unfinished-killed/lock"), "").unwrap();
+        fs::write(root.path().join(".unfinished-file"), "").unwrap();
+        let names = || {
+            let mut names: Vec<String> =
+                fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let before = names();
+        remove_abandoned(root.path(), KEPT_FOR);
+        assert_eq!(names(), before, "young folders may be resumed");
+        remove_abandoned(root.path(), Duration::ZERO);
+        assert_eq!(names(), [".unfinished-file", ".unfinished-held", "unfinished-of-the-user"]);
+        held.remove();
+    }
 
     struct Work {
         root: tempfile::TempDir,
