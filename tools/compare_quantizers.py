@@ -3,13 +3,15 @@
 
     python3 tools/compare_quantizers.py MODEL --calibration 'train/*.txt' --text 'heldout/*.txt' [--also NAME=FILE ...]
 
-Perplexities are `bench eval`'s, of the artefacts that `bench quantize` wrote; seconds and peak memory (largest resident
-set) are those of the whole `bench quantize` process. `--also` scores other checkpoints, such as a GGUF file quantized by
+Perplexities are `bench eval`'s, of the artefacts that `bench quantize` wrote, and so are their increases over fp16, paired on
+the same windows, with 95 % intervals over documents; seconds and peak memory (largest resident set) are those of the
+whole `bench quantize` process. `--also` scores other checkpoints, such as a GGUF file quantized by
 llama.cpp. `--only` takes the recipes whose names hold one of the given words.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -19,6 +21,7 @@ import tempfile
 import time
 
 EIGHT = 'weights = { bits = 8, granularity = "channel" }, activations = { bits = 8 }'
+STATIC = EIGHT.replace("= { bits = 8 }", '= { bits = 8, granularity = "tensor", mode = "static", observer = "mse" }')
 
 
 def four(group, extra=""):
@@ -44,6 +47,11 @@ def recipes(group):
         "w8a8 rtn, smooth": f'method = "rtn", {EIGHT}, smooth = "search"',
         "w8a8 gptq": f'method = "gptq", {EIGHT}',
         "w8a8 gptq, smooth": f'method = "gptq", {EIGHT}, smooth = "search"',
+        "w8a8 gptq, smooth, rotated": f'method = "gptq", {EIGHT}, smooth = "search", rotation = "hadamard"',
+        "w8a8 static, rtn, smooth": f'method = "rtn", {STATIC}, smooth = "search"',
+        "w8a8 static but down_proj, rtn, smooth, rotated":
+            f'method = "rtn", {STATIC}, smooth = "search", rotation = "hadamard", '
+            f'overrides = [{{ tensors = "*.down_proj", {EIGHT} }}]',
     }
 
 
@@ -59,10 +67,15 @@ def measured(command):
         return out.read(), time.monotonic() - start, usage.ru_maxrss / 1024
 
 
-def perplexity(bench, model, args):
-    command = [bench, "eval", str(model), "--text", args.text, "--length", str(args.length), "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found["perplexity"], found["tokens"]
+def evaluated(model, args, *more):
+    command = [args.bench, "eval", str(model), "--text", args.text, "--length", str(args.length), "--json", *more]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def increase(found):
+    against = found["against"]
+    low, high = against["interval"] or (math.nan, math.nan)
+    return f"{against['increase_percent']:+.2f} % [{low:+.2f}, {high:+.2f}]"
 
 
 def main():
@@ -80,24 +93,23 @@ def main():
 
     wanted = {n: r for n, r in recipes(args.group_size).items() if not args.only or any(w in n for w in args.only)}
     wanted = {"fp16": recipes(args.group_size)["fp16"]} | wanted
-    reference = None
     print("| recipe | perplexity | increase | bits per weight | seconds | peak MiB |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        scores = f"{folder}/fp16.csv"
         for name, recipe in wanted.items():
             into = pathlib.Path(folder) / re.sub(r"\W+", "-", name)
             command = [args.bench, "quantize", args.model, "-o", str(into), "--recipe", recipe, "--calibration",
                        args.calibration, "--windows", str(args.windows), "--length", str(args.length)]
             text, seconds, peak = measured(command)
             bits = re.search(r"([\d.]+) bits per quantized weight", text)
-            found, tokens = perplexity(args.bench, into, args)
-            reference = reference or found
-            cells = [name, f"{found:.3f}", f"{100 * (found / reference - 1):+.2f} %",
+            found = evaluated(into, args, "--per-token" if name == "fp16" else "--reference", scores)
+            cells = [name, f"{found['perplexity']:.3f}", increase(found) if "against" in found else "",
                      bits.group(1) if bits else "16", f"{seconds:.1f}", f"{peak:.0f}"]
             print("| " + " | ".join(cells) + " |", flush=True)
         for name, path in (item.split("=", 1) for item in args.also):
-            found, tokens = perplexity(args.bench, path, args)
-            print(f"| {name} | {found:.3f} | {100 * (found / reference - 1):+.2f} % | | | |", flush=True)
-    print(f"\n{tokens} predicted tokens in windows of {args.length}.")
+            found = evaluated(path, args, "--reference", scores)
+            print(f"| {name} | {found['perplexity']:.3f} | {increase(found)} | | | |", flush=True)
+    print(f"\n{found['tokens']} predicted tokens in windows of {args.length}.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ everyone learns from the same tokens. The second runs in an environment that has
 `gptqmodel`, `auto-round`, `neural-compressor`): 4-bit symmetric groups, the head left alone, the toolkit's defaults for
 the rest. It prints seconds and the peak memory of quantizing alone, without imports, loading and saving.
 
-MODEL is a folder of transformers with `tokenizer.json` (`tools/peers/convert.py` makes one of a GGUF file).
+The text may be a token file, too. MODEL is a folder of transformers with `tokenizer.json` (`tools/peers/convert.py` makes one of a GGUF file).
 """
 
 import argparse
@@ -30,9 +30,12 @@ def draw(args):
     from safetensors.numpy import save_file
 
     file = pathlib.Path(args.model) / "tokenizer.json"
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    texts = [pathlib.Path(path).read_text() for path in sorted(glob.glob(args.text))]
-    documents = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    if args.text.endswith(".safetensors"):
+        documents = read_windows(args.text)
+    else:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        texts = [pathlib.Path(path).read_text() for path in sorted(glob.glob(args.text))]
+        documents = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     all_windows = [ids[at:at + args.length] for ids in documents for at in range(0, len(ids) - args.length + 1, args.length)]
     windows = random.Random(1).sample(all_windows, args.count)
     arrays = {
@@ -84,6 +87,8 @@ def llm_compressor(args, windows):
 
 
 def gptqmodel(args, windows):
+    # On two processors it would make one worker and then fail to find two.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
     from gptqmodel import GPTQModel, QuantizeConfig
 
     how = {"method": "awq", "format": "gemm"} if args.method == "awq" else {}
