@@ -137,6 +137,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if windows.is_empty() {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
+    // First, so that a reference that does not fit is refused before the time is spent.
+    let reference = args.reference.as_deref().map(|reference| -> Result<_> {
+        let lines = scored_by(reference, &data, &documents, &windows, &pool)?;
+        Ok((reference, clusters(&document_of, &lines)))
+    });
+    let reference = reference.transpose()?;
     let options = LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache };
     let decoder = Decoder::load(&checkpoint, options)?;
     let start = Instant::now();
@@ -148,12 +154,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let own = clusters(&document_of, &lines);
     let nll_sum = nll_sum(&own)?;
     let tokens = lines.len() - windows.len();
-    let kernels = decoder.kernels(length, 1);
-    drop((decoder, lines));
-    let against = args.reference.as_deref().map(|reference| {
-        let lines = scored_by(reference, &data, &documents, &windows, &pool)?;
-        compare(reference, &own, &clusters(&document_of, &lines))
-    });
+    let against = reference.map(|(reference, theirs)| compare(reference, &own, &theirs));
     show(
         args.json,
         &Evaluation {
@@ -172,7 +173,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             perplexity: (nll_sum / tokens as f64).exp(),
             against: against.transpose()?,
             tokens_per_s: tokens as f64 / seconds,
-            kernels,
+            kernels: decoder.kernels(length, 1),
         },
     )
 }
