@@ -25,7 +25,7 @@ pub struct Args {
 /// Fetches source after source.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = suite::read_for_any_machine(&args.suite)?;
-    let base = base(&args.suite);
+    let base = folder_of(&args.suite);
     for (what, text) in sources(&suite) {
         let source = parse(&args.suite, &text)?;
         let before = if source.is_local(base) { "already here" } else { "fetched" };
@@ -35,11 +35,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         super::print(&format!("  {before}: {files}{}, sha256 {}", units::bytes(local.bytes), local.sha256))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The folder that relative paths of a suite start from.
-pub(super) fn base(suite: &Path) -> &Path {
-    folder_of(suite)
 }
 
 /// Parses a source of a suite.

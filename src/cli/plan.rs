@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network::Architecture;
+use crate::results::folder_of;
 use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
@@ -41,7 +42,7 @@ pub struct Args {
 /// Prints the plan.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = suite::read_for_any_machine(&args.suite)?;
-    let base = fetch::base(&args.suite);
+    let base = folder_of(&args.suite);
     let mut text = format!("{}\n\nsources\n", suite.title);
     for (what, source) in fetch::sources(&suite) {
         let state = match fetch::parse(&args.suite, &source)? {
@@ -89,7 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Bytes of the imports that are on this machine, by source.
 fn import_bytes(suite: &Suite, path: &Path) -> Result<BTreeMap<String, u64>> {
-    let base = fetch::base(path);
+    let base = folder_of(path);
     let mut bytes = BTreeMap::new();
     for variant in &suite.variants {
         if let Recipe::Import { source: name, .. } = &variant.recipe

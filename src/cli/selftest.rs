@@ -11,7 +11,7 @@ use crate::decide::{self, Found, FoundDrop};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::measure::{Inputs, Processes, Progress, Session};
-use crate::results::{Evidence, RunFolder, Standing, read_journal};
+use crate::results::{Evidence, RunFolder, Standing, folder_of, read_journal};
 use crate::suite::{self, AccuracyLimit, AccuracyMetric, Suite, TaskKind, Variant};
 
 /// Answer sheets for each planted drop.
@@ -94,7 +94,7 @@ fn measured(
 ) -> Result<Evidence> {
     let temporary = tempfile::tempdir().map_err(|e| Error::io(&std::env::temp_dir(), "create a folder in", e))?;
     let out = args.out.clone().unwrap_or_else(|| temporary.path().join("selftest"));
-    let inputs = Inputs { planted, ..Inputs::fetch(suite, super::fetch::base(&args.suite))? };
+    let inputs = Inputs { planted, ..Inputs::fetch(suite, folder_of(&args.suite))? };
     let mut workers = Processes::new()?;
     let mut session = Session::begin(inputs, RunFolder::create_at(&out)?, &mut workers, Progress::new(args.quiet))?;
     session.prepare()?;

@@ -83,13 +83,13 @@ pub(super) fn product(
     assert!((rows - 1) * a_row + inner <= a.len());
     assert!((rows - 1) * c_row + blocks * LANES <= c.len());
     assert!((inner - 1) * b.row + (blocks - 1) * b.block + LANES <= b.numbers.len());
+    let (b_row, b_block) = (b.row, b.block);
+    let (a_start, b_start, c_start) = (a.as_ptr(), b.numbers.as_ptr(), c.as_mut_ptr());
+    let whole = Place { numbers, inner, a: a_start, a_row, b: b_start, b_row, b_block, c: c_start, c_row, accumulate };
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Amx && numbers == Numbers::Bf16Pairs && rows >= LEAST_AMX_ROWS {
-        let (a, c) = (a.as_ptr(), c.as_mut_ptr());
-        let (b, b_row, b_block) = (b.numbers.as_ptr(), b.row, b.block);
-        let place = Place { numbers, inner, a, a_row, b, b_row, b_block, c, c_row, accumulate };
         // SAFETY: the processor has AMX, and the matrices lie inside the slices, as asserted above.
-        return unsafe { super::x86::amx_pairs::multiply(rows, blocks, &place) };
+        return unsafe { super::x86::amx_pairs::multiply(rows, blocks, &whole) };
     }
     let isa = isa.base();
     let mut j = 0;
@@ -97,16 +97,10 @@ pub(super) fn product(
         let wide = if isa == Isa::Avx512Vnni && j + 4 <= blocks { 4 } else { 1 };
         for r in (0..rows).step_by(4) {
             let place = Place {
-                numbers,
-                inner,
                 a: a[r * a_row..].as_ptr(),
-                a_row,
-                b: b.numbers[j * b.block..].as_ptr(),
-                b_row: b.row,
-                b_block: b.block,
+                b: b.numbers[j * b_block..].as_ptr(),
                 c: c[r * c_row + j * LANES..].as_mut_ptr(),
-                c_row,
-                accumulate,
+                ..whole
             };
             // SAFETY: the processor has the instruction set, and up to 4 rows from r on and `wide` blocks from j on
             // lie inside the slices, as asserted above.

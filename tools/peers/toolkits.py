@@ -9,7 +9,8 @@ everyone learns from the same tokens. The second runs in an environment that has
 `gptqmodel`, `auto-round`, `neural-compressor`): 4-bit symmetric groups, the head left alone, the toolkit's defaults for
 the rest. It prints seconds and the peak memory of quantizing alone, without imports, loading and saving.
 
-The text may be a token file, too. MODEL is a folder of transformers with `tokenizer.json` (`tools/peers/convert.py` makes one of a GGUF file).
+The text may be a token file, too. MODEL is a folder of transformers with `tokenizer.json` (`tools/peers/convert.py` makes
+one of a GGUF file).
 """
 
 import argparse

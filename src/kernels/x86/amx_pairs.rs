@@ -53,16 +53,16 @@ unsafe fn multiply_rows(row: usize, blocks: usize, p: &Place) {
             let b = |step: usize, block: usize| p.b.add(step * p.b_row + (first + block) * p.b_block);
             let c = |block: usize| p.c.add(row * p.c_row + (first + block) * LANES);
             macro_rules! for_blocks {
-                ($work:ident) => {
-                    $work!("tmm0", 0);
+                ($work:ident $(, $more:tt)*) => {
+                    $work!("tmm0", 0 $(, $more)*);
                     if count > 1 {
-                        $work!("tmm1", 1);
+                        $work!("tmm1", 1 $(, $more)*);
                     }
                     if count > 2 {
-                        $work!("tmm2", 2);
+                        $work!("tmm2", 2 $(, $more)*);
                     }
                     if count > 3 {
-                        $work!("tmm3", 3);
+                        $work!("tmm3", 3 $(, $more)*);
                     }
                 };
             }
@@ -75,6 +75,12 @@ unsafe fn multiply_rows(row: usize, blocks: usize, p: &Place) {
                     }
                 };
             }
+            macro_rules! multiply {
+                ($sums:tt, $block:literal, $step:ident, $a:tt, $b:tt) => {
+                    load_tile!($b, b($step, $block), b_bytes);
+                    multiply_tiles!("tdpbf16ps", $sums, $a, $b)
+                };
+            }
             macro_rules! end {
                 ($sums:tt, $block:literal) => {
                     store_tile!(c($block), $sums, c_bytes)
@@ -82,23 +88,11 @@ unsafe fn multiply_rows(row: usize, blocks: usize, p: &Place) {
             }
             for_blocks!(begin);
             for step in (0..last).step_by(SIDE) {
-                macro_rules! whole_step {
-                    ($sums:tt, $block:literal) => {
-                        load_tile!("tmm6", b(step, $block), b_bytes);
-                        multiply_tiles!("tdpbf16ps", $sums, "tmm4", "tmm6")
-                    };
-                }
                 load_tile!("tmm4", a.add(step), a_bytes);
-                for_blocks!(whole_step);
-            }
-            macro_rules! last_step {
-                ($sums:tt, $block:literal) => {
-                    load_tile!("tmm7", b(last, $block), b_bytes);
-                    multiply_tiles!("tdpbf16ps", $sums, "tmm5", "tmm7")
-                };
+                for_blocks!(multiply, step, "tmm4", "tmm6");
             }
             load_tile!("tmm5", a.add(last), a_bytes);
-            for_blocks!(last_step);
+            for_blocks!(multiply, last, "tmm5", "tmm7");
             for_blocks!(end);
         }
     }
