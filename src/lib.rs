@@ -27,5 +27,6 @@ pub mod machine;
 pub mod kernels;
 pub mod stats;
 pub mod tensor;
+pub mod files;
 pub mod units;
 pub mod error;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the top layer to the bottom one, as `src/lib.rs` lists them.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "cli",
     "pipeline",
     "report",
@@ -26,6 +26,7 @@ const LAYERS: [&str; 21] = [
     "kernels",
     "stats",
     "tensor",
+    "files",
     "units",
     "error",
 ];

@@ -1,0 +1,87 @@
+//! Reading of files that others wrote: regular files only, and never more bytes than the reader has use for.
+//!
+//! Every untrusted file is opened here. A pipe or a device has no end and may block for ever, and the size that a
+//! folder states may change while the file is read: so the kind is checked on the open file, and reading stops one
+//! byte beyond the limit.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::units;
+
+/// Opens a regular file for reading; a symbolic link to one is followed.
+///
+/// # Errors
+/// A file that is missing or cannot be read, and whatever is no regular file.
+pub fn open(path: &Path) -> Result<(File, Metadata)> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    // To open a pipe waits for its other end; this flag changes nothing for a regular file.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|e| Error::io(path, "open", e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
+        return Err(Error::input(path.display(), format!("expected a file, got {kind}")));
+    }
+    Ok((file, metadata))
+}
+
+/// The bytes of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`open`], and a larger file.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, metadata) = open(path)?;
+    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize);
+    let size = file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    if size as u64 > limit {
+        let problem = format!("expected at most {}, the file is larger", units::bytes(limit));
+        return Err(Error::input(path.display(), problem));
+    }
+    Ok(bytes)
+}
+
+/// As [`read`], of a UTF-8 text.
+///
+/// # Errors
+/// As [`read`], and the first byte that is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    String::from_utf8(read(path, limit)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::input(format!("{}: byte {at}", path.display()), "not UTF-8; convert the text")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, "abcd").unwrap();
+        assert_eq!(read(&path, 4).unwrap(), b"abcd");
+        assert!(read(&path, 3).unwrap_err().to_string().contains("expected at most 3 B, the file is larger"));
+        std::fs::write(&path, b"ab\xff").unwrap();
+        assert!(read_text(&path, 9).unwrap_err().to_string().contains("byte 2: not UTF-8"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for path in [pipe.as_path(), &link, Path::new("/dev/zero"), folder.path()] {
+            let message = read(path, 9).unwrap_err().to_string();
+            assert!(message.contains("expected a file, got a "), "{message}");
+        }
+    }
+}
