@@ -17,8 +17,3 @@ pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     std::fs::write(&path, bytes).expect("a file can be written in the temporary folder");
     path
 }
-
-/// A file with the bytes of a fixture, written once; later changes to it stay.
-pub fn remove(name: &str) {
-    let _ = std::fs::remove_file(FOLDER.join(name));
-}

@@ -6,7 +6,7 @@ use quantbench::assets::{read_choices, read_documents};
 use quantbench::suite::TextSource;
 use serde_json::json;
 
-use crate::edits::{self, Input};
+use crate::edits::Input;
 use crate::scratch;
 use crate::tensors::{Pieces, Tensor};
 
@@ -108,9 +108,4 @@ pub fn choice_tokens(data: &[u8]) {
     scratch::file("x.safetensors", &file);
     let source = TextSource { source: "path:x.safetensors".into(), documents: None, field: None };
     let _ = read_choices(&source, scratch::folder());
-}
-
-/// Words of a document that is edited elsewhere.
-pub fn words_of(document: &serde_json::Value) -> Vec<String> {
-    edits::words([document].into_iter())
 }

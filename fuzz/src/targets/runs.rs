@@ -45,10 +45,16 @@ static JOURNAL: LazyLock<Base> = LazyLock::new(|| {
     Base::new(lines.map(parsed).collect())
 });
 
-/// The lines of a journal.
+/// The lines of a journal, each with its checksum.
 fn lines(events: &Value) -> Vec<u8> {
-    let lines = events.as_array().into_iter().flatten().map(|event| format!("{event}\n"));
-    lines.collect::<String>().into_bytes()
+    let (mut lines, mut last) = (String::new(), String::new());
+    for event in events.as_array().into_iter().flatten() {
+        let event = event.to_string();
+        let digest = Sha256::new().chain_update(&last).chain_update(&event).finalize();
+        last = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        lines.push_str(&format!("{},\"check\":\"{last}\"}}\n", event.strip_suffix('}').unwrap_or(&event)));
+    }
+    lines.into_bytes()
 }
 
 /// Any bytes as a journal.
