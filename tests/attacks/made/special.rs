@@ -151,7 +151,7 @@ fn folders_of_other_kinds() {
         spoilt_model("a zip as weights", "2\nzip or pickle", |place| {
             fs::write(place.path("model/model.safetensors"), b"PK\x03\x04pickle and more").unwrap();
         }),
-        spoilt("a name without an end", "2", &["plan", "suite.toml"], |place| {
+        spoilt("a name without an end", "0 2", &["plan", "suite.toml"], |place| {
             let suite = tiny_model::SUITE.replace("path:model", &format!("path:{}", "a/".repeat(100_000)));
             fs::write(place.path("suite.toml"), suite).unwrap();
         }),
