@@ -56,6 +56,9 @@ pub struct Checkpoint {
     entries: Vec<Entry>,
     /// Place in `entries` by name.
     index: HashMap<String, usize>,
+    /// Names of the tensors that were read.
+    #[cfg(test)]
+    reads: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }
 
 /// A tensor under its published name.
@@ -259,6 +262,7 @@ impl Checkpoint {
         let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
         let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
+        tied_head::check(&checkpoint, &layout.config)?;
         checkpoint.config = layout.config;
         checkpoint.side_files = layout.side_files;
         checkpoint.sentence_modules = layout.sentence_modules;
@@ -284,7 +288,20 @@ impl Checkpoint {
             tokenizer: TokenizerSource::Missing,
             entries,
             index,
+            #[cfg(test)]
+            reads: Default::default(),
         })
+    }
+
+    #[cfg(test)]
+    fn record_read(&self, name: &str) {
+        self.reads.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// Names of the tensors that were read since the checkpoint was opened.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> std::collections::BTreeSet<String> {
+        self.reads.lock().unwrap().clone()
     }
 
     /// The file or folder.
@@ -316,11 +333,21 @@ impl Checkpoint {
         self.entry(name).map(|entry| entry.shape.clone())
     }
 
+    /// The type of a tensor whose values cannot be read here (integers, truth values, 8-bit floats).
+    pub fn unsupported(&self, name: &str) -> Option<String> {
+        match self.entry(name)?.storage {
+            Storage::Unsupported(dtype) => Some(dtype.to_string()),
+            Storage::Whole { .. } | Storage::Quantized(_) => None,
+        }
+    }
+
     /// Reads one tensor.
     ///
     /// # Errors
     /// A missing tensor, NaN or infinite scales.
     pub fn tensor(&self, name: &str) -> Result<StoredTensor> {
+        #[cfg(test)]
+        self.record_read(name);
         let fault = |problem: String| Error::input(self.place_of(name), problem);
         let entry = self.entry(name).ok_or_else(|| fault("no such tensor".into()))?;
         let (slab, format, order) = match &entry.storage {
@@ -357,6 +384,8 @@ impl Checkpoint {
     /// Rows of a dense matrix, to be packed without a copy of the whole; `None` when there is no such tensor, or it is
     /// quantized or no matrix. Values are not checked: NaN in the file is NaN here.
     pub fn dense_rows(&self, name: &str) -> Option<DenseRows<'_>> {
+        #[cfg(test)]
+        self.record_read(name);
         let entry = self.entry(name)?;
         match &entry.storage {
             Storage::Whole { slab, format, order }

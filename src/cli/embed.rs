@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::model::{self, Form};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool};
 use crate::network::{self, LoadOptions};
@@ -51,11 +50,10 @@ struct Line<'a> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     Isa::from_env()?;
     let pool = Pool::new(model::threads(args.threads)?);
-    let local = model::locate(&args.model)?;
-    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
-    let network =
-        network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), ..LoadOptions::default() })?;
-    let tokenizer = Encoder::of(&checkpoint)?;
+    let model = model::open(&args.model)?;
+    let options = LoadOptions { dense: args.form.dense(), ..LoadOptions::default() };
+    let network = network::Encoder::load(model.checkpoint(), options)?;
+    let tokenizer = Encoder::of(&model);
     let longest = args.length.map_or(usize::MAX, |n| n as usize).min(network.config().max_positions());
     let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint;
 use crate::decide::LEAST_CLUSTERS;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, KvFormat, Pool};
@@ -122,13 +121,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
     let length = args.length as usize;
-    let local = model::locate(&args.model)?;
-    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    let model = model::open(&args.model)?;
     let pool = Pool::new(threads);
-    if let Architecture::Encoder { .. } = Architecture::of(&checkpoint)? {
-        return eval_encoder::run(args, &checkpoint, &pool);
+    if let Architecture::Encoder { .. } = model.architecture() {
+        return eval_encoder::run(args, &model, &pool);
     }
-    let encoder = Encoder::of(&checkpoint)?;
+    let encoder = Encoder::of(&model);
     let data = model::data(&args.text);
     let documents = encoder.read(&data, Path::new("."))?.documents;
     let cut = |ids: &Vec<u32>| windows(ids, length, encoder.bos());
@@ -144,7 +142,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     });
     let reference = reference.transpose()?;
     let options = LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache };
-    let decoder = Decoder::load(&checkpoint, options)?;
+    let decoder = Decoder::load(model.checkpoint(), options)?;
     let start = Instant::now();
     let lines = score(&decoder, &pool, &windows)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -242,14 +240,13 @@ fn scored_by(
         }
         return Ok(lines);
     }
-    let local = model::locate(reference)?;
-    let checkpoint = Checkpoint::open(model::single(reference, &local)?)?;
-    if Encoder::of(&checkpoint)?.read(data, Path::new("."))?.documents != documents {
+    let model = model::open(reference)?;
+    if Encoder::of(&model).read(data, Path::new("."))?.documents != documents {
         let problem = "reads the text as other tokens than the model does, so the two predict different things; \
                        expected a reference with the same tokenizer";
         return Err(Error::input(reference, problem));
     }
-    score(&Decoder::load(&checkpoint, LoadOptions::default())?, pool, windows)
+    score(&Decoder::load(model.checkpoint(), LoadOptions::default())?, pool, windows)
 }
 
 /// How much more perplexity a model has than `reference`, from the sums over the same windows of both.

@@ -8,10 +8,9 @@ use serde::Serialize;
 use super::eval::Args;
 use super::model;
 use crate::assets::{Documents, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool};
-use crate::network::{self, LoadOptions};
+use crate::network::{self, LoadOptions, Model};
 use crate::results::KernelUse;
 use crate::tasks::{Embeddings, Encoder, sentences};
 use crate::tensor::DenseFormat;
@@ -36,19 +35,18 @@ struct Evaluation {
 }
 
 /// Embeds the sentences of a text with both models and prints how they compare.
-pub(super) fn run(args: &Args, checkpoint: &Checkpoint, pool: &Pool) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, model: &Model, pool: &Pool) -> Result<ExitCode> {
     let Some(reference) = &args.reference else {
         let problem = "is an encoder, whose embeddings are compared with another's; add --reference MODEL";
         return Err(Error::Usage(format!("{}: {problem}", args.model)));
     };
-    let local = model::locate(reference)?;
-    let original = Checkpoint::open(model::single(reference, &local)?)?;
-    let sequences = sequences(args, checkpoint)?;
+    let original = model::open(reference)?;
+    let sequences = sequences(args, model)?;
     let options = LoadOptions { dense: args.form.dense(), ..LoadOptions::default() };
-    let encoder = network::Encoder::load(checkpoint, options)?;
+    let encoder = network::Encoder::load(model.checkpoint(), options)?;
     let own = embed(&encoder, pool, &sequences)?;
     let exact = LoadOptions { dense: Some(DenseFormat::F32), ..LoadOptions::default() };
-    let exact = embed(&network::Encoder::load(&original, exact)?, pool, &sequences)?;
+    let exact = embed(&network::Encoder::load(original.checkpoint(), exact)?, pool, &sequences)?;
     let cosines: Vec<f64> = (0..sequences.len()).map(|at| own.cosine(&exact, at)).collect();
     let found = Evaluation {
         model: args.model.clone(),
@@ -80,8 +78,8 @@ pub(super) fn run(args: &Args, checkpoint: &Checkpoint, pool: &Pool) -> Result<E
 }
 
 /// The sentences of the text as tokens.
-fn sequences(args: &Args, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
-    let encoder = Encoder::of(checkpoint)?;
+fn sequences(args: &Args, model: &Model) -> Result<Vec<Vec<u32>>> {
+    let encoder = Encoder::of(model);
     let Documents::Texts(texts) = read_documents(&model::data(&args.text), Path::new("."))? else {
         return Err(Error::input(&args.text, "expected text, got a token file; sentences are cut from text"));
     };

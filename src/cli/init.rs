@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::{Architecture, Config, EncoderConfig};
+use crate::network::{Architecture, Config, EncoderConfig, Model};
 
 use super::{init_encoder, model};
 
@@ -57,10 +57,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         format!("path:{}", path.canonicalize().map_err(|e| Error::io(path, "read", e))?.display())
     };
     let source = toml::Value::String(source);
-    let checkpoint = Checkpoint::open(path)?;
-    let text = match Architecture::of(&checkpoint)? {
-        Architecture::Decoder(config) => starter(&source, &inspect(&checkpoint, &config)?),
-        Architecture::Encoder { config, .. } => init_encoder::starter(&source, &inspect_encoder(&checkpoint, &config)),
+    let model = Model::open(path)?;
+    let text = match model.architecture() {
+        Architecture::Decoder(config) => starter(&source, &inspect(model.checkpoint(), config)?),
+        Architecture::Encoder { config, .. } => {
+            init_encoder::starter(&source, &inspect_encoder(model.checkpoint(), config))
+        }
     };
     let mut file = std::fs::File::create_new(&args.out).map_err(|e| Error::io(&args.out, "create", e))?;
     file.write_all(text.as_bytes()).map_err(|e| Error::io(&args.out, "write", e))?;

@@ -8,11 +8,10 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::{limits, model};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{self, Arithmetic};
 use crate::kernels::{Isa, Matrix, Pool, synthetic};
-use crate::network::Architecture;
+use crate::network::Model;
 use crate::tensor::{ActivationScheme, DenseFormat};
 
 /// Time every kernel at the shapes of a model.
@@ -72,8 +71,7 @@ struct Row {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
-    let local = model::locate(&args.model)?;
-    let shapes = shapes(&Checkpoint::open(model::single(&args.model, &local)?)?)?;
+    let shapes = shapes(&model::open(&args.model)?);
     let (isa, pool) = (Isa::active(), Pool::new(threads));
     let machine = limits::measure(&pool, &[isa]);
     super::print(limits::text(std::slice::from_ref(&machine)).trim_end())?;
@@ -125,18 +123,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// `(out_features, in_features)` of the blocks' linear layers and a decoder's head, with how many there are.
-fn shapes(checkpoint: &Checkpoint) -> Result<BTreeMap<(usize, usize), usize>> {
-    let architecture = Architecture::of(checkpoint)?;
+fn shapes(model: &Model) -> BTreeMap<(usize, usize), usize> {
+    let architecture = model.architecture();
     let mut shapes = BTreeMap::new();
     for name in architecture.block_weights() {
-        if let Some([rows, cols]) = checkpoint.shape(&name).as_deref() {
+        if let Some([rows, cols]) = model.checkpoint().shape(&name).as_deref() {
             *shapes.entry((*rows, *cols)).or_default() += 1;
         }
     }
     if architecture.head().is_some() {
         *shapes.entry((architecture.vocab_size(), architecture.hidden_size())).or_default() += 1;
     }
-    Ok(shapes)
+    shapes
 }
 
 /// Makes a matrix of `(rows, cols)`; `None` where the format does not fit them.

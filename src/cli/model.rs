@@ -8,6 +8,7 @@ use crate::assets::{Local, Source};
 use crate::error::{Error, Result};
 use crate::kernels::KvFormat;
 use crate::machine;
+use crate::network::Model;
 use crate::suite::TextSource;
 use crate::tensor::DenseFormat;
 
@@ -44,6 +45,14 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
         [path] => Ok(path),
         paths => Err(Error::Usage(format!("{text:?} names {} files; a model is one file or one folder", paths.len()))),
     }
+}
+
+/// The model, fetched if it is not here, opened and checked.
+///
+/// # Errors
+/// As [`locate`], [`single`] and [`Model::open`].
+pub(super) fn open(text: &str) -> Result<Model> {
+    Model::open(single(text, &locate(text)?)?)
 }
 
 /// Storage of keys and values by its name.

@@ -14,10 +14,9 @@ use std::time::Instant;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Pool};
-use crate::network::Architecture;
+use crate::network;
 use crate::results::folder_of;
 use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
 use crate::tensor::DenseFormat;
@@ -122,8 +121,8 @@ struct Model {
 impl Model {
     fn open(local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
         let path = local.paths.first().cloned().unwrap_or_default();
-        let checkpoint = Checkpoint::open(&path)?;
-        let architecture = Architecture::of(&checkpoint)?;
+        let model = network::Model::open(&path)?;
+        let (architecture, checkpoint) = (model.architecture(), model.checkpoint());
         let linears = architecture.block_weights().into_iter().filter_map(|name| match checkpoint.shape(&name)?[..] {
             [rows, cols] => Some((rows as u64, cols as u64)),
             _ => None,

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::model::{self, Form};
 use super::progress::Progress;
 use crate::assets::cache_dir;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
+use crate::network::Model;
 use crate::report;
 use crate::results::{Effect, Sensitivity, UnitSensitivity, write_whole};
 use crate::suite::{Format, Observer};
@@ -142,7 +142,7 @@ fn tokens(args: &Args, path: &Path) -> Result<(CalibrationTokens, Option<Calibra
     let text = args.text.clone().or_else(|| bundled("heldout")).ok_or_else(|| {
         Error::Usage("predictions are compared on text; add --text FILE, of a kind that the model will see".into())
     })?;
-    let encoder = Encoder::of(&Checkpoint::open(path)?)?;
+    let encoder = Encoder::of(&Model::open(path)?);
     let draw = |text: &str, windows| {
         let corpus = encoder.read(&model::data(text), Path::new("."))?;
         CalibrationTokens::draw(&corpus.documents, encoder.bos(), windows, args.length, args.seed)

@@ -10,6 +10,7 @@ use crate::kernels::{
 use crate::network::Config;
 use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
 use crate::network::rotary::Rotary;
+use crate::network::tensor_list::Shaped;
 
 /// One transformer block; a decoder holds one for each layer, calibration one at a time.
 #[derive(Debug)]
@@ -86,6 +87,31 @@ impl Block {
             down: linear("mlp.down_proj", (hidden, ffn), config.mlp_bias)?,
             config: config.clone(),
         })
+    }
+
+    /// The tensors of block `layer` with their shapes.
+    pub(super) fn tensors(config: &Config, layer: usize) -> Vec<Shaped> {
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.query_width(), config.kv_width());
+        let linears = [
+            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, config.output_bias),
+            ("mlp.gate_proj", ffn, hidden, config.mlp_bias),
+            ("mlp.up_proj", ffn, hidden, config.mlp_bias),
+            ("mlp.down_proj", hidden, ffn, config.mlp_bias),
+        ];
+        let norms = [("input_layernorm", hidden), ("post_attention_layernorm", hidden)];
+        let head_norms = ["self_attn.q_norm", "self_attn.k_norm"].map(|norm| (norm, config.head_dim));
+        let norms = norms.into_iter().chain(head_norms.into_iter().filter(|_| config.qk_norm));
+        let name = |module: &str, part: &str| format!("model.layers.{layer}.{module}.{part}");
+        let mut tensors: Vec<Shaped> = norms.map(|(norm, width)| (name(norm, "weight"), vec![width])).collect();
+        for (linear, rows, cols, bias) in linears {
+            tensors.push((name(linear, "weight"), vec![rows, cols]));
+            tensors.extend(bias.then(|| (name(linear, "bias"), vec![rows])));
+        }
+        tensors
     }
 
     /// The linear layer of that name inside the block.

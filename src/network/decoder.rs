@@ -6,13 +6,12 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Hadamard, Isa, KvFormat, Matrix, Pool, rows, vector};
-use crate::network::Config;
+use crate::network::{Architecture, Config};
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
 use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
 use crate::network::lookup_table::check_tokens;
-use crate::network::pre_quant_scales::refuse_others;
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
 
@@ -38,8 +37,9 @@ impl Decoder {
     /// A damaged or unsupported model.
     pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder> {
         let place = checkpoint.path().display().to_string();
-        let config = Config::from_json(&place, checkpoint.config())?;
-        refuse_others(checkpoint, None)?;
+        let Architecture::Decoder(config) = Architecture::of(checkpoint)? else {
+            return Err(Error::input(place, "is an encoder; expected a decoder"));
+        };
         let head = Head::load_for(checkpoint, &config, options)?;
         let embedding = if config.tied_head {
             None

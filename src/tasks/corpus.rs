@@ -1,17 +1,17 @@
 //! Documents of a source as tokens of one model, be they text or token ids already.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::assets::{Documents, TokenOwner, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::network::{Architecture, Tokenizer};
+use crate::network::{Architecture, Model, Tokenizer};
 use crate::suite::TextSource;
 
 /// What turns text into a model's tokens, and checks ids that are claimed to be its own.
 #[derive(Debug)]
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     vocabulary: usize,
     reads_sentences: bool,
 }
@@ -31,14 +31,10 @@ pub struct Corpus {
 
 impl Encoder {
     /// The tokenizer and the vocabulary of a model.
-    ///
-    /// # Errors
-    /// No tokenizer, or one that is not supported; a damaged config.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Encoder> {
-        let architecture = Architecture::of(checkpoint)?;
+    pub fn of(model: &Model) -> Encoder {
+        let architecture = model.architecture();
         let reads_sentences = matches!(architecture, Architecture::Encoder { .. });
-        let vocabulary = architecture.vocab_size();
-        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary, reads_sentences })
+        Encoder { tokenizer: Arc::clone(model.tokenizer()), vocabulary: architecture.vocab_size(), reads_sentences }
     }
 
     /// Whether the network reads sentences as wholes, as encoders do.

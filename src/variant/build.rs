@@ -14,7 +14,7 @@ use super::unfinished::{KEEP_EVERY, Unfinished};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::network::Tokenizer;
+use crate::network::{Architecture, Model, Tokenizer};
 use crate::results::{Artefact, folder_of};
 use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
@@ -64,6 +64,8 @@ pub(super) fn build_keeping(
         for file in &original.sentence_modules().files {
             copy(original.path(), &folder, file)?;
         }
+        // What is shipped must be what every other command reads.
+        Model::open(&folder)?;
         let file_bytes = make_durable(&folder)?;
         fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
         let parent = folder_of(into);
@@ -94,6 +96,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) ->
     }
     let path = order.import.unwrap_or(order.model);
     let checkpoint = Checkpoint::open(path)?;
+    Architecture::of(&checkpoint)?;
     let mut size = QuantizedSize::default();
     for name in checkpoint.names() {
         if let StoredTensor::Quantized(tensor, _) = checkpoint.tensor(&name)? {

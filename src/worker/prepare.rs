@@ -5,10 +5,9 @@ use std::fs;
 
 use super::protocol::{PrepareJob, Prepared};
 use crate::assets::{Documents, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::Architecture;
+use crate::network::Model;
 use crate::results::Genres;
 use crate::suite::{Calibration, Suite, Task, TaskKind};
 use crate::tasks::{ChoiceItems, Corpus, Encoder, Passages, Prompts, Window, Windows, prompts, spread_sentences};
@@ -20,9 +19,7 @@ const WARMUP_PROMPTS: usize = 2;
 /// Reads the data, tokenizes what is text and writes the token files.
 pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Prepared> {
     let suite = &job.suite;
-    let checkpoint = Checkpoint::open(&job.model)?;
-    check_kind(suite, &checkpoint)?;
-    let encoder = Encoder::of(&checkpoint)?;
+    let encoder = Encoder::of(&Model::open(&job.model)?);
     let steps = suite.tasks.len() + 1;
     let mut warnings = Vec::new();
     let mut scored = Scored::default();
@@ -105,21 +102,6 @@ fn cut(task: &Task, encoder: &Encoder, corpus: &Corpus, length: usize, limit: Op
     }
     let of = windows.iter().filter_map(|w| corpus.genre_of.get(w.document).copied()).collect();
     Ok(Windows { windows, genres: Genres { names: corpus.genres.clone(), of } })
-}
-
-/// A decoder's suite cannot run an encoder, nor the other way round.
-fn check_kind(suite: &Suite, checkpoint: &Checkpoint) -> Result<()> {
-    let problem = match (Architecture::of(checkpoint)?, suite.workload.encodes()) {
-        (Architecture::Encoder { .. }, false) => {
-            "is an encoder; give the suite's [workload] `length` instead of `prompt` and `generate`, and tasks of kind \
-             \"similarity\""
-        }
-        (Architecture::Decoder(_), true) => {
-            "is a decoder; give the suite's [workload] `prompt` and `generate` instead of `length`"
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::input(checkpoint.path().display(), problem))
 }
 
 /// The sentences of a similarity.

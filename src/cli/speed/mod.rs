@@ -19,12 +19,11 @@ use self::work::{Phase, Timed, Work};
 use super::model::{self, Form};
 use super::progress::Progress;
 use super::quantize::read_recipe;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Isa, KvFormat, Pool, Profile};
 use crate::measure::{Processes, Workers};
-use crate::network::{Architecture, Decoder, Encoder, LoadOptions};
+use crate::network::{Architecture, Decoder, Encoder, LoadOptions, Model};
 use crate::results::KernelUse;
 use crate::stats::median_interval;
 use crate::units;
@@ -170,10 +169,10 @@ enum Network {
 
 impl Network {
     fn load(path: &Path, options: LoadOptions) -> Result<Network> {
-        let checkpoint = Checkpoint::open(path)?;
-        match Architecture::of(&checkpoint)? {
-            Architecture::Decoder(_) => Decoder::load(&checkpoint, options).map(Network::Decoder),
-            Architecture::Encoder { .. } => Encoder::load(&checkpoint, options).map(Network::Encoder),
+        let model = Model::open(path)?;
+        match model.architecture() {
+            Architecture::Decoder(_) => Decoder::load(model.checkpoint(), options).map(Network::Decoder),
+            Architecture::Encoder { .. } => Encoder::load(model.checkpoint(), options).map(Network::Encoder),
         }
     }
 

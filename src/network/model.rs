@@ -1,0 +1,67 @@
+//! The one door to a model: every command opens it here before any work, so that all refuse the same files for the same
+//! reasons. Opening maps files and reads no weights.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::network::{Architecture, Pooling, Tokenizer};
+
+/// A network with its weights and its tokenizer, as published: opened and checked.
+#[derive(Debug)]
+pub struct Model {
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl Model {
+    /// Opens a model's file or folder.
+    ///
+    /// # Errors
+    /// Whatever [`Checkpoint::open`], [`Architecture::of`] and [`Tokenizer::from_checkpoint`] refuse; what follows an
+    /// encoder, where that is not supported.
+    pub fn open(path: &Path) -> Result<Model> {
+        let checkpoint = Checkpoint::open(path)?;
+        let architecture = Architecture::of(&checkpoint)?;
+        if matches!(&architecture, Architecture::Encoder { config, .. } if !config.classifies) {
+            Pooling::of(&checkpoint)?;
+        }
+        let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
+        Ok(Model { checkpoint, architecture, tokenizer })
+    }
+
+    /// Checks a file that is scored and timed as another form of this model, whose tokenizer it shares.
+    ///
+    /// # Errors
+    /// What [`Checkpoint::open`] and [`Architecture::of`] refuse; a network of another kind or vocabulary.
+    pub fn check_form(&self, path: &Path) -> Result<()> {
+        let other = Architecture::of(&Checkpoint::open(path)?)?;
+        let kind = |architecture: &Architecture| match architecture {
+            Architecture::Decoder(config) => format!("a decoder of {} tokens", config.vocab_size),
+            Architecture::Encoder { config, .. } => format!("an encoder of {} tokens", config.vocab_size),
+        };
+        let (expected, got) = (kind(&self.architecture), kind(&other));
+        if expected == got {
+            return Ok(());
+        }
+        let problem = format!("is {got}, the suite's model is {expected}; they are not forms of one model");
+        Err(Error::input(path.display(), problem))
+    }
+
+    /// Configuration and weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The network.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Text to tokens.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+}
