@@ -5,7 +5,7 @@
 //! byte beyond the limit.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -27,7 +27,26 @@ pub fn open(path: &Path) -> Result<(File, Metadata)> {
         let kind = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
         return Err(Error::input(path.display(), format!("expected a file, got {kind}")));
     }
+    if metadata.len() <= LONGEST_POINTER {
+        refuse_pointer(path, &file)?;
+    }
     Ok((file, metadata))
+}
+
+/// First line of what Git puts in place of a large file.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// Most bytes of such a pointer.
+const LONGEST_POINTER: u64 = 1024;
+
+/// Refuses a pointer of Git LFS, which stands for a file that was not fetched.
+fn refuse_pointer(path: &Path, mut file: &File) -> Result<()> {
+    let mut start = Vec::with_capacity(POINTER.len());
+    let read = file.take(POINTER.len() as u64).read_to_end(&mut start).and_then(|_| file.rewind());
+    read.map_err(|e| Error::io(path, "read", e))?;
+    if start == POINTER {
+        return Err(Error::input(path.display(), "is a Git LFS pointer, not the file itself: run `git lfs pull`"));
+    }
+    Ok(())
 }
 
 /// The bytes of a regular file of at most `limit` bytes.
@@ -69,6 +88,8 @@ mod tests {
         assert!(read(&path, 3).unwrap_err().to_string().contains("expected at most 3 B, the file is larger"));
         std::fs::write(&path, b"ab\xff").unwrap();
         assert!(read_text(&path, 9).unwrap_err().to_string().contains("byte 2: not UTF-8"));
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n").unwrap();
+        assert!(read_text(&path, 999).unwrap_err().to_string().contains("run `git lfs pull`"));
     }
 
     #[test]

@@ -5,11 +5,15 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use super::gguf_parts::name_of_part;
+use super::other_formats::{self, has_extension};
 use super::sentence_transformers::{self, SentenceModules};
 use crate::error::{Error, Result};
 
 /// Configuration, published with every Hugging Face model.
 const CONFIG: &str = "config.json";
+/// Configuration of an adapter.
+const ADAPTER: &str = "adapter_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -21,7 +25,7 @@ const GPTQ_CONFIG: &str = "quantize_config.json";
 pub(super) enum Folder {
     /// Configuration and safetensors.
     Safetensors(Layout),
-    /// One GGUF file.
+    /// One GGUF file, or the first part of one model.
     Gguf(PathBuf),
 }
 
@@ -44,8 +48,15 @@ pub(super) struct Layout {
 
 /// Looks at a folder.
 pub(super) fn look(folder: &Path) -> Result<Folder> {
+    let names = list(folder)?;
+    let adapter = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("adapter_model."));
+    if folder.join(ADAPTER).is_file() && (names.iter().any(adapter) || !folder.join(WEIGHTS).is_file()) {
+        let problem = "holds a LoRA adapter (adapter_config.json); merge it into its model first (merge_and_unload of peft)";
+        return Err(Error::input(folder.display(), problem));
+    }
     if folder.join(CONFIG).is_file() {
         if folder.join(WEIGHTS).is_file() {
+            refuse_other_shards(folder)?;
             return layout(folder, vec![folder.join(WEIGHTS)], None).map(Folder::Safetensors);
         }
         if folder.join(INDEX).is_file() {
@@ -53,30 +64,62 @@ pub(super) fn look(folder: &Path) -> Result<Folder> {
             return layout(folder, shards, Some(weight_map)).map(Folder::Safetensors);
         }
         // GPTQ names its one file after the scheme.
-        let weights: Vec<PathBuf> = list(folder)?.into_iter().filter(|p| has_extension(p, &["safetensors"])).collect();
+        let weights = names.iter().filter(|p| has_extension(p, &["safetensors"]) && !other_formats::is_consolidated(p));
+        let weights: Vec<PathBuf> = weights.cloned().collect();
         if weights.len() == 1 {
             return layout(folder, weights, None).map(Folder::Safetensors);
         }
+        if weights.len() > 1 {
+            let problem = format!("{} .safetensors files, but no {INDEX}; fetch the index too", weights.len());
+            return Err(Error::input(folder.display(), problem));
+        }
     }
-    let names = list(folder)?;
     let of_kind = |extensions: &[&str]| -> Vec<&PathBuf> {
         names.iter().filter(|path| has_extension(path, extensions)).collect()
     };
     let gguf = of_kind(&["gguf"]);
-    if let [only] = gguf[..] {
-        return Ok(Folder::Gguf(only.clone()));
+    if let Some(first) = one_model(&gguf) {
+        return Ok(Folder::Gguf(first.clone()));
     }
+    // Exporters of ONNX put it into a folder of its own.
+    let inner: Vec<PathBuf> = if folder.join("onnx").is_dir() { list(&folder.join("onnx"))? } else { Vec::new() };
+    let other = other_formats::describe(&names).or_else(|| other_formats::describe(&inner));
     let got = if gguf.len() > 1 {
         format!("{} .gguf files: name one of them", gguf.len())
-    } else if !of_kind(&["safetensors"]).is_empty() && !folder.join(CONFIG).is_file() {
+    } else if of_kind(&["safetensors"]).iter().any(|path| !other_formats::is_consolidated(path)) {
         "safetensors without config.json: put the model's config.json beside them".into()
-    } else if !of_kind(&["bin", "pt", "pth", "ckpt"]).is_empty() {
-        "pickled weights, which can run code when read: convert the model to safetensors".into()
     } else {
-        "neither".into()
+        other.unwrap_or_else(|| "neither".into())
     };
     let problem = format!("expected {CONFIG} with {WEIGHTS} or {INDEX}, or one .gguf file; got {got}");
     Err(Error::input(folder.display(), problem))
+}
+
+/// The only file, or one of the parts of the only model.
+fn one_model<'a>(gguf: &[&'a PathBuf]) -> Option<&'a PathBuf> {
+    let (first, others) = gguf.split_first()?;
+    let model = |path: &Path| name_of_part(path).map(|(name, _, count)| (name, count));
+    let same = |other: &&PathBuf| model(first).is_some() && model(other) == model(first);
+    others.iter().all(same).then_some(first)
+}
+
+/// Refuses a folder that holds [`WEIGHTS`] and shards of another model, of which programs take one or the other.
+fn refuse_other_shards(folder: &Path) -> Result<()> {
+    if !folder.join(INDEX).is_file() {
+        return Ok(());
+    }
+    let (shards, _) = read_index(folder)?;
+    match shards.iter().find(|shard| **shard != folder.join(WEIGHTS) && shard.is_file()) {
+        None => Ok(()),
+        Some(shard) => {
+            let shard = shard.file_name().unwrap_or_default().to_string_lossy();
+            let problem = format!(
+                "holds {WEIGHTS}, and beside it {shard} and others that {INDEX} lists; which of the two is the model cannot \
+                 be known: remove one"
+            );
+            Err(Error::input(folder.display(), problem))
+        }
+    }
 }
 
 /// A single safetensors file, with the configuration and tokenizer beside it, where there are any.
@@ -106,10 +149,6 @@ fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String
     Ok(Layout { shards, weight_map, config, tokenizer: beside(TOKENIZER), sentence_modules, side_files })
 }
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known))
-}
-
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|source| Error::io(folder, "read", source))?;
     entries.map(|entry| entry.map(|e| e.path()).map_err(|source| Error::io(folder, "read", source))).collect()
@@ -135,6 +174,7 @@ fn read_index(folder: &Path) -> Result<(Vec<PathBuf>, HashMap<String, usize>)> {
         return Err(Error::input(path.display(), "expected an object \"weight_map\" from tensor to file"));
     };
     let mut shards = Vec::new();
+    let mut places: HashMap<PathBuf, usize> = HashMap::new();
     let mut weight_map = HashMap::with_capacity(entries.len());
     for (tensor, shard) in entries {
         let shard = shard.as_str().and_then(|name| plain_file_name(name).then(|| folder.join(name)));
@@ -142,9 +182,8 @@ fn read_index(folder: &Path) -> Result<(Vec<PathBuf>, HashMap<String, usize>)> {
             let problem = "expected the name of a file in this folder, without a path";
             Error::input(format!("{}: weight_map: \"{tensor}\"", path.display()), problem)
         })?;
-        let known = shards.iter().position(|other| *other == shard);
-        let at = known.unwrap_or_else(|| {
-            shards.push(shard);
+        let at = *places.entry(shard).or_insert_with_key(|shard| {
+            shards.push(shard.clone());
             shards.len() - 1
         });
         weight_map.insert(tensor.clone(), at);

@@ -1,12 +1,12 @@
 //! Files mapped into memory: read where they lie, copied only when a tensor is asked for.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A file mapped read-only.
 #[derive(Debug)]
@@ -21,11 +21,7 @@ impl MappedFile {
     /// # Errors
     /// When it cannot be opened, is not a file or is empty.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io(path, "open", source))?;
-        let metadata = file.metadata().map_err(|source| Error::io(path, "read", source))?;
-        if !metadata.is_file() {
-            return Err(Error::input(path.display(), "expected a file, got something else"));
-        }
+        let (file, metadata) = files::open(path)?;
         if metadata.len() == 0 {
             return Err(Error::input(path.display(), "the file is empty; fetch it again"));
         }

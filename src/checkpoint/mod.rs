@@ -1,5 +1,5 @@
 //! Bytes to named tensors: safetensors (single file and sharded) with compressed-tensors, GPTQ, AWQ or torchao weights or
-//! the state of torch's fake quantizers (quantization-aware training), GGUF.
+//! the state of torch's fake quantizers (quantization-aware training), GGUF (also in parts).
 //!
 //! A [`Checkpoint`] maps its files and hands out tensors one at a time, under their Hugging Face names
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them; nothing is copied until asked for.
@@ -16,8 +16,10 @@ mod folder;
 mod gguf;
 mod gguf_blocks;
 mod gguf_model;
+mod gguf_parts;
 mod gptq;
 mod map;
+mod other_formats;
 mod left_dense;
 mod packed_words;
 mod quantization_config;
@@ -186,8 +188,8 @@ pub struct GgufVocabulary {
 }
 
 impl Checkpoint {
-    /// Opens a `.gguf` file, a `.safetensors` file, a folder with `config.json` and safetensors (one file, or shards
-    /// with their index), or a folder with one `.gguf` file. A single safetensors file takes `config.json` and
+    /// Opens a `.gguf` file (of a model in parts any of them), a `.safetensors` file, a folder with `config.json` and safetensors (one file, or shards
+    /// with their index), or a folder with one `.gguf` model. A single safetensors file takes `config.json` and
     /// `tokenizer.json` from its folder; without the former, [`Checkpoint::config`] is `null`.
     ///
     /// # Errors
@@ -203,23 +205,27 @@ impl Checkpoint {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gguf") => Checkpoint::open_gguf(path),
             Some("safetensors") => Checkpoint::open_safetensors(path, folder::single(path)?),
-            _ => Err(Error::input(path.display(), "expected a .gguf file, a .safetensors file or a model's folder")),
+            _ => {
+                let got = other_formats::describe(&[path.to_path_buf()]);
+                let got = got.map_or_else(String::new, |got| format!("; got {got}"));
+                let problem = format!("expected a .gguf file, a .safetensors file or a model's folder{got}");
+                Err(Error::input(path.display(), problem))
+            }
         }
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let file = MappedFile::open(path)?;
-        let (metadata, tensors) = gguf::parse(&place, file.bytes())?;
+        let gguf_parts::Parts { files, metadata, tensors } = gguf_parts::open(path)?;
         let model = Model::new(&place, &metadata)?;
         let mut entries = Vec::with_capacity(tensors.len());
-        for tensor in tensors {
+        for (file, tensor) in tensors {
             let (name, order) = model.tensor(&tensor)?;
-            let slab = Slab { file: 0, bytes: tensor.bytes };
+            let slab = Slab { file, bytes: tensor.bytes };
             let storage = Storage::Whole { slab, format: tensor.format, order };
             entries.push(Entry { name, shape: tensor.shape, storage });
         }
-        let mut checkpoint = Checkpoint::assemble(path, vec![file], entries)?;
+        let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         if let Some(vocabulary) = model.vocabulary()? {
             checkpoint.tokenizer = TokenizerSource::Gguf(vocabulary);
         }
@@ -242,6 +248,12 @@ impl Checkpoint {
             let file = MappedFile::open(shard)?;
             let (found, described) = safetensors::parse(&shard.display().to_string(), file.bytes())?;
             metadata.extend(described);
+            if let Some(map) = &layout.weight_map
+                && let Some(tensor) = found.iter().find(|tensor| !map.contains_key(&tensor.name))
+            {
+                let place = format!("{}: tensor \"{}\"", shard.display(), tensor.name);
+                return Err(Error::input(place, "is not listed in the index; fetch index and shards again"));
+            }
             // Where there is an index, it decides which shard a tensor is read from.
             let listed = |name: &str| layout.weight_map.as_ref().is_none_or(|map| map.get(name) == Some(&at));
             tensors.extend(found.into_iter().filter(|tensor| listed(&tensor.name)).map(|tensor| (at, tensor)));
@@ -258,6 +270,9 @@ impl Checkpoint {
             }
         }
         let place = path.display().to_string();
+        if other_formats::is_mlx(&layout.config, tensors.iter().map(|(_, tensor)| tensor.name.as_str())) {
+            return Err(Error::input(place, other_formats::MLX));
+        }
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
         let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
         let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;

@@ -231,3 +231,30 @@ fn of_encoder(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str) -> 
     tensors.extend(End::tensors(checkpoint, config, prefix));
     tensors
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::network::{Decoder, Encoder, LoadOptions};
+
+    /// The list is that of what loading reads, no more and no less.
+    #[test]
+    fn loading_reads_the_listed_tensors() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        for folder in ["tiny_models", "tiny_encoders"] {
+            for model in std::fs::read_dir(fixtures.join(folder)).unwrap() {
+                let checkpoint = Checkpoint::open(&model.unwrap().path()).unwrap();
+                let architecture = Architecture::of(&checkpoint).unwrap();
+                match &architecture {
+                    Architecture::Decoder(_) => _ = Decoder::load(&checkpoint, LoadOptions::default()).unwrap(),
+                    Architecture::Encoder { .. } => _ = Encoder::load(&checkpoint, LoadOptions::default()).unwrap(),
+                }
+                let mut listed = TensorList::new(&architecture, &checkpoint).names().to_vec();
+                listed.sort();
+                assert_eq!(checkpoint.reads().into_iter().collect::<Vec<_>>(), listed, "{}", checkpoint.path().display());
+            }
+        }
+    }
+}

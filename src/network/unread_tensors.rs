@@ -119,10 +119,9 @@ fn reason(list: &TensorList<'_>, name: &str) -> String {
 fn prefix(list: &TensorList<'_>, name: &str) -> Option<String> {
     let published = format!("model.{name}");
     if list.reads(&published) {
-        return Some(format!(
-            "its name lacks \"model.\" in front (expected \"{published}\"), as where the network was saved without its head; \
-             save the whole model (AutoModelForCausalLM)"
-        ));
+        let problem = "its name lacks \"model.\" in front, as where the network was saved without its head; save the whole \
+                       model (AutoModelForCausalLM)";
+        return Some(problem.into());
     }
     let places = name.match_indices('.').map(|(at, _)| at + 1);
     let at = places.into_iter().find(|&at| list.reads(&name[at..]) || list.reads(&format!("model.{}", &name[at..])))?;
