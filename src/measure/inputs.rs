@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::assets::{Local, Source};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine::{self, MachineRecord};
+use crate::network::Architecture;
 use crate::suite::{Recipe, Suite};
+use crate::tasks::check_lengths;
 
 /// A suite with its model and data on this machine.
 #[derive(Debug, Clone)]
@@ -39,6 +42,8 @@ impl Inputs {
         for text in texts {
             fetch(&text.source, base)?;
         }
+        let path = one_path(&suite.model, &model)?;
+        check_lengths(&suite, &Architecture::of(&Checkpoint::open(&path)?)?, &path)?;
         let mut imports = BTreeMap::new();
         for variant in &suite.variants {
             if let Recipe::Import { source, .. } = &variant.recipe
@@ -49,7 +54,7 @@ impl Inputs {
             }
         }
         Ok(Inputs {
-            model: one_path(&suite.model, &model)?,
+            model: path,
             model_sha256: model.sha256,
             base: base.to_path_buf(),
             imports,
