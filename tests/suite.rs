@@ -537,7 +537,7 @@ fn an_encoders_suite_has_tasks_workload_and_metrics_of_its_own() {
     let suite = read(&good).unwrap();
     assert!(suite.workload.encodes());
     assert_eq!((suite.workload.prompt, suite.workload.generate), (64, 0));
-    assert_eq!(suite.tasks[0].kind, TaskKind::Similarity { length: 128, sentences: None });
+    assert_eq!(suite.tasks[0].kind, TaskKind::Similarity { length: None, sentences: None });
     assert_eq!(suite.accept.accuracy.metric, AccuracyMetric::Similarity { max_drop: 0.01 });
     assert_eq!(suite.accept.speed.unwrap().metric, SpeedMetric::Latency);
     for (from, to, expected) in [

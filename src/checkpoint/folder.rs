@@ -142,7 +142,7 @@ fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String
         config["quantization_config"] = quantization;
     }
     let index = weight_map.is_some().then(|| folder.join(INDEX));
-    let sentence_modules = sentence_transformers::read(folder)?;
+    let sentence_modules = sentence_transformers::read(folder, &config)?;
     let modules = sentence_modules.files.iter().map(|file| folder.join(file));
     let side_files = [beside(CONFIG), beside(TOKENIZER), index, gptq_config].into_iter().flatten().chain(modules);
     let side_files = side_files.collect();

@@ -41,7 +41,7 @@ use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
 use self::map::MappedFile;
 use self::quantized::PackedWeight;
-pub use self::sentence_transformers::{SentenceModule, SentenceModules};
+pub use self::sentence_transformers::{ENCODERS, SentenceModule, SentenceModules};
 use self::storage::{Format, RowOrder, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};

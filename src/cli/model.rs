@@ -1,5 +1,6 @@
 //! What several commands ask for: a model, as a path or a source, the form of its weights, a number of threads.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -10,6 +11,7 @@ use crate::kernels::KvFormat;
 use crate::machine;
 use crate::network::Model;
 use crate::suite::TextSource;
+use crate::tasks::Encoder;
 use crate::tensor::DenseFormat;
 
 /// Whether the text names a source (`pypi:...`) and not a path.
@@ -62,6 +64,19 @@ pub(super) fn open(text: &str) -> Result<Model> {
 pub(super) fn kv_format(name: &str) -> std::result::Result<KvFormat, String> {
     let found = KvFormat::NAMED.into_iter().find(|(known, _)| *known == name);
     found.map(|(_, format)| format).ok_or_else(|| "expected f32, f16, bf16 or int8".into())
+}
+
+/// Tokens of the longest sentence: those asked for, at most the model's positions, or what its side files say. A note on
+/// standard error says where more is asked for than they say.
+pub(super) fn longest_sentence(encoder: &Encoder, asked: Option<u32>) -> usize {
+    let stated = encoder.longest_sentence();
+    let Some(asked) = asked else { return stated };
+    let longest = (asked as usize).min(encoder.positions());
+    if longest > stated {
+        // A closed standard error is no reason to stop.
+        _ = writeln!(std::io::stderr(), "sentences are cut at {longest} tokens; the model's side files say {stated}");
+    }
+    longest
 }
 
 /// The number of threads asked for, or all.

@@ -19,6 +19,7 @@ use crate::kernels::{Activations, Matrix, Pool};
 use crate::network;
 use crate::results::folder_of;
 use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
+use crate::tasks::{LONGEST_SENTENCE, check_lengths};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -53,7 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let source = fetch::parse(&args.suite, &suite.model)?;
     let imports = import_bytes(&suite, &args.suite)?;
-    let model = if source.is_local(base) { Some(Model::open(&source.fetch(base)?, imports)?) } else { None };
+    let model = if source.is_local(base) { Some(Model::open(&suite, &source.fetch(base)?, imports)?) } else { None };
     text.push_str("\nvariants\n");
     text.push_str(&variants(&suite, model.as_ref()));
     text.push_str("\n\nwork\n");
@@ -119,10 +120,11 @@ struct Model {
 }
 
 impl Model {
-    fn open(local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
+    fn open(suite: &Suite, local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
         let path = local.paths.first().cloned().unwrap_or_default();
         let model = network::Model::open(&path)?;
         let (architecture, checkpoint) = (model.architecture(), model.checkpoint());
+        check_lengths(suite, architecture, &path)?;
         let linears = architecture.block_weights().into_iter().filter_map(|name| match checkpoint.shape(&name)?[..] {
             [rows, cols] => Some((rows as u64, cols as u64)),
             _ => None,
@@ -240,7 +242,7 @@ fn work(suite: &Suite) -> String {
             TaskKind::Perplexity { length, windows } => format!("{} windows of {length} tokens", most(windows)),
             TaskKind::Choice { items } => format!("{} multiple-choice items", most(items)),
             TaskKind::Similarity { length, sentences } => {
-                format!("{} sentences of at most {length} tokens", most(sentences))
+                format!("{} sentences of at most {} tokens", most(sentences), length.unwrap_or(LONGEST_SENTENCE))
             }
         };
         _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
@@ -281,7 +283,9 @@ fn task_tokens(task: &Task, source: &Source, base: &Path) -> Option<u64> {
         TaskKind::Perplexity { length, windows: Some(windows) } => return Some((windows * length) as u64),
         TaskKind::Perplexity { windows: None, .. } => None,
         TaskKind::Choice { items } => Some(items.unwrap_or(usize::MAX)),
-        TaskKind::Similarity { length, sentences: Some(sentences) } => return Some((sentences * length) as u64),
+        TaskKind::Similarity { length, sentences: Some(sentences) } => {
+            return Some((sentences * length.unwrap_or(LONGEST_SENTENCE)) as u64);
+        }
         TaskKind::Similarity { sentences: None, .. } => None,
     };
     let local = if source.is_local(base) { source.fetch(base).ok()? } else { return None };

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::machine::{self, MachineRecord};
 use crate::network::{Architecture, Model};
 use crate::suite::{Recipe, Suite};
+use crate::tasks::check_lengths;
 
 /// A suite with its model and data on this machine.
 #[derive(Debug, Clone)]
@@ -44,6 +45,7 @@ impl Inputs {
         let path = one_path(&suite.model, &model)?;
         let opened = Model::open(&path)?;
         check_kind(&suite, &opened)?;
+        check_lengths(&suite, opened.architecture(), &path)?;
         let mut imports = BTreeMap::new();
         for variant in &suite.variants {
             if let Recipe::Import { source, .. } = &variant.recipe

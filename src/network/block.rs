@@ -8,7 +8,7 @@ use crate::kernels::{
     vector,
 };
 use crate::network::Config;
-use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
+use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, published_in_bf16, replace};
 use crate::network::rotary::Rotary;
 use crate::network::tensor_list::Shaped;
 
@@ -27,6 +27,7 @@ pub struct Block {
     gate: Linear,
     up: Linear,
     down: Linear,
+    published_in_bf16: bool,
 }
 
 /// What all blocks of one forward pass share.
@@ -45,15 +46,15 @@ pub struct Workspace {
     /// Input of linear layers.
     pub(super) x: Activations,
     /// `(tokens, heads * head_dim)`.
-    query: Vec<f32>,
+    pub(super) query: Vec<f32>,
     /// `(tokens, kv_heads * head_dim)`.
-    key: Vec<f32>,
-    value: Vec<f32>,
+    pub(super) key: Vec<f32>,
+    pub(super) value: Vec<f32>,
     /// `(tokens, intermediate_size)`.
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
     /// `(tokens, hidden_size)`: what is added to the residual stream.
-    delta: Vec<f32>,
+    pub(super) delta: Vec<f32>,
     attention: AttentionScratch,
 }
 
@@ -86,6 +87,7 @@ impl Block {
             up: linear("mlp.up_proj", (ffn, hidden), config.mlp_bias)?,
             down: linear("mlp.down_proj", (hidden, ffn), config.mlp_bias)?,
             config: config.clone(),
+            published_in_bf16: published_in_bf16(checkpoint),
         })
     }
 
@@ -169,7 +171,7 @@ impl Block {
         run: impl FnOnce(&Pass<'_>, &mut KeyValues),
     ) {
         let rotary = Rotary::new(&self.config, length);
-        let mut cache = self.cache(kv_format(self.linears().into_iter()), sequences, length);
+        let mut cache = self.cache(kv_format(self.linears().into_iter(), self.published_in_bf16), sequences, length);
         run(&Pass { pool, rotary: &rotary, sequences, start: 0, length }, &mut cache);
     }
 

@@ -184,6 +184,15 @@ impl Config {
         json.remove("architectures");
     }
 
+    /// Longest sequence that the model was made for; linear stretching is on top of `max_position_embeddings`. Windows of
+    /// attention bound how far back a token looks, not this.
+    pub fn positions(&self) -> usize {
+        match self.rope_scaling {
+            RopeScaling::Linear { factor } if factor > 1.0 => (self.max_positions as f64 * factor) as usize,
+            _ => self.max_positions,
+        }
+    }
+
     /// Width of all query heads together.
     pub fn query_width(&self) -> usize {
         self.heads * self.head_dim

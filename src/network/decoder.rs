@@ -10,7 +10,7 @@ use crate::network::{Architecture, Config};
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
-use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
+use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector, published_in_bf16};
 use crate::network::lookup_table::check_tokens;
 use crate::network::rotary::Rotary;
 use crate::results::KernelUse;
@@ -18,16 +18,16 @@ use crate::results::KernelUse;
 /// A decoder with packed weights.
 #[derive(Debug)]
 pub struct Decoder {
-    place: String,
-    config: Config,
+    pub(super) place: String,
+    pub(super) config: Config,
     /// `(vocab_size, hidden_size)`; `None` where the head's weight serves.
     embedding: Option<Matrix>,
     /// Of the residual stream while it runs through the blocks.
     rotation: Option<Hadamard>,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     norm: Vec<f32>,
     head: Head,
-    kv_format: KvFormat,
+    pub(super) kv_format: KvFormat,
 }
 
 impl Decoder {
@@ -52,7 +52,7 @@ impl Decoder {
             .map(|layer| Block::load(checkpoint, &config, layer, options))
             .collect::<Result<Vec<_>>>()?;
         let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
-        let suitable = || kv_format(blocks.iter().flat_map(Block::linears));
+        let suitable = || kv_format(blocks.iter().flat_map(Block::linears), published_in_bf16(checkpoint));
         let kv_format = options.kv_cache.unwrap_or_else(suitable);
         let rotation = config.rotation();
         Ok(Decoder { place, config, embedding, rotation, blocks, norm, head, kv_format })

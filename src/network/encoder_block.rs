@@ -300,7 +300,7 @@ pub(super) fn attention_format<'a>(
     linears: impl Iterator<Item = &'a Linear> + Clone,
 ) -> KvFormat {
     let pairs = (config.hidden_size / config.heads).is_multiple_of(2);
-    match kv_format(linears) {
+    match kv_format(linears, false) {
         KvFormat::Bf16 if pairs => KvFormat::Bf16,
         _ => KvFormat::F32,
     }

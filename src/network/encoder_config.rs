@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::checkpoint::ENCODERS;
 use crate::error::Result;
 use crate::kernels::Gelu;
 use crate::network::config::{MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
@@ -42,7 +43,7 @@ pub struct EncoderConfig {
 impl EncoderConfig {
     /// Whether a `config.json` is that of an encoder.
     pub fn describes(json: &Value) -> bool {
-        matches!(json["model_type"].as_str(), Some("bert" | "roberta" | "xlm-roberta"))
+        json["model_type"].as_str().is_some_and(|kind| ENCODERS.contains(&kind))
     }
 
     /// Reads and checks a `config.json`; `place` names the file in errors.

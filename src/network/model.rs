@@ -29,6 +29,16 @@ impl Model {
             Pooling::of(&checkpoint)?;
         }
         let tokenizer = Arc::new(Tokenizer::from_checkpoint(&checkpoint)?);
+        if let (Architecture::Encoder { .. }, Some(stated), Some(own)) =
+            (&architecture, checkpoint.sentence_modules().tokenizer_lower_cases, tokenizer.lower_cases())
+            && stated != own
+        {
+            let problem = format!(
+                "tokenizer_config.json says do_lower_case {stated}, the normalizer of tokenizer.json says lowercase {own}; \
+                 mend the one that is wrong"
+            );
+            return Err(Error::input(checkpoint.path().display(), problem));
+        }
         Ok(Model { checkpoint, architecture, tokenizer })
     }
 

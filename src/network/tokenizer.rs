@@ -10,7 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::NFC;
+use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -70,18 +70,35 @@ impl Tokenizer {
         self.ids(text, false)
     }
 
-    /// Ids of a text with the special tokens that the model puts around it (`[CLS] ... [SEP]`), at most `longest`: a
-    /// longer text loses its end, not the special tokens.
+    /// Ids of a text with the special tokens that the model puts around it (`[CLS] ... [SEP]`), at most `longest`, and whether
+    /// it was longer: it then loses its end, not the special tokens. Those that the text itself begins or ends with are not
+    /// doubled.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
-    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<(Vec<u32>, bool)> {
         let mut ids = self.ids(text, true)?;
-        if ids.len() > longest {
-            let behind = self.around.1.len();
-            ids.drain(longest.saturating_sub(behind)..ids.len() - behind);
+        let (front, behind) = self.around();
+        if !front.is_empty() && ids.get(front.len()..).is_some_and(|rest| rest.starts_with(front)) {
+            ids.drain(..front.len());
         }
-        Ok(ids)
+        let end = ids.len().saturating_sub(behind.len());
+        if !behind.is_empty() && end >= front.len() + behind.len() && ids[..end].ends_with(behind) {
+            ids.truncate(end);
+        }
+        let cut = ids.len() > longest;
+        if cut {
+            ids.drain(longest.saturating_sub(behind.len())..ids.len() - behind.len());
+        }
+        Ok((ids, cut))
+    }
+
+    /// Whether text is written in lower case first; `None` where the tokenizer is not BERT's.
+    pub fn lower_cases(&self) -> Option<bool> {
+        match self.tokenizer.get_normalizer() {
+            Some(NormalizerWrapper::BertNormalizer(normalizer)) => Some(normalizer.lowercase),
+            _ => None,
+        }
     }
 
     /// Text of ids, special tokens written out.

@@ -14,7 +14,7 @@
 //! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind |
 //! | .. `perplexity` | `length` 512, `windows` all |
 //! | .. `choice` | `items` all |
-//! | .. `similarity` | `length` 128, `sentences` all |
+//! | .. `similarity` | `length` 128 or the model's `max_seq_length`, the lesser; `sentences` all |
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3 (`"auto"`: chosen from three pilot blocks), `blocks` `[6, 30]` |
 //! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
@@ -248,7 +248,7 @@ fn read_kind(table: &Fields<'_>) -> Option<TaskKind> {
     };
     let choice = || TaskKind::Choice { items: table.count("items", 1..=1_000_000) };
     let similarity = || {
-        let length = table.count("length", 3..=LONGEST).unwrap_or(128);
+        let length = table.count("length", 3..=LONGEST);
         TaskKind::Similarity { length, sentences: table.count("sentences", 2..=1_000_000) }
     };
     match kind {

@@ -14,7 +14,7 @@ use super::unfinished::{KEEP_EVERY, Unfinished};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::network::{Architecture, Model, Tokenizer};
+use crate::network::{self, Architecture, Model, Tokenizer};
 use crate::results::{Artefact, folder_of};
 use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
@@ -143,11 +143,14 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, scaled: bool, path: &Path)
     let Some(keys) = config.as_object_mut() else {
         return Err(Error::input(checkpoint.path().display(), "the configuration is not a JSON object"));
     };
-    let dtype = match plan.dense {
+    // What a bfloat16 model computes may exceed f16, whatever its left dense tensors are stored in.
+    let quantized_bf16 = plan.quantized().next().is_some() && network::published_in_bf16(checkpoint);
+    let dtype = match if quantized_bf16 { DenseFormat::Bf16 } else { plan.dense } {
         DenseFormat::F32 => "float32",
         DenseFormat::F16 => "float16",
         DenseFormat::Bf16 => "bfloat16",
     };
+    keys.remove("dtype");
     keys.insert("torch_dtype".into(), dtype.into());
     if plan.architecture.head().is_some() {
         keys.insert("tie_word_embeddings".into(), plan.architecture.tied_head().into());

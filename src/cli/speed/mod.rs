@@ -9,6 +9,7 @@ mod decoder;
 mod encoder;
 mod work;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -49,8 +50,8 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", value_enum, default_value_t = Form::Stored, value_name = "FORM", conflicts_with = "recipe")]
     form: Form,
-    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 where all weights
-    /// are, bf16 where all are that or have 8-bit inputs, else f16].
+    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 or f16 where all weights are; else bf16 where the
+    /// model was published in it, or all weights are or have 8-bit inputs; else f16].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// Quantize it first, by a recipe as `bench quantize` takes it (a method that learns nothing); the result is cached.
@@ -135,6 +136,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if works.is_empty() {
         return Err(Error::Usage("nothing to time: --prompt and --generate are 0".into()));
     }
+    say_beyond_positions(&network, &works);
     let load_s = began.elapsed().as_secs_f64();
     let mut speeds = Vec::new();
     for threads in threads {
@@ -227,6 +229,17 @@ fn works(args: &Args, network: &Network) -> Vec<Work> {
         }
     }
     works
+}
+
+/// Notes on standard error that a decoder is timed beyond the positions that it was made for; its time is as real as any,
+/// its answers are not.
+fn say_beyond_positions(network: &Network, works: &[Work]) {
+    let Network::Decoder(decoder) = network else { return };
+    let positions = decoder.config().positions();
+    if let Some(longest) = works.iter().map(|work| work.depth + work.tokens).filter(|n| *n > positions).max() {
+        // A closed standard error is no reason to stop.
+        _ = writeln!(std::io::stderr(), "contexts of {longest} tokens exceed the model's {positions} positions");
+    }
 }
 
 /// Where the variant is that was asked for, and its name.
