@@ -82,6 +82,22 @@ pub fn content(path: &Path) -> Result<Local> {
     files::local(files::find(path)?)
 }
 
+/// Unpacks a wheel (zip) into a folder, all of it; public so that `fuzz/` can offer hostile ones.
+///
+/// # Errors
+/// A damaged archive, or an entry that leaves the folder or is no file.
+pub fn unpack_wheel(archive: &Path, into: &Path) -> Result<()> {
+    archive::unpack_wheel(archive, &|_| true, into)
+}
+
+/// As [`unpack_wheel`], of an npm package (gzipped tar).
+///
+/// # Errors
+/// As [`unpack_wheel`].
+pub fn unpack_tarball(archive: &Path, into: &Path) -> Result<()> {
+    archive::unpack_tarball(archive, &|_| true, into)
+}
+
 impl Source {
     /// Parses a source.
     ///
