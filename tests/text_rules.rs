@@ -8,7 +8,7 @@ mod tiny_model;
 use std::fs;
 use std::process::Output;
 
-use quantbench::checkpoint::Checkpoint;
+use quantbench::network::Model;
 use quantbench::suite::TextSource;
 use quantbench::tasks::{ChoiceItems, Encoder};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ fn eval_and_run_give_one_perplexity_of_a_text_and_count_what_is_not_predicted() 
 fn a_beginning_token_that_a_text_has_is_not_doubled() {
     let place = Place::new();
     tiny_model::add_bos(place.root.path());
-    let encoder = Encoder::of(&Checkpoint::open(&place.path("model")).unwrap()).unwrap();
+    let encoder = Encoder::of(&Model::open(&place.path("model")).unwrap());
     assert_eq!(encoder.bos(), Some(255));
     let source = |text: &str| TextSource { source: text.into(), documents: None, field: None };
     let read = |text: &str| {
@@ -96,7 +96,7 @@ fn a_beginning_token_that_a_text_has_is_not_doubled() {
 #[test]
 fn items_beyond_the_models_positions_are_counted_not_scored() {
     let place = Place::new();
-    let encoder = Encoder::of(&Checkpoint::open(&place.path("model")).unwrap()).unwrap();
+    let encoder = Encoder::of(&Model::open(&place.path("model")).unwrap());
     let item = |length: usize| json!({ "passage": "p".repeat(length), "continuations": ["ab", "c"], "answer": 0 });
     // 128 positions: the last token of a continuation is predicted, not read.
     fs::write(place.path("choice.jsonl"), format!("{}\n{}\n{}\n", item(127), item(128), item(5))).unwrap();
