@@ -184,7 +184,7 @@ fn dense_matrix(
     let problem = Mutex::new(None);
     let matrix = Matrix::from_rows(format, rows, cols, &|row, out| {
         read(row, out);
-        if let Some(text) = unfit(format, out, |column| format!("row {row}, column {column}")) {
+        if let Some(text) = unfit(format, out, |column| format!("({row}, {column})")) {
             problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         }
     });
@@ -201,8 +201,8 @@ pub(super) fn unfit(format: DenseFormat, values: &[f32], place: impl Fn(usize) -
     let at = values.iter().position(|value| value.is_nan() || value.abs() >= end)?;
     let (value, place) = (values[at], place(at));
     Some(match value.is_finite() {
-        true => format!("holds {value:e} at {place}, beyond {largest}; {remedy}"),
-        false => format!("holds {value} at {place}; the file is damaged, fetch it again"),
+        true => format!("weight {place} is {value:e}, beyond {largest}; {remedy}"),
+        false => format!("weight {place} is {value}; the file is damaged, fetch it again"),
     })
 }
 
@@ -218,7 +218,7 @@ const BF16_ENDS: f32 = f32::from_bits(0x7f7f_8000);
 pub(super) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) -> Result<Vec<f32>> {
     check_shape(checkpoint, name, &[length])?;
     let values = checkpoint.tensor_f32(name)?.1;
-    match unfit(DenseFormat::F32, &values, |at| format!("place {at}")) {
+    match unfit(DenseFormat::F32, &values, |at| format!("({at})")) {
         Some(problem) => Err(fault(checkpoint, name, problem)),
         None => Ok(values),
     }

@@ -44,7 +44,7 @@ impl LookupTable {
             let mut row = vec![0.0; width];
             (0..rows).for_each(|index| {
                 stored.read(index, &mut row);
-                problem = problem.take().or_else(|| unfit(format, &row, |at| format!("row {index}, column {at}")));
+                problem = problem.take().or_else(|| unfit(format, &row, |at| format!("({index}, {at})")));
                 read(&row);
             });
         };
