@@ -15,11 +15,13 @@ mod fake_quantize;
 mod folder;
 mod gguf;
 mod gguf_blocks;
+mod gguf_keys;
 mod gguf_model;
 mod gptq;
 mod map;
 mod left_dense;
 mod packed_words;
+mod python_json;
 mod quantization_config;
 mod quantized;
 mod safetensors;
@@ -52,6 +54,7 @@ pub struct Checkpoint {
     side_files: Vec<PathBuf>,
     sentence_modules: SentenceModules,
     config: serde_json::Value,
+    warnings: Vec<String>,
     tokenizer: TokenizerSource,
     entries: Vec<Entry>,
     /// Place in `entries` by name.
@@ -228,6 +231,7 @@ impl Checkpoint {
             Error::input(format!("{place}: tensor \"token_embd.weight\""), "missing; the file is not a whole model")
         })?;
         checkpoint.config = model.config(embedding[0], &|name| checkpoint.contains(name), factors)?;
+        checkpoint.warnings = model.warnings();
         Ok(checkpoint)
     }
 
@@ -257,9 +261,10 @@ impl Checkpoint {
         let place = path.display().to_string();
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
         let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
-        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
+        let (entries, warnings) = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         checkpoint.config = layout.config;
+        checkpoint.warnings = warnings;
         checkpoint.side_files = layout.side_files;
         checkpoint.sentence_modules = layout.sentence_modules;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
@@ -281,6 +286,7 @@ impl Checkpoint {
             side_files: Vec::new(),
             sentence_modules: SentenceModules::default(),
             config: serde_json::Value::Null,
+            warnings: Vec::new(),
             tokenizer: TokenizerSource::Missing,
             entries,
             index,
@@ -297,6 +303,11 @@ impl Checkpoint {
     /// `rope_scaling = {"rope_type": "frequency_factors", "factors": [...]}`: frequency `i` is divided by `factors[i]`.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
+    }
+
+    /// What a user should know of the files, though they can be read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Names of all tensors, in the order of the file, under Hugging Face names. The parts of a quantized weight

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::folder::{plain_file_name, read_json_value};
+use super::folder::plain_file_name;
+use super::python_json;
 use crate::error::{Error, Result};
 
 /// List of the steps.
@@ -36,7 +37,7 @@ pub(super) fn read(folder: &Path) -> Result<SentenceModules> {
         return Ok(SentenceModules::default());
     }
     let fault = |problem: &str| Error::input(list.display(), problem);
-    let json = read_json_value(&list)?;
+    let json = python_json::read(&list)?;
     let entries = json.as_array().ok_or_else(|| fault("expected a list of modules"))?;
     let mut steps = SentenceModules { modules: Vec::new(), files: vec![MODULES.into()] };
     for entry in entries {
@@ -51,7 +52,7 @@ pub(super) fn read(folder: &Path) -> Result<SentenceModules> {
             }
             let file = Path::new(path).join("config.json");
             if folder.join(&file).is_file() {
-                config = read_json_value(&folder.join(&file))?;
+                config = python_json::read(&folder.join(&file))?;
                 steps.files.push(file);
             }
         }

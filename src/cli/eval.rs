@@ -124,6 +124,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let length = args.length as usize;
     let local = model::locate(&args.model)?;
     let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    model::warn(&checkpoint)?;
     let pool = Pool::new(threads);
     if let Architecture::Encoder { .. } = Architecture::of(&checkpoint)? {
         return eval_encoder::run(args, &checkpoint, &pool);

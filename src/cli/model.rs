@@ -1,13 +1,16 @@
 //! What several commands ask for: a model, as a path or a source, the form of its weights, a number of threads.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use crate::assets::{Local, Source};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::KvFormat;
 use crate::machine;
+use crate::network::Architecture;
 use crate::suite::TextSource;
 use crate::tensor::DenseFormat;
 
@@ -44,6 +47,17 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
         [path] => Ok(path),
         paths => Err(Error::Usage(format!("{text:?} names {} files; a model is one file or one folder", paths.len()))),
     }
+}
+
+/// Prints what the user should know of a model that can be read, on standard error; that it is closed is no fault.
+///
+/// # Errors
+/// A configuration that cannot be read.
+pub(super) fn warn(checkpoint: &Checkpoint) -> Result<()> {
+    for warning in Architecture::warnings(checkpoint)? {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    Ok(())
 }
 
 /// Storage of keys and values by its name.

@@ -78,6 +78,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let local = model::locate(&args.model)?;
     let path = model::single(&args.model, &local)?;
+    model::warn(&Checkpoint::open(path)?)?;
     let calibration = calibration(args, &recipe, path)?;
     let import = import(&recipe)?;
     let order = Order {
@@ -101,7 +102,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = decided.as_ref().unwrap_or(&recipe);
     let order = Order { recipe, ..order };
     let (artefact, details) = match args.format {
-        Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
+        Format::CompressedTensors => {
+            let artefact = variant::build(&order, &args.out, &mut progress)?;
+            let note = variant::packing_note(Checkpoint::open(&args.out)?.config());
+            (artefact, Vec::from_iter(note.map(|note| format!("note: {note}"))))
+        }
         Format::Gguf => {
             let exported = variant::build_gguf(&order, &args.out, &mut progress)?;
             let formats: Vec<String> = exported.formats.iter().map(|(name, count)| format!("{count} {name}")).collect();

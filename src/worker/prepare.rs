@@ -24,7 +24,7 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     check_kind(suite, &checkpoint)?;
     let encoder = Encoder::of(&checkpoint)?;
     let steps = suite.tasks.len() + 1;
-    let mut warnings = Vec::new();
+    let mut warnings = Architecture::warnings(&checkpoint)?;
     let mut scored = Scored::default();
     let mut leak = None;
     for (number, task) in suite.tasks.iter().enumerate() {
