@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::gguf_parts::name_of_part;
 use super::other_formats::{self, has_extension};
 use super::sentence_transformers::{self, SentenceModules};
+use super::{gptq, python_json};
 use crate::error::{Error, Result};
 
 /// Configuration, published with every Hugging Face model.
@@ -133,13 +134,19 @@ fn layout(folder: &Path, shards: Vec<PathBuf>, weight_map: Option<HashMap<String
         Some(path) => read_json(&path)?,
         None => Value::Null,
     };
-    let gptq_config = beside(GPTQ_CONFIG).filter(|_| config.is_object() && config.get("quantization_config").is_none());
+    let gptq_config = beside(GPTQ_CONFIG).filter(|_| config.is_object());
     if let Some(path) = &gptq_config {
         let mut quantization = read_json(path)?;
-        if quantization.get("quant_method").is_none() {
-            quantization["quant_method"] = "gptq".into();
+        match config.get("quantization_config").filter(|own| !own.is_null()) {
+            Some(own) => gptq::check_copy(own, &quantization)
+                .map_err(|problem| Error::input(path.display(), format!("{problem}; keep one of them")))?,
+            None => {
+                if quantization.get("quant_method").is_none() {
+                    quantization["quant_method"] = "gptq".into();
+                }
+                config["quantization_config"] = quantization;
+            }
         }
-        config["quantization_config"] = quantization;
     }
     let index = weight_map.is_some().then(|| folder.join(INDEX));
     let sentence_modules = sentence_transformers::read(folder, &config)?;
@@ -154,15 +161,9 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| entry.map(|e| e.path()).map_err(|source| Error::io(folder, "read", source))).collect()
 }
 
-/// Any JSON.
-pub(super) fn read_json_value(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::input(path.display(), format!("not JSON: {error}")))
-}
-
 /// A JSON object.
 fn read_json(path: &Path) -> Result<Value> {
-    let json = read_json_value(path)?;
+    let json = python_json::read(path)?;
     if json.is_object() { Ok(json) } else { Err(Error::input(path.display(), "expected a JSON object")) }
 }
 

@@ -15,6 +15,7 @@ mod fake_quantize;
 mod folder;
 mod gguf;
 mod gguf_blocks;
+mod gguf_keys;
 mod gguf_model;
 mod gguf_parts;
 mod gptq;
@@ -22,6 +23,7 @@ mod map;
 mod other_formats;
 mod left_dense;
 mod packed_words;
+mod python_json;
 mod quantization_config;
 mod quantized;
 mod safetensors;
@@ -54,6 +56,7 @@ pub struct Checkpoint {
     side_files: Vec<PathBuf>,
     sentence_modules: SentenceModules,
     config: serde_json::Value,
+    warnings: Vec<String>,
     tokenizer: TokenizerSource,
     entries: Vec<Entry>,
     /// Place in `entries` by name.
@@ -237,6 +240,7 @@ impl Checkpoint {
             Error::input(format!("{place}: tensor \"token_embd.weight\""), "missing; the file is not a whole model")
         })?;
         checkpoint.config = model.config(embedding[0], &|name| checkpoint.contains(name), factors)?;
+        checkpoint.warnings = model.warnings();
         Ok(checkpoint)
     }
 
@@ -275,10 +279,11 @@ impl Checkpoint {
         }
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
         let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
-        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
+        let (entries, warnings) = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         tied_head::check(&checkpoint, &layout.config)?;
         checkpoint.config = layout.config;
+        checkpoint.warnings = warnings;
         checkpoint.side_files = layout.side_files;
         checkpoint.sentence_modules = layout.sentence_modules;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
@@ -300,6 +305,7 @@ impl Checkpoint {
             side_files: Vec::new(),
             sentence_modules: SentenceModules::default(),
             config: serde_json::Value::Null,
+            warnings: Vec::new(),
             tokenizer: TokenizerSource::Missing,
             entries,
             index,
@@ -329,6 +335,11 @@ impl Checkpoint {
     /// `rope_scaling = {"rope_type": "frequency_factors", "factors": [...]}`: frequency `i` is divided by `factors[i]`.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
+    }
+
+    /// What a user should know of the files, though they can be read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Names of all tensors, in the order of the file, under Hugging Face names. The parts of a quantized weight

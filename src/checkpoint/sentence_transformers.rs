@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::folder::{plain_file_name, read_json_value};
+use super::folder::plain_file_name;
+use super::python_json;
 use crate::error::{Error, Result};
 
 /// List of the steps.
@@ -139,7 +140,7 @@ impl SentenceModules {
 fn steps(folder: &Path) -> Result<SentenceModules> {
     let list = folder.join(MODULES);
     let fault = |problem: &str| Error::input(list.display(), problem);
-    let json = read_json_value(&list)?;
+    let json = python_json::read(&list)?;
     let entries = json.as_array().ok_or_else(|| fault("expected a list of modules"))?;
     let mut steps = SentenceModules { files: vec![MODULES.into()], ..SentenceModules::default() };
     for entry in entries {
@@ -154,7 +155,7 @@ fn steps(folder: &Path) -> Result<SentenceModules> {
             }
             let file = Path::new(path).join("config.json");
             if folder.join(&file).is_file() {
-                config = read_json_value(&folder.join(&file))?;
+                config = python_json::read(&folder.join(&file))?;
                 steps.files.push(file);
             }
         }

@@ -1,6 +1,7 @@
 //! Formats against golden files, and hostile files.
 
 mod fake_quantize;
+mod gguf_metadata;
 mod hostile;
 mod quantized;
 mod torchao;

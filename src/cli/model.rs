@@ -1,6 +1,6 @@
 //! What several commands ask for: a model, as a path or a source, the form of its weights, a number of threads.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -49,12 +49,21 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
     }
 }
 
-/// The model, fetched if it is not here, opened and checked.
+/// The model, fetched if it is not here, opened and checked; what the user should know of it is printed on standard error.
 ///
 /// # Errors
 /// As [`locate`], [`single`] and [`Model::open`].
 pub(super) fn open(text: &str) -> Result<Model> {
-    Model::open(single(text, &locate(text)?)?)
+    let model = Model::open(single(text, &locate(text)?)?)?;
+    warn(&model);
+    Ok(model)
+}
+
+/// Prints what the user should know of a model that can be read, on standard error; that it is closed is no fault.
+pub(super) fn warn(model: &Model) {
+    for warning in model.warnings() {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
 }
 
 /// Storage of keys and values by its name.

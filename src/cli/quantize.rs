@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::assets::{Source, cache_dir};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::network::Model;
 use crate::results::Mixture;
@@ -76,6 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let local = model::locate(&args.model)?;
     let path = model::single(&args.model, &local)?;
     let opened = Model::open(path)?;
+    model::warn(&opened);
     let import = import(&recipe)?;
     if let Some(import) = &import {
         opened.check_form(import)?;
@@ -102,7 +104,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = decided.as_ref().unwrap_or(&recipe);
     let order = Order { recipe, ..order };
     let (artefact, details) = match format {
-        Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
+        Format::CompressedTensors => {
+            let artefact = variant::build(&order, &args.out, &mut progress)?;
+            let note = variant::packing_note(Checkpoint::open(&args.out)?.config());
+            (artefact, Vec::from_iter(note.map(|note| format!("note: {note}"))))
+        }
         Format::Gguf => {
             let exported = variant::build_gguf(&order, &args.out, &mut progress)?;
             let formats: Vec<String> = exported.formats.iter().map(|(name, count)| format!("{count} {name}")).collect();

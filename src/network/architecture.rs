@@ -51,6 +51,19 @@ impl Architecture {
         TensorList::new(self, checkpoint).kept()
     }
 
+    /// What the user should know of a checkpoint that can be read: keys that are not known, and what its reader noticed.
+    ///
+    /// # Errors
+    /// As [`Architecture::of`].
+    pub fn warnings(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        let (place, json) = (checkpoint.path().display().to_string(), checkpoint.config());
+        let unknown = match Architecture::is_encoder(json) {
+            true => EncoderConfig::read(&place, json)?.1,
+            false => Config::read(&place, json)?.1,
+        };
+        Ok(checkpoint.warnings().iter().cloned().chain(unknown).collect())
+    }
+
     /// Whether a `config.json` is that of an encoder.
     pub fn is_encoder(json: &Value) -> bool {
         EncoderConfig::describes(json)

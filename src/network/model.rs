@@ -14,6 +14,7 @@ pub struct Model {
     checkpoint: Checkpoint,
     architecture: Architecture,
     tokenizer: Arc<Tokenizer>,
+    warnings: Vec<String>,
 }
 
 impl Model {
@@ -39,7 +40,8 @@ impl Model {
             );
             return Err(Error::input(checkpoint.path().display(), problem));
         }
-        Ok(Model { checkpoint, architecture, tokenizer })
+        let warnings = Architecture::warnings(&checkpoint)?;
+        Ok(Model { checkpoint, architecture, tokenizer, warnings })
     }
 
     /// Checks a file that is scored and timed as another form of this model, whose tokenizer it shares.
@@ -68,6 +70,11 @@ impl Model {
     /// The network.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
+    }
+
+    /// What the user should know of it, such as keys of its configuration that nobody knows.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Text to tokens.

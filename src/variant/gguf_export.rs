@@ -109,7 +109,19 @@ impl<'a> Export<'a> {
                 "the model has no tokenizer.json, so the file has no vocabulary, and other programs may refuse it",
             );
         }
+        if self.config.sliding_window.is_some_and(|window| window < self.config.max_positions) {
+            self.note("llama.cpp does not read the sliding window of a llama: contexts longer than it give other results there");
+        }
         if let Some(factors) = frequency_factors(&self.config) {
+            let model_type = &self.config.model_type;
+            if !matches!(model_type.as_str(), "llama" | "mistral") {
+                let problem =
+                    format!("a GGUF file cannot state the scaling llama3 of rotary frequencies in a {model_type}");
+                return Err(Error::input(
+                    self.checkpoint.path().display(),
+                    format!("{problem}; write the compressed-tensors format"),
+                ));
+            }
             let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
             self.writer.add(FREQUENCY_FACTORS, 0, &[factors.len()], &bytes).map_err(failed)?;
         }

@@ -37,6 +37,7 @@ use std::path::Path;
 
 pub use build::build;
 pub use calibration::CalibrationTokens;
+pub use compressed_tensors::packing_note;
 pub use gguf_export::{Exported, build_gguf};
 pub use key::{ARTEFACTS, cached};
 pub use mixture::{Survey, Work, search};

@@ -24,7 +24,7 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
     let model = Model::open(&job.model)?;
     let encoder = Encoder::of(&model);
     let steps = suite.tasks.len() + 1;
-    let mut warnings = Vec::new();
+    let mut warnings = model.warnings().to_vec();
     let mut scored = Scored::default();
     let mut leak = None;
     for (number, task) in suite.tasks.iter().enumerate() {
