@@ -96,7 +96,7 @@ impl SentenceModules {
             return Ok(None);
         }
         self.files.push(name.into());
-        read_json_value(&path).map(Some)
+        python_json::read(&path).map(Some)
     }
 
     fn read_length(&mut self, folder: &Path) -> Result<()> {
