@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::sentence_transformers::{self, SentenceModules};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Configuration, published with every Hugging Face model.
 const CONFIG: &str = "config.json";
@@ -117,7 +118,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Any JSON.
 pub(super) fn read_json_value(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+    let bytes = files::read(path, files::limit::JSON)?;
     serde_json::from_slice(&bytes).map_err(|error| Error::input(path.display(), format!("not JSON: {error}")))
 }
 

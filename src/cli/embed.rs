@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::model::{self, Form};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, Pool};
 use crate::network::{self, LoadOptions};
 use crate::tasks::Encoder;
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), ..LoadOptions::default() })?;
     let tokenizer = Encoder::of(&checkpoint)?;
     let longest = args.length.map_or(usize::MAX, |n| n as usize).min(network.config().max_positions());
-    let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
+    let text = files::read_text(&args.text, files::limit::DATA)?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let sequences = lines.map(|line| tokenizer.encode_whole(line, longest)).collect::<Result<Vec<_>>>()?;
     let mut memory = network.memory();
