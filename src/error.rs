@@ -83,12 +83,14 @@ impl Error {
         Error::Io { path: path.to_path_buf(), action, source }
     }
 
-    /// Exit code of the program: 2 usage or suite or input, 4 not comparable, 5 measurement failed.
+    /// Exit code of the program: 2 usage, suite or input, a file that cannot be read among it; 4 not comparable; 5 the
+    /// measurement failed, or the system refused to write.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) | Error::Suite(_) | Error::Input { .. } | Error::Io { .. } => 2,
+            Error::Usage(_) | Error::Suite(_) | Error::Input { .. } => 2,
+            Error::Io { action: "read" | "open" | "map" | "find", .. } => 2,
             Error::NotComparable(_) => 4,
-            Error::Worker { .. } | Error::Measurement(_) => 5,
+            Error::Io { .. } | Error::Worker { .. } | Error::Measurement(_) => 5,
         }
     }
 }

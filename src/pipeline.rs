@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::measure::{Inputs, Processes, Progress, Session, Workers};
 use crate::results::{Evidence, JOURNAL, Run, RunFolder, Standing, read_journal, samples_csv, scores_csv, write_whole};
 use crate::suite::{self, Suite};
-use crate::{decide, machine, report};
+use crate::{decide, files, machine, report};
 
 /// What a run is asked to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -110,7 +110,7 @@ pub fn compared(old: &Path, new: &Path) -> Result<report::Comparison> {
 pub fn report_index(folder: &Path) -> Result<usize> {
     let mut found = Vec::new();
     for path in run_files(folder, INDEX_DEPTH)? {
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let text = files::read(&path, files::limit::RESULTS)?;
         let run: Run = serde_json::from_slice(&text).map_err(|e| {
             let remedy = "judge the run again with `bench report`, or move it away";
             Error::input(path.display(), format!("is no judged run of this program: {e}; {remedy}"))

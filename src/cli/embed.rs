@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let network = network::Encoder::load(model.checkpoint(), options)?;
     let tokenizer = Encoder::of(&model);
     let longest = model::longest_sentence(&tokenizer, args.length);
-    let text = files::read_text(&args.text, LARGEST_TEXT)?;
+    let text = files::read_text(&args.text, files::limit::DATA)?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let sequences = lines.map(|line| tokenizer.encode_sentence(line, longest)).collect::<Result<Vec<_>>>()?;
     let mut memory = network.memory();

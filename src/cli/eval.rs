@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::LEAST_CLUSTERS;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, KvFormat, Pool};
 use crate::network::{self, Architecture, Config, Decoder, LoadOptions};
 use crate::results::KernelUse;
@@ -129,6 +130,8 @@ struct TokenLine {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
+    // Before the time is spent.
+    args.per_token.as_deref().map_or(Ok(()), files::expect_absent)?;
     let length = args.length.unwrap_or(512) as usize;
     let model = model::open(&args.model)?;
     let pool = Pool::new(threads);
@@ -279,7 +282,7 @@ fn compare(reference: &str, own: &[Cluster], theirs: &[Cluster]) -> Result<Again
 
 fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
     let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
-    let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+    let mut writer = csv::Writer::from_writer(files::create_new(path)?);
     for line in lines {
         writer.serialize(line).map_err(failed)?;
     }
@@ -287,7 +290,8 @@ fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<TokenLine>> {
-    let mut reader = csv::Reader::from_path(path).map_err(|e| Error::io(path, "read", std::io::Error::other(e)))?;
+    let text = files::read(path, files::limit::RESULTS)?;
+    let mut reader = csv::Reader::from_reader(text.as_slice());
     let damaged = |e| Error::input(path.display(), format!("expected what --per-token writes: {e}"));
     let lines: Vec<TokenLine> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(damaged)?;
     Ok(lines)

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{limits, model};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::roofline::{self, Arithmetic};
 use crate::kernels::{Isa, Matrix, Pool, synthetic};
 use crate::network::Model;
@@ -71,6 +72,7 @@ struct Row {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
+    args.csv.as_deref().map_or(Ok(()), files::expect_absent)?;
     let shapes = shapes(&model::open(&args.model)?);
     let (isa, pool) = (Isa::active(), Pool::new(threads));
     let machine = limits::measure(&pool, &[isa]);
@@ -115,7 +117,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     super::print(&table(&found).to_string())?;
     if let Some(path) = &args.csv {
         let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
-        let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+        let mut writer = csv::Writer::from_writer(files::create_new(path)?);
         found.iter().try_for_each(|row| writer.serialize(row)).map_err(failed)?;
         writer.flush().map_err(|e| Error::io(path, "write", e))?;
     }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, read_documents};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network;
 use crate::results::folder_of;
@@ -47,8 +47,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for (what, source) in fetch::sources(&suite) {
         let state = match fetch::parse(&args.suite, &source)? {
             parsed if parsed.is_local(base) => "on this machine",
-            Source::Path(_) => "missing: no such file; edit the suite",
-            _ => "to be fetched",
+            Source::Pypi { .. } | Source::Npm { .. } => "to be fetched",
+            Source::Path(path) if base.join(&path).symlink_metadata().is_err() => {
+                "missing: no such file; edit the suite"
+            }
+            // Nothing brings these: the fault is the same for a run.
+            parsed => return Err(parsed.fetch(base).err().unwrap_or_else(|| Error::input(&source, "is not here"))),
         };
         _ = writeln!(text, "  {what}: {source}\n    {state}");
     }
@@ -192,7 +196,7 @@ impl Model {
             calibration: None,
             threads: machine::cores(),
         };
-        Some(variant::cached(&order.key()).exists())
+        Some(variant::cached(&order.key()).is_ok_and(|folder| folder.exists()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::assets::{Source, cache_dir};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::network::Model;
 use crate::results::Mixture;
 use crate::suite::{Calibration, Recipe, recipe_from_text};
@@ -95,7 +96,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut progress = |done: usize, total: usize| shown.advance(done, total);
     let decided = match (&recipe, &calibration) {
         (Recipe::Search(search), Some((_, held_out))) => {
-            let mixture = variant::search(&order, search, held_out, &cache_dir(), &mut progress)?;
+            let mixture = variant::search(&order, search, held_out, &cache_dir()?, &mut progress)?;
             super::print(&describe(&mixture))?;
             Some(Recipe::Quantize(mixture.recipe))
         }
@@ -150,7 +151,7 @@ fn format(args: &Args) -> Result<Format> {
 pub(super) fn read_recipe(text: &str) -> Result<Recipe> {
     match text.strip_prefix('@') {
         Some(file) => {
-            let content = std::fs::read_to_string(file).map_err(|e| Error::io(Path::new(file), "read", e))?;
+            let content = files::read_text(Path::new(file), files::limit::SUITE)?;
             recipe_from_text(file, &content)
         }
         None => recipe_from_text("--recipe", &one_key_a_line(text)),

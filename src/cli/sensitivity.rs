@@ -10,6 +10,7 @@ use super::model::{self, Form};
 use super::progress::Progress;
 use crate::assets::cache_dir;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Isa;
 use crate::network::Model;
 use crate::report;
@@ -17,6 +18,7 @@ use crate::results::{Effect, Sensitivity, UnitSensitivity, write_whole};
 use crate::suite::{Format, Observer};
 use crate::tasks::Encoder;
 use crate::tensor::DenseFormat;
+use crate::text;
 use crate::units;
 use crate::variant::{CalibrationTokens, Survey};
 
@@ -113,15 +115,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         windows: &windows,
         calibration: calibration.as_ref(),
         threads,
-        cache: &cache_dir(),
+        cache: &cache_dir()?,
     };
+    args.html.as_deref().map_or(Ok(()), files::expect_absent)?;
     let work = survey.work()?;
-    eprintln!(
+    text::to_stderr(&format!(
         "{} passes of {} tokens through a block, {} through the head",
         work.block_passes,
         args.windows * args.length,
         work.head_passes
-    );
+    ));
     let mut shown = Progress::new("measuring");
     let found = survey.run(&mut |done, total| shown.advance(done, total))?;
     if let Some(path) = &args.html {

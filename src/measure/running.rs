@@ -33,7 +33,9 @@ impl Running {
         memory::check(need, memory::available()).map_err(failed)?;
         let mut line = serde_json::to_vec(job).map_err(|e| failed(format!("cannot write the job: {e}")))?;
         line.push(b'\n');
-        let log = tempfile::tempfile().map_err(|e| failed(format!("cannot create a log file: {e}")))?;
+        let log = tempfile::tempfile().map_err(|e| {
+            failed(format!("cannot create a log file in {}: {e}; set TMPDIR", std::env::temp_dir().display()))
+        })?;
         let log_of_child = log.try_clone().map_err(|e| failed(format!("cannot share a log file: {e}")))?;
         let program = command.get_program().to_owned();
         let mut child = command

@@ -16,7 +16,7 @@ use crate::measure::{Arm, Inputs, IsaOutcome, Processes, Progress, Session, Vers
 use crate::results::{Built, Evidence, RunFolder, read_journal, write_whole};
 use crate::suite::{self, Suite};
 use crate::variant::ARTEFACTS;
-use crate::{assets, decide, report};
+use crate::{assets, decide, files, report};
 
 /// Slower than the base build by less is no matter, percent, where the suite does not say.
 const USUAL_SLOWDOWN_PERCENT: f64 = 5.0;
@@ -162,7 +162,7 @@ fn only_adds_a_record(file: &GateFile, old: &Baseline) -> bool {
 
 fn read_gate(folder: &Path) -> Result<GateFile> {
     let path = folder.join(GATE_FILE);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+    let bytes = files::read(&path, files::limit::RESULTS)?;
     serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(
             path.display(),

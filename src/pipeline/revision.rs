@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::assets::cache_dir;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::results::create_folder;
 
 /// The program at revision `revision` of the repository in `folder`; a build is kept in the cache under its commit.
@@ -13,7 +14,7 @@ use crate::results::create_folder;
 /// A folder that is in no repository, an unknown revision, a build that fails (its messages are on standard error).
 pub fn build_revision(folder: &Path, revision: &str) -> Result<PathBuf> {
     let commit = git(folder, &["rev-parse", "--verify", "--end-of-options", &format!("{revision}^{{commit}}")])?;
-    let builds = cache_dir().join("builds");
+    let builds = cache_dir()?.join("builds");
     create_folder(&builds)?;
     let program = builds.join(format!("bench-{commit}"));
     if program.is_file() {
@@ -45,8 +46,7 @@ fn build(source: &Path, target: &Path, program: &Path, revision: &str) -> Result
         return Err(Error::Measurement(format!("cargo cannot build {revision} ({status}); its messages are above")));
     }
     let built = target.join("release/bench");
-    std::fs::copy(&built, program).map_err(|e| Error::io(&built, "copy", e))?;
-    Ok(())
+    files::copy(&built, program)
 }
 
 /// What git prints, without the line end.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::event::Event;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The journal's name in a run folder.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -95,7 +96,7 @@ pub fn read_journal(folder: &Path) -> Result<Recorded> {
             format!("has no {JOURNAL}, so it is no run folder; give the folder that `bench run` printed"),
         ));
     }
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+    let bytes = files::read(&path, files::limit::RESULTS)?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
     let mut events = Vec::new();
     for (number, line) in bytes[..whole].split_inclusive(|&b| b == b'\n').enumerate() {

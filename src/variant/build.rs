@@ -14,6 +14,7 @@ use super::unfinished::{KEEP_EVERY, Unfinished};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::network::{self, Architecture, Model, Tokenizer};
 use crate::results::{Artefact, folder_of};
 use crate::suite::{InputScheme, Recipe};
@@ -178,7 +179,7 @@ fn copy(from: &Path, to: &Path, file: &Path) -> Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
     }
-    fs::copy(&source, &target).map(|_| ()).map_err(|e| Error::io(&source, "copy", e))
+    files::copy(&source, &target)
 }
 
 /// Makes all files of a folder durable, those of its folders too, and returns their bytes.

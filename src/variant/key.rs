@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::Order;
 use crate::assets::cache_dir;
+use crate::error::{Error, Result};
 
 /// Raised whenever a change of the code changes the numbers or the files of an artefact.
 const ALGORITHM_REVISION: u32 = 6;
@@ -38,9 +39,12 @@ pub(super) fn key_of(parts: &[&[u8]]) -> String {
 pub const ARTEFACTS: &str = "BENCH_ARTEFACTS";
 
 /// Folder of an artefact in the cache; it exists only when complete.
-pub fn cached(key: &str) -> PathBuf {
+///
+/// # Errors
+/// As [`cache_dir`].
+pub fn cached(key: &str) -> Result<PathBuf> {
     let folder = std::env::var_os(ARTEFACTS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    folder.unwrap_or_else(|| cache_dir().join("artefacts")).join(key)
+    Ok(folder.map_or_else(|| Ok(cache_dir()?.join("artefacts")), Ok::<_, Error>)?.join(key))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use super::maker::Made;
 use super::propagation::Propagation;
 use super::safetensors_writer::{ELEMENT_BYTES, SafetensorsWriter, Written};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Isa;
 use crate::results::{folder_of, write_whole};
 
@@ -94,7 +95,7 @@ impl Unfinished {
 
     /// What an earlier build has kept; `None` where there is nothing, or nothing that is whole.
     pub(super) fn kept(&self) -> Option<Kept> {
-        let kept: Kept = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
+        let kept: Kept = serde_json::from_slice(&files::read(&self.record(), files::limit::JSON).ok()?).ok()?;
         let whole = kept.streams.as_ref().is_none_or(|(name, bytes)| {
             !name.contains(['/', '\\']) && fs::metadata(self.folder.join(name)).is_ok_and(|file| file.len() == *bytes)
         });
@@ -110,7 +111,7 @@ impl Unfinished {
         let Some((name, _)) = &kept.streams else { return Ok(()) };
         let path = self.folder.join(name);
         let failed = |e| Error::io(&path, "read", e);
-        let mut file = BufReader::new(File::open(&path).map_err(failed)?);
+        let mut file = BufReader::new(files::open(&path)?.0);
         for propagation in propagation {
             propagation.restore_streams(|stream| file.read_exact(bytemuck::cast_slice_mut(stream)).map_err(failed))?;
         }
@@ -177,7 +178,7 @@ fn remove_abandoned(parent: &Path, age: Duration) {
         let changed = entry.metadata().and_then(|found| found.modified());
         let old = changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|since| since >= age));
         // Held for as long as the folder is being removed. One without a lock is known by its age alone.
-        let lock = File::open(entry.path().join("lock"));
+        let lock = files::open(&entry.path().join("lock")).map(|(lock, _)| lock);
         if old && lock.as_ref().map_or(true, |lock| lock.try_lock().is_ok()) {
             let _ = fs::remove_dir_all(entry.path());
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::protocol::{BuildJob, BuildOutcome};
 use crate::assets::cache_dir;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::machine;
 use crate::results::{Artefact, Mixture, create_folder, write_whole};
 use crate::suite::Recipe;
@@ -32,7 +33,7 @@ pub(super) fn build(job: &BuildJob, progress: &mut dyn FnMut(usize, usize)) -> R
     let mixture = mixture(&order, job.held_out.as_deref(), progress)?;
     let decided = mixture.as_ref().map(|mixture| Recipe::Quantize(mixture.recipe.clone()));
     let order = Order { recipe: decided.as_ref().unwrap_or(&job.recipe), ..order };
-    let folder = cached(&order.key());
+    let folder = cached(&order.key())?;
     let description = PathBuf::from(format!("{}.json", folder.display()));
     let mut artefact = match described(&description) {
         Some(artefact) => artefact,
@@ -50,7 +51,7 @@ fn mixture(
 ) -> Result<Option<Mixture>> {
     let (Recipe::Search(search), Some(held_out)) = (order.recipe, held_out) else { return Ok(None) };
     let held_out = CalibrationTokens { windows: read_tokens(held_out)? };
-    variant::search(order, search, &held_out, &cache_dir(), progress).map(Some)
+    variant::search(order, search, &held_out, &cache_dir()?, progress).map(Some)
 }
 
 fn make(
@@ -77,7 +78,7 @@ fn make(
 
 /// The artefact in the cache; one that cannot be read or is not all there is made again.
 fn described(description: &Path) -> Option<Artefact> {
-    let artefact: Artefact = serde_json::from_slice(&fs::read(description).ok()?).ok()?;
+    let artefact: Artefact = serde_json::from_slice(&files::read(description, files::limit::JSON).ok()?).ok()?;
     (bytes_in(Path::new(&artefact.path)).ok()? == artefact.file_bytes).then_some(Artefact {
         cached: true,
         seconds: 0.0,

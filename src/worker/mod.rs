@@ -29,13 +29,14 @@ use turns::Turns;
 
 use crate::error::{Error, Result};
 use crate::suite::TaskKind;
+use crate::text;
 
 /// The hidden subcommand `bench __worker`: reads a job, does it, answers. Exits with 0 when it answered, be it by an
 /// error message.
 pub fn run() -> ExitCode {
     let mut line = String::new();
     if let Err(error) = io::stdin().lock().read_line(&mut line) {
-        eprintln!("worker: cannot read a job: {error}");
+        text::to_stderr(&format!("worker: cannot read a job: {error}"));
         return ExitCode::FAILURE;
     }
     let turns = Turns::from_the_parent();
@@ -49,7 +50,7 @@ pub fn run() -> ExitCode {
     match send(&message) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: cannot answer: {error}");
+            text::to_stderr(&format!("worker: cannot answer: {error}"));
             ExitCode::FAILURE
         }
     }

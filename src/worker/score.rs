@@ -15,6 +15,7 @@ use super::generate::generations;
 use super::protocol::{Reference, ScoreJob};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Pool;
 use crate::machine;
 use crate::network::{self, Chunk, Decoder, Head, LoadOptions};
@@ -128,7 +129,7 @@ impl Side {
                         ),
                     ));
                 }
-                let file = File::open(hidden).map_err(|e| Error::io(hidden, "open", e))?;
+                let file = files::open(hidden)?.0;
                 let (file, path) = (BufReader::new(file), hidden.clone());
                 Ok(Side::Compare { head, file, path, hidden: Vec::new(), logits: Vec::new() })
             }

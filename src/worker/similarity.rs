@@ -4,13 +4,13 @@
 //! each embedding is to the reference's (cosine), and whether the variant orders pairs of sentences by their similarity
 //! as the reference does (Spearman's rank correlation), which is what search and clustering live on.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use super::protocol::{Reference, ScoreJob};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Pool;
 use crate::machine;
 use crate::network::{Encoder, LoadOptions};
@@ -76,7 +76,7 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
 
 /// The reference's embeddings.
 fn stored(path: &Path, numbers: usize) -> Result<Vec<f32>> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = files::read(path, files::limit::RESULTS)?;
     if bytes.len() != numbers * size_of::<f32>() {
         let problem = "holds embeddings of another number or width; the reference is not a form of the same model";
         return Err(Error::input(path.display(), problem));

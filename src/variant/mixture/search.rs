@@ -21,6 +21,7 @@ use super::options::{UnitOption, UnitOptions, bytes_outside, nats, options, reci
 use super::survey::Survey;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, Pool, vector};
 use crate::machine;
 use crate::network::{self, Decoder, Head, LoadOptions};
@@ -54,7 +55,8 @@ pub fn search(
         return Err(Error::Usage(format!("a search compares on {needed} windows of text, but there are {there}")));
     };
     let file = decision_file(order, held_out, cache);
-    if let Some(known) = std::fs::read(&file).ok().and_then(|json| serde_json::from_slice(&json).ok()) {
+    if let Some(known) = files::read(&file, files::limit::JSON).ok().and_then(|json| serde_json::from_slice(&json).ok())
+    {
         return Ok(known);
     }
     let found = Survey {

@@ -20,6 +20,7 @@ use super::super::propagation::Propagation;
 use super::units::Unit;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, Matrix, Pool, vector};
 use crate::network::{Architecture, Config, Decoder, Head, LoadOptions, Site};
 use crate::quantize::{InputStatistics, Quantizer, StatisticsAccumulator, method, output_energies};
@@ -184,7 +185,7 @@ impl Survey<'_> {
     }
 
     fn read(&self, file: &Path) -> Option<Sensitivity> {
-        let found: Sensitivity = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        let found: Sensitivity = serde_json::from_slice(&files::read(file, files::limit::JSON).ok()?).ok()?;
         // Whole blocks only, as they are written.
         (found.formats == self.formats && (found.units.len() % UNITS <= 1)).then_some(found)
     }
