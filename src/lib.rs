@@ -29,4 +29,5 @@ pub mod stats;
 pub mod tensor;
 pub mod files;
 pub mod units;
+pub mod program;
 pub mod error;

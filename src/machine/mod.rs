@@ -3,6 +3,7 @@
 //! Everything is optional: a cloud machine tells little, another operating system less. What is not told is absent.
 
 mod affinity;
+mod crash;
 mod describe;
 mod interrupt;
 mod limit;
@@ -13,8 +14,9 @@ mod record;
 mod timer;
 
 pub use affinity::pin;
+pub use crash::{CRASH_AT, crash_point};
 pub use describe::describe;
-pub use interrupt::{catch_interrupts, interrupted};
+pub use interrupt::{EndsWithUs, catch_interrupts, interrupted};
 pub use limit::limit_memory;
 pub use pace::Pace;
 pub use probe::Probe;

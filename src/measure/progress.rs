@@ -3,11 +3,12 @@
 //! A bar on a terminal, a line per finished step elsewhere, nothing when quiet. Nothing ticks: the bar is drawn only
 //! when a worker reports, so the parent sleeps while a slot is timed.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::units;
+use crate::worker::Told;
 
 /// Where progress goes.
 #[derive(Debug)]
@@ -79,8 +80,8 @@ impl Progress {
             // Slots are many; on a terminal the bar tells enough of them.
             Show::Bar(bar) if stage != "time" => bar.println(line),
             Show::Lines => match self.time_left() {
-                Some(left) => eprintln!("{line} ({left})"),
-                None => eprintln!("{line}"),
+                Some(left) => say(&format!("{line} ({left})")),
+                None => say(&line),
             },
             Show::Bar(_) | Show::Nothing => {}
         }
@@ -90,7 +91,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.show {
             Show::Bar(bar) => bar.println(text),
-            Show::Lines => eprintln!("{text}"),
+            Show::Lines => say(text),
             Show::Nothing => {}
         }
     }
@@ -125,6 +126,11 @@ impl Progress {
     }
 }
 
+/// A standard error that is closed or full is no reason to end a measurement.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
 /// A step in progress.
 pub(super) struct Step<'p> {
     progress: &'p Progress,
@@ -134,9 +140,12 @@ pub(super) struct Step<'p> {
 }
 
 impl Step<'_> {
-    /// The worker told how far it is.
-    pub(super) fn advance(&mut self, done: usize, total: usize) {
-        self.draw(&format!(" {done}/{total}"));
+    /// The worker told how far it is, or whom it waits for.
+    pub(super) fn hear(&mut self, told: Told<'_>) {
+        match told {
+            Told::Done(done, total) => self.draw(&format!(" {done}/{total}")),
+            Told::Waiting(text) => self.progress.note(&format!("{:<8} {}: {text}", self.stage, self.label)),
+        }
     }
 
     fn draw(&self, how_far: &str) {
