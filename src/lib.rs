@@ -30,4 +30,5 @@ pub mod tensor;
 pub mod files;
 pub mod text;
 pub mod units;
+pub mod program;
 pub mod error;

@@ -43,10 +43,11 @@ pub struct RunOptions {
 /// A suite or input fault, a run that cannot be resumed, a reference that cannot be built. The failure of another
 /// variant is no error: it is a record in the run.
 pub fn run_suite(options: &RunOptions) -> Result<(PathBuf, Run)> {
-    machine::catch_interrupts();
     let suite = chosen_variants(suite::read(&options.suite)?, options)?;
     let mut workers = Processes::new()?;
     let inputs = Inputs::fetch(suite, options.suite.parent().unwrap_or(Path::new("")))?;
+    // Until here nothing is measured that could be lost, and a fetch may take long: a signal ends the program at once.
+    machine::catch_interrupts();
     let fetch_s = workers.elapsed_s();
 
     let mut session = open(options, inputs, &mut workers)?;

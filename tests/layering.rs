@@ -29,6 +29,7 @@ const LAYERS: [&str; 23] = [
     "files",
     "text",
     "units",
+    "program",
     "error",
 ];
 

@@ -39,7 +39,7 @@ use crate::{text, worker};
 /// processes, measures speed, memory and accuracy, decides with stated confidence which variants meet the thresholds,
 /// and writes a report.
 #[derive(Debug, Parser)]
-#[command(name = "bench", version, after_help = AFTER_HELP, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "bench", version = crate::program::VERSION, after_help = AFTER_HELP, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -182,6 +182,11 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::input("standard output", format!("cannot be written as JSON: {e}")))?;
     print_clean(&text::json(&text))
+}
+
+/// Writes a line to standard error. One that is closed or full is no reason to end.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Columns of the terminal, or 100 where the output is none.

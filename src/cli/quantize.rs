@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut progress = |done: usize, total: usize| shown.advance(done, total);
     let decided = match (&recipe, &calibration) {
         (Recipe::Search(search), Some((_, held_out))) => {
-            let mixture = variant::search(&order, search, held_out, &cache_dir()?, &mut progress)?;
+            let mixture = variant::search(&order, search, held_out, &cache_dir()?, &mut progress, &mut super::tell)?;
             super::print(&describe(&mixture))?;
             Some(Recipe::Quantize(mixture.recipe))
         }

@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         work.head_passes
     ));
     let mut shown = Progress::new("measuring");
-    let found = survey.run(&mut |done, total| shown.advance(done, total))?;
+    let found = survey.run(&mut |done, total| shown.advance(done, total), &mut super::tell)?;
     if let Some(path) = &args.html {
         write_whole(path, report::sensitivity_page(&args.model, &found)?.as_bytes())?;
     }

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod changed;
+mod crash;
 mod describe;
 mod guard;
 mod interrupt;
@@ -17,9 +18,10 @@ mod user;
 
 pub use affinity::pin;
 pub use changed::{Watched, explain_changed_files, watch};
+pub use crash::{CRASH_AT, crash_point};
 pub use describe::describe;
 pub use guard::{Allowance, enforce_allowances, explain_aborts, guarded, panics_are_caught};
-pub use interrupt::{catch_interrupts, interrupted};
+pub use interrupt::{EndsWithUs, catch_interrupts, interrupted};
 pub use limit::limit_memory;
 pub use pace::Pace;
 pub use probe::Probe;

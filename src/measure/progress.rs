@@ -3,10 +3,11 @@
 //! A bar on a terminal, a line per finished step elsewhere, nothing when quiet. Nothing ticks: the bar is drawn only
 //! when a worker reports, so the parent sleeps while a slot is timed.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::worker::Told;
 use crate::{text, units};
 
 /// Where progress goes.
@@ -135,9 +136,12 @@ pub(super) struct Step<'p> {
 }
 
 impl Step<'_> {
-    /// The worker told how far it is.
-    pub(super) fn advance(&mut self, done: usize, total: usize) {
-        self.draw(&format!(" {done}/{total}"));
+    /// The worker told how far it is, or whom it waits for.
+    pub(super) fn hear(&mut self, told: Told<'_>) {
+        match told {
+            Told::Done(done, total) => self.draw(&format!(" {done}/{total}")),
+            Told::Waiting(text) => self.progress.note(&format!("{:<8} {}: {text}", self.stage, self.label)),
+        }
     }
 
     fn draw(&self, how_far: &str) {

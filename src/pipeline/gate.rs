@@ -398,7 +398,8 @@ fn artefacts(evidence: &Evidence) -> BTreeMap<String, PathBuf> {
 /// A base build that is too old to understand this one's jobs is the likeliest reason.
 fn of_base(error: Error, program: &Path) -> Error {
     match error {
-        Error::Worker { task, reason } => Error::Worker {
+        Error::Worker { task, reason, kind } => Error::Worker {
+            kind,
             task: format!("{task} with the base build {}", program.display()),
             reason: format!("{reason}; if it is much older than this program, compare with a later revision"),
         },

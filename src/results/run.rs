@@ -12,7 +12,7 @@ use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
 /// Version of `run.json` and `journal.jsonl`.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

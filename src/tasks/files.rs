@@ -46,11 +46,6 @@ impl TokenFiles {
     pub fn prompts(&self) -> PathBuf {
         self.folder.join("prompts.json")
     }
-
-    /// Exists when all others do.
-    pub fn complete(&self) -> PathBuf {
-        self.folder.join("complete")
-    }
 }
 
 /// What a variant is scored on.

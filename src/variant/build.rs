@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPoolBuilder;
@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::maker::Maker;
 use super::plan::{EMBEDDING, HEAD, Plan, Quantization};
-use super::unfinished::{KEEP_EVERY, Unfinished};
+use super::unfinished::{Unfinished, keep_every};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::machine::crash_point;
 use crate::network::{self, Architecture, Model, Tokenizer};
-use crate::results::{Artefact, folder_of};
+use crate::results::{Artefact, folder_of, hash_files, hash_folder};
 use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
 
@@ -30,7 +31,7 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     if let Recipe::Import { source, activations } = order.recipe {
         return describe_import(order, source, *activations);
     }
-    build_keeping(order, into, KEEP_EVERY, progress)
+    build_keeping(order, into, keep_every(), progress, &mut |_| ())
 }
 
 /// As [`build`], keeping what is done at such intervals.
@@ -38,6 +39,20 @@ pub(super) fn build_keeping(
     order: &Order<'_>,
     into: &Path,
     every: Duration,
+    progress: &mut dyn FnMut(usize, usize),
+    waiting: &mut dyn FnMut(&str),
+) -> Result<Artefact> {
+    let mut unfinished = Unfinished::open(into, &order.key(), every, waiting)?;
+    let artefact = build_in(order, into, &mut unfinished, progress);
+    unfinished.remove();
+    artefact
+}
+
+/// As [`build`] of a recipe that makes something, in a folder that is open.
+pub(super) fn build_in(
+    order: &Order<'_>,
+    into: &Path,
+    unfinished: &mut Unfinished,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Artefact> {
     let start = Instant::now();
@@ -48,37 +63,35 @@ pub(super) fn build_keeping(
         .build()
         .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", order.threads)))?;
 
-    let mut unfinished = Unfinished::open(into, &order.key(), every)?;
-    let finished = (|| {
-        let rotated = match rotation::rotates(order.recipe) {
-            true => Some(rotation::rotate(&original, &workers, &unfinished.folder().join("rotated"))?),
-            false => None,
-        };
-        let checkpoint = rotated.as_ref().unwrap_or(&original);
-        if rotated.is_some() {
-            plan = Plan::new(checkpoint, order.recipe)?;
-        }
-        let made = Maker::new(checkpoint, &plan, &workers, &unfinished)?.make(order, &mut unfinished, progress)?;
-        let folder = unfinished.artefact();
-        write_config(checkpoint, &plan, made.scaled, &folder.join("config.json"))?;
-        Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
-        for file in &original.sentence_modules().files {
-            copy(original.path(), &folder, file)?;
-        }
-        // What is shipped must be what every other command reads.
-        Model::open(&folder)?;
-        let file_bytes = make_durable(&folder)?;
-        fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
-        let parent = folder_of(into);
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
-        Ok((made, file_bytes))
-    })();
-    unfinished.remove();
-    let (made, file_bytes) = finished?;
+    let rotated = match rotation::rotates(order.recipe) {
+        true => Some(rotation::rotate(&original, &workers, &unfinished.folder().join("rotated"))?),
+        false => None,
+    };
+    let checkpoint = rotated.as_ref().unwrap_or(&original);
+    if rotated.is_some() {
+        plan = Plan::new(checkpoint, order.recipe)?;
+    }
+    let made = Maker::new(checkpoint, &plan, &workers, unfinished)?.make(order, unfinished, progress)?;
+    let folder = unfinished.artefact();
+    write_config(checkpoint, &plan, made.scaled, &folder.join("config.json"))?;
+    Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
+    for file in &original.sentence_modules().files {
+        copy(original.path(), &folder, file)?;
+    }
+    // What is shipped must be what every other command reads.
+    Model::open(&folder)?;
+    let file_bytes = make_durable(&folder)?;
+    let files = hash_folder(&folder)?;
+    crash_point("rename-before");
+    fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
+    crash_point("rename-after");
+    let parent = folder_of(into);
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
     Ok(Artefact {
         path: into.display().to_string(),
         key: order.key(),
         file_bytes,
+        files,
         seconds: start.elapsed().as_secs_f64(),
         cached: false,
         layer_errors: made.layer_errors,
@@ -110,6 +123,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) ->
         path: path.display().to_string(),
         key: order.key(),
         file_bytes: checkpoint.files().iter().map(|file| bytes(file)).sum::<Result<u64>>()?,
+        files: hash_files(path, &checkpoint.files().iter().map(PathBuf::from).collect::<Vec<_>>())?,
         seconds: 0.0,
         cached: false,
         layer_errors: BTreeMap::new(),

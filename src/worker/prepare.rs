@@ -1,14 +1,13 @@
 //! The job that reads the suite's data and writes it as tokens.
 
 use std::collections::HashSet;
-use std::fs;
 
 use super::protocol::{PrepareJob, Prepared};
 use crate::assets::{Documents, read_documents};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::network::Model;
-use crate::results::Genres;
+use crate::results::{Genres, create_folder, hash_folder};
 use crate::suite::{Calibration, Suite, Task, TaskKind};
 use crate::tasks::{
     ChoiceItems, Corpus, Coverage, Encoder, LONGEST_SENTENCE, Passages, Prompts, Window, Windows, prompts,
@@ -21,6 +20,12 @@ const WARMUP_PROMPTS: usize = 2;
 /// Reads the data, tokenizes what is text and writes the token files.
 pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Prepared> {
     let suite = &job.suite;
+    // What an earlier attempt has left, half a file perhaps.
+    let folder = job.files.folder();
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, "delete the remains of", e))?;
+    }
+    create_folder(folder)?;
     let model = Model::open(&job.model)?;
     let encoder = Encoder::of(&model);
     let steps = suite.tasks.len() + 1;
@@ -90,8 +95,8 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
             return Err(Error::input(&calibration.text.source, format!("{text}; {remedy}")));
         }
     }
-    fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
-    Ok(Prepared { warnings, leak, peak_rss: machine::peak_rss() })
+    let files = hash_folder(job.files.folder())?;
+    Ok(Prepared { warnings, leak, files, peak_rss: machine::peak_rss() })
 }
 
 /// The windows of a task, with their genres.

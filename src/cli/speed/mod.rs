@@ -28,7 +28,7 @@ use crate::network::{Architecture, Decoder, Encoder, LoadOptions, Model};
 use crate::results::KernelUse;
 use crate::stats::median_interval;
 use crate::units;
-use crate::worker::BuildJob;
+use crate::worker::{BuildJob, Told};
 
 /// Time prompts and generation of one model, and say where the time goes.
 ///
@@ -259,7 +259,10 @@ fn find(args: &Args) -> Result<(PathBuf, String)> {
         threads: model::threads(None)?,
     };
     let mut shown = Progress::new("quantizing");
-    let built = Processes::new()?.build(job, &mut |done, total| shown.advance(done, total))?;
+    let built = Processes::new()?.build(job, &mut |told| match told {
+        Told::Done(done, total) => shown.advance(done, total),
+        Told::Waiting(text) => crate::cli::tell(text),
+    })?;
     Ok((Path::new(&built.artefact.path).to_path_buf(), variant))
 }
 

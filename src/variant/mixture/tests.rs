@@ -37,7 +37,7 @@ fn survey(model: &Path, cache: &Path, method: &str, names: &[&str], threads: usi
         cache,
     };
     let mut calls = 0;
-    let found = survey.run(&mut |_, _| calls += 1).unwrap();
+    let found = survey.run(&mut |_, _| calls += 1, &mut |_| {}).unwrap();
     (found, calls)
 }
 
@@ -131,7 +131,7 @@ fn what_cannot_be_measured_is_refused() {
             threads: 1,
             cache: root.path(),
         };
-        let error = survey.run(&mut |_, _| {}).unwrap_err().to_string();
+        let error = survey.run(&mut |_, _| {}, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
     }
 }
@@ -163,7 +163,7 @@ fn searched(model: &Path, cache: &Path, budget: Budget, threads: usize) -> crate
     let Recipe::Search(asked) = &recipe else { panic!("a search") };
     let order =
         Order { model, model_sha256: "00", recipe: &recipe, import: None, calibration: Some(&learned), threads };
-    search(&order, asked, &held_out, cache, &mut |_, _| {})
+    search(&order, asked, &held_out, cache, &mut |_, _| {}, &mut |_| {})
 }
 
 fn tiny_model(root: &Path) -> PathBuf {
