@@ -11,7 +11,7 @@ use crate::tiny_model::Place;
 const MEMORY_KIB: u64 = 6 << 20;
 
 /// Far above what any answer takes, so that only a hang meets it.
-const LIMIT: Duration = Duration::from_secs(100);
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// Bytes of an answer: one line for each of a few faults.
 const LONGEST: usize = 4000;

@@ -235,9 +235,18 @@ pub fn compressed_tensors(data: &[u8]) {
     read_pieces(&COMPRESSED.edited(&mut Input::new(data)));
 }
 
-/// As above.
+/// As above, with the configuration that older writers put beside `config.json`.
 pub fn gptq(data: &[u8]) {
-    read_pieces(&GPTQ.edited(&mut Input::new(data)));
+    static BESIDE: LazyLock<Value> = LazyLock::new(|| {
+        let file = include_str!("../../../tests/fixtures/gptq/w4_v1_asym_desc_act/quantize_config.json");
+        serde_json::from_str(file).expect("a fixture")
+    });
+    let mut input = Input::new(data);
+    let mut pieces = GPTQ.pieces[input.below(GPTQ.pieces.len())].clone();
+    pieces.document["beside"] = BESIDE.clone();
+    pieces.edit(&mut input, &GPTQ.words);
+    scratch::file("quantize_config.json", pieces.document["beside"].to_string().as_bytes());
+    read_pieces(&pieces);
 }
 
 /// As above.

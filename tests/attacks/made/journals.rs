@@ -51,7 +51,7 @@ fn lines_that_no_run_writes() {
         event["samples"].as_array_mut().unwrap().iter_mut().for_each(|sample| sample[key] = value.clone());
     };
     assert_all([
-        reported("sound", "0 1 3", |_| {}),
+        reported("sound", "0 1 3 5", |_| {}),
         reported("every slot twice", "2", |events| {
             let twins: Vec<Value> = events.iter().filter(|event| is(event, "slot")).cloned().collect();
             events.extend(twins);
