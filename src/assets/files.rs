@@ -193,9 +193,14 @@ pub(super) fn combined<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> S
 /// Hashes found files.
 pub(super) fn local(paths: Vec<PathBuf>) -> Result<Local> {
     let files = expand(&paths)?;
+    hashed(paths, &files)
+}
+
+/// Hashes `files` with their names; `paths` are where they were found.
+pub(super) fn hashed(paths: Vec<PathBuf>, files: &[(String, PathBuf)]) -> Result<Local> {
     let hashes = files.iter().map(|(_, path)| sha256(path)).collect::<Result<Vec<_>>>()?;
     let mut bytes = 0;
-    for (_, path) in &files {
+    for (_, path) in files {
         bytes += std::fs::metadata(path).map_err(|source| Error::io(path, "read", source))?.len();
     }
     let sha256 = combined(files.iter().map(|(name, _)| name.as_str()).zip(hashes.iter().map(String::as_str)));

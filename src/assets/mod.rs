@@ -100,6 +100,29 @@ pub fn unpack_tarball(archive: &Path, into: &Path) -> Result<()> {
     archive::unpack_tarball(archive, &|_| true, into)
 }
 
+/// The file or folder at `path`, or the files that fit it where it holds `*`, in natural order.
+///
+/// # Errors
+/// Nothing is there.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
+    files::find(path)
+}
+
+/// Hash and size of `files`, which make up what is at `path`; their names count from `path` where it is a folder.
+///
+/// # Errors
+/// What is missing or cannot be read.
+pub fn content_of(path: &Path, files: &[PathBuf]) -> Result<Local> {
+    let root = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let named = |file: &PathBuf| {
+        let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().replace('\\', "/");
+        (name, file.clone())
+    };
+    let mut named: Vec<(String, PathBuf)> = files.iter().map(named).collect();
+    named.sort();
+    files::hashed(vec![path.to_path_buf()], &named)
+}
+
 impl Source {
     /// Parses a source.
     ///

@@ -53,7 +53,8 @@ pub(super) fn look(folder: &Path) -> Result<Folder> {
     let names = list(folder)?;
     let adapter = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("adapter_model."));
     if folder.join(ADAPTER).is_file() && (names.iter().any(adapter) || !folder.join(WEIGHTS).is_file()) {
-        let problem = "holds a LoRA adapter (adapter_config.json); merge it into its model first (merge_and_unload of peft)";
+        let problem =
+            "holds a LoRA adapter (adapter_config.json); merge it into its model first (merge_and_unload of peft)";
         return Err(Error::input(folder.display(), problem));
     }
     if folder.join(CONFIG).is_file() {

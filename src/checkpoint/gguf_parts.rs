@@ -62,7 +62,9 @@ impl Part {
             Some(got) if got == expected => Ok(()),
             got => {
                 let got = got.map_or("none".to_owned(), |got| got.to_string());
-                Err(self.fault(format!("metadata {key}: expected {expected}, got {got}; the parts are not of one model; {REMEDY}")))
+                Err(self.fault(format!(
+                    "metadata {key}: expected {expected}, got {got}; the parts are not of one model; {REMEDY}"
+                )))
             }
         }
     }
@@ -144,9 +146,12 @@ mod tests {
 
     #[test]
     fn parts_are_known_by_their_names() {
-        let part = |name: &str| name_of_part(Path::new(name)).map(|(name, number, count)| format!("{name} {number} {count}"));
+        let part =
+            |name: &str| name_of_part(Path::new(name)).map(|(name, number, count)| format!("{name} {number} {count}"));
         assert_eq!(part("a/m-Q4_K-00002-of-00012.gguf").as_deref(), Some("m-Q4_K 2 12"));
-        for other in ["m.gguf", "m-2-of-3.gguf", "m-00001-of-00002.safetensors", "m-0000x-of-00002.gguf", "00001-of-00002.gguf"] {
+        for other in
+            ["m.gguf", "m-2-of-3.gguf", "m-00001-of-00002.safetensors", "m-0000x-of-00002.gguf", "00001-of-00002.gguf"]
+        {
             assert_eq!(part(other), None, "{other}");
         }
     }

@@ -29,7 +29,9 @@ pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
 pub(super) fn describe(files: &[PathBuf]) -> Option<String> {
     let names = |name: &str| files.iter().any(|file| file.file_name().is_some_and(|other| other == name));
     if names("adapter_config.json") {
-        return Some("a LoRA adapter without its model: merge it into the model first (merge_and_unload of peft)".into());
+        return Some(
+            "a LoRA adapter without its model: merge it into the model first (merge_and_unload of peft)".into(),
+        );
     }
     if files.iter().any(|file| is_consolidated(file)) || names("params.json") {
         return Some(

@@ -358,7 +358,10 @@ fn other_forms_of_a_model_are_named_with_the_next_step() {
         (&[config, ("model.onnx", b"x")], "an ONNX graph"),
         (&[config, ("openvino_model.xml", b"<"), ("openvino_model.bin", b"x")], "an OpenVINO model"),
         (&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"x")], "merge it into its model"),
-        (&[config, ("adapter_config.json", b"{}"), ("adapter_model.bin", b"x"), ("model.safetensors", b"x")], "merge it"),
+        (
+            &[config, ("adapter_config.json", b"{}"), ("adapter_model.bin", b"x"), ("model.safetensors", b"x")],
+            "merge it",
+        ),
         (&[config, ("consolidated.safetensors", b"x")], "own layout"),
         (&[("params.json", b"{}"), ("consolidated.00.pth", b"x")], "own layout"),
         (&[config, ("model.pth", b"x")], "pickled weights"),

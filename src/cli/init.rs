@@ -50,8 +50,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let problem = "exists already; choose another name with -o, nothing is overwritten";
         return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
     }
-    let local = model::locate(&args.model)?;
-    let path = model::single(&args.model, &local)?;
+    let model = model::open(&args.model)?;
+    let path = model.checkpoint().path();
     let source = if model::is_source(&args.model) && !args.model.starts_with("path:") {
         args.model.clone()
     } else {
@@ -59,7 +59,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         format!("path:{}", path.canonicalize().map_err(|e| Error::io(path, "read", e))?.display())
     };
     let source = toml::Value::String(source);
-    let model = Model::open(path)?;
     let text = match model.architecture() {
         Architecture::Decoder(config) => starter(&source, &inspect(model.checkpoint(), config)?),
         Architecture::Encoder { config, .. } => {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, read_documents};
+use crate::assets::{Choice, Choices, Documents, Source, read_choices, read_documents};
 use crate::error::{Error, Result};
 use crate::kernels::{Activations, Matrix, Pool};
 use crate::network;
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let source = fetch::parse(&args.suite, &suite.model)?;
     let imports = import_bytes(&suite, &args.suite)?;
-    let model = if source.is_local(base) { Some(Model::open(&suite, &source.fetch(base)?, imports)?) } else { None };
+    let model = if source.is_local(base) { Some(Model::open(&suite, &source, base, imports)?) } else { None };
     text.push_str("\nvariants\n");
     text.push_str(&variants(&suite, model.as_ref()));
     text.push_str("\n\nwork\n");
@@ -124,9 +124,9 @@ struct Model {
 }
 
 impl Model {
-    fn open(suite: &Suite, local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
+    fn open(suite: &Suite, source: &Source, base: &Path, imports: BTreeMap<String, u64>) -> Result<Model> {
+        let (model, local) = network::Model::fetch(source, base)?;
         let path = local.paths.first().cloned().unwrap_or_default();
-        let model = network::Model::open(&path)?;
         let (architecture, checkpoint) = (model.architecture(), model.checkpoint());
         check_lengths(suite, architecture, &path)?;
         let linears = architecture.block_weights().into_iter().filter_map(|name| match checkpoint.shape(&name)?[..] {
@@ -137,7 +137,7 @@ impl Model {
         let table = (architecture.vocab_size() * architecture.hidden_size()) as u64;
         let head = if architecture.head().is_some() { table } else { 0 };
         let embedding = if architecture.tied_head() { 0 } else { table };
-        let (sha256, file_bytes) = (local.sha256.clone(), local.bytes);
+        let (sha256, file_bytes) = (local.sha256, local.bytes);
         Ok(Model { path, sha256, file_bytes, imports, linears, head, embedding })
     }
 

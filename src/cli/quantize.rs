@@ -75,10 +75,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let problem = "exists already; name a new one, nothing is overwritten";
         return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
     }
-    let local = model::locate(&args.model)?;
+    let (opened, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let opened = Model::open(path)?;
-    model::warn(&opened);
     let import = import(&recipe)?;
     if let Some(import) = &import {
         opened.check_form(import)?;

@@ -101,9 +101,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let began = std::time::Instant::now();
     let threads = model::threads(args.threads)?;
     let dense = args.form.dense().unwrap_or(DenseFormat::F16);
-    let local = model::locate(&args.model)?;
+    let (model, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let (windows, calibration) = tokens(args, path)?;
+    let (windows, calibration) = tokens(args, &model)?;
     let method = args.method.as_deref().unwrap_or(if calibration.is_some() { "gptq" } else { "rtn" });
     let formats = formats(args, method)?;
     let survey = Survey {
@@ -140,12 +140,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The windows that predictions are compared on, and those that the quantizer learns from.
-fn tokens(args: &Args, path: &Path) -> Result<(CalibrationTokens, Option<CalibrationTokens>)> {
+fn tokens(args: &Args, model: &Model) -> Result<(CalibrationTokens, Option<CalibrationTokens>)> {
     let bundled = |part: &str| args.model.starts_with("bundled:").then(|| format!("{}/{part}", args.model));
     let text = args.text.clone().or_else(|| bundled("heldout")).ok_or_else(|| {
         Error::Usage("predictions are compared on text; add --text FILE, of a kind that the model will see".into())
     })?;
-    let encoder = Encoder::of(&Model::open(path)?);
+    let encoder = Encoder::of(model);
     let draw = |text: &str, windows| {
         let corpus = encoder.read(&model::data(text), Path::new("."))?;
         CalibrationTokens::draw(&corpus.documents, encoder.bos(), windows, args.length, args.seed)

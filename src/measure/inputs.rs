@@ -37,15 +37,14 @@ impl Inputs {
     /// # Errors
     /// A model or text that cannot be fetched; a model or import that is damaged, not supported, or does not fit the suite.
     pub fn fetch(suite: Suite, base: &Path) -> Result<Inputs> {
-        let model = fetch(&suite.model, base)?;
+        let source = parse(&suite.model)?;
+        let (opened, model) = Model::fetch(&source, base)?;
+        check_kind(&suite, &opened)?;
         let texts = suite.tasks.iter().map(|t| &t.text).chain(suite.calibration.iter().map(|c| &c.text));
         for text in texts {
             fetch(&text.source, base)?;
         }
-        let path = one_path(&suite.model, &model)?;
-        let opened = Model::open(&path)?;
-        check_kind(&suite, &opened)?;
-        check_lengths(&suite, opened.architecture(), &path)?;
+        check_lengths(&suite, opened.architecture(), opened.checkpoint().path())?;
         let mut imports = BTreeMap::new();
         for variant in &suite.variants {
             if let Recipe::Import { source, .. } = &variant.recipe
@@ -59,7 +58,7 @@ impl Inputs {
             }
         }
         Ok(Inputs {
-            model: path,
+            model: one_path(&suite.model, &model)?,
             model_sha256: model.sha256,
             base: base.to_path_buf(),
             imports,
@@ -85,8 +84,12 @@ fn check_kind(suite: &Suite, model: &Model) -> Result<()> {
     Err(Error::input(model.checkpoint().path().display(), problem))
 }
 
+fn parse(source: &str) -> Result<Source> {
+    Source::parse(source).map_err(|problem| Error::input(source, problem))
+}
+
 fn fetch(source: &str, base: &Path) -> Result<Local> {
-    Source::parse(source).map_err(|problem| Error::input(source, problem))?.fetch(base)
+    parse(source)?.fetch(base)
 }
 
 /// A model is one file or one folder.

@@ -3,7 +3,7 @@
 //! A bar on a terminal, a line per finished step elsewhere, nothing when quiet. Nothing ticks: the bar is drawn only
 //! when a worker reports, so the parent sleeps while a slot is timed.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

@@ -6,13 +6,13 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Hadamard, Isa, KvFormat, Matrix, Pool, rows, vector};
-use crate::network::{Architecture, Config};
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
 use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector, published_in_bf16};
 use crate::network::lookup_table::check_tokens;
 use crate::network::rotary::Rotary;
+use crate::network::{Architecture, Config};
 use crate::results::KernelUse;
 
 /// A decoder with packed weights.

@@ -249,9 +249,8 @@ impl End {
         }
         let (dense, output, classes) = End::classifier(checkpoint, config, prefix);
         let width = config.hidden_size;
-        let linear = |name: &str, rows| {
-            [(format!("{name}.weight"), vec![rows, width]), (format!("{name}.bias"), vec![rows])]
-        };
+        let linear =
+            |name: &str, rows| [(format!("{name}.weight"), vec![rows, width]), (format!("{name}.bias"), vec![rows])];
         [linear(&dense, width), linear(output, classes)].concat()
     }
 

@@ -1,9 +1,10 @@
 //! The one door to a model: every command opens it here before any work, so that all refuse the same files for the same
 //! reasons. Opening maps files and reads no weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::assets::{self, Local, Source};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::network::{Architecture, Pooling, Tokenizer};
@@ -44,6 +45,25 @@ impl Model {
         Ok(Model { checkpoint, architecture, tokenizer, warnings })
     }
 
+    /// The model of a source, fetched if it is not here, with the hash and size of its files. Of a `path:` these are the
+    /// files that make up the model, so that notes beside them do not make it another one; of other sources all files, as
+    /// they were published. Relative paths start from `base`.
+    ///
+    /// # Errors
+    /// As [`Source::fetch`] and [`Model::open`]; several files.
+    pub fn fetch(source: &Source, base: &Path) -> Result<(Model, Local)> {
+        let Source::Path(path) = source else {
+            let local = source.fetch(base)?;
+            return Ok((Model::open(single(&local.paths)?)?, local));
+        };
+        let found = assets::find(&base.join(path))?;
+        let path = single(&found)?;
+        let model = Model::open(path)?;
+        let files = model.checkpoint.files();
+        let local = assets::content_of(path, &files)?;
+        Ok((model, local))
+    }
+
     /// Checks a file that is scored and timed as another form of this model, whose tokenizer it shares.
     ///
     /// # Errors
@@ -80,5 +100,17 @@ impl Model {
     /// Text to tokens.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+}
+
+/// A model is one file or one folder.
+fn single(paths: &[PathBuf]) -> Result<&Path> {
+    match paths {
+        [path] => Ok(path),
+        paths => {
+            let place = paths.first().map_or_else(String::new, |path| path.display().to_string());
+            let problem = format!("expected one model file or folder, got {} paths; name one of them", paths.len());
+            Err(Error::input(place, problem))
+        }
     }
 }

@@ -103,9 +103,7 @@ impl<'a> TensorList<'a> {
             return Err(self.fault(name, format!("expected shape {expected:?} by the model's config, got {got:?}")));
         }
         match self.checkpoint.unsupported(name) {
-            Some(dtype) => {
-                Err(self.fault(name, format!("type {dtype} is not supported; supported: F32, F16, BF16")))
-            }
+            Some(dtype) => Err(self.fault(name, format!("type {dtype} is not supported; supported: F32, F16, BF16"))),
             None => Ok(()),
         }
     }
@@ -168,8 +166,13 @@ impl<'a> TensorList<'a> {
 
     /// Heads for masked words and next sentences, and a pooler whose result nothing reads here.
     fn is_other_head(&self, name: &str, prefix: &str) -> bool {
-        const BERT: [&str; 5] =
-            ["predictions.decoder", "predictions.transform.dense", "predictions.transform.LayerNorm", "seq_relationship", "predictions"];
+        const BERT: [&str; 5] = [
+            "predictions.decoder",
+            "predictions.transform.dense",
+            "predictions.transform.LayerNorm",
+            "seq_relationship",
+            "predictions",
+        ];
         const ROBERTA: [&str; 4] = ["dense", "layer_norm", "decoder", ""];
         let Some((module, "weight" | "bias" | "gamma" | "beta")) = name.rsplit_once('.') else { return false };
         module.strip_prefix(prefix) == Some("pooler.dense")
@@ -253,7 +256,12 @@ mod tests {
                 }
                 let mut listed = TensorList::new(&architecture, &checkpoint).names().to_vec();
                 listed.sort();
-                assert_eq!(checkpoint.reads().into_iter().collect::<Vec<_>>(), listed, "{}", checkpoint.path().display());
+                assert_eq!(
+                    checkpoint.reads().into_iter().collect::<Vec<_>>(),
+                    listed,
+                    "{}",
+                    checkpoint.path().display()
+                );
             }
         }
     }

@@ -49,7 +49,8 @@ pub(super) fn explain(list: &TensorList<'_>, unread: &[&str], missing: &[&str]) 
     let reason = reason(list, unread[0]);
     let same = unread.iter().filter(|name| self::reason(list, name) == reason).copied().collect::<Vec<_>>();
     let others = unread.len() - same.len();
-    let also = if others > 0 { format!("; {others} more tensors are not read for other reasons") } else { String::new() };
+    let also =
+        if others > 0 { format!("; {others} more tensors are not read for other reasons") } else { String::new() };
     let lacks = match missing {
         [] => String::new(),
         [first, ..] => format!("; {}\"{first}\" is missing", count_before(missing.len())),
@@ -107,7 +108,9 @@ fn reason(list: &TensorList<'_>, name: &str) -> String {
     }
     if let Some(block) = list.block_of(name).filter(|block| *block >= architecture.layers()) {
         let layers = architecture.layers();
-        return format!("it belongs to block {block}, but num_hidden_layers is {layers}; check that the config is the model's");
+        return format!(
+            "it belongs to block {block}, but num_hidden_layers is {layers}; check that the config is the model's"
+        );
     }
     match architecture {
         Architecture::Decoder(config) => of_decoder(&config.model_type, name),
@@ -132,7 +135,9 @@ fn prefix(list: &TensorList<'_>, name: &str) -> Option<String> {
         "" => return None,
         "_orig_mod." => (prefix, "torch.compile put it there; save the model that was compiled"),
         "module." => (prefix, "a parallel wrapper put it there; save the model inside"),
-        _ if prefix.starts_with("base_model.") => (prefix, "an adapter put it there; merge it (merge_and_unload of peft)"),
+        _ if prefix.starts_with("base_model.") => {
+            (prefix, "an adapter put it there; merge it (merge_and_unload of peft)")
+        }
         _ => (prefix, "a wrapper put it there"),
     };
     Some(format!("its name has \"{prefix}\" in front; {how}, or rename the tensors"))
@@ -146,7 +151,9 @@ fn of_decoder(model_type: &str, name: &str) -> String {
         }
         Some("o_proj") => "attention_bias is not true in config.json",
         Some("gate_proj" | "up_proj" | "down_proj") => "mlp_bias is not true in config.json",
-        _ if name.contains("q_norm") || name.contains("k_norm") => "its layers normalize heads only as model_type qwen3",
+        _ if name.contains("q_norm") || name.contains("k_norm") => {
+            "its layers normalize heads only as model_type qwen3"
+        }
         _ if name == HEAD => "tie_word_embeddings is true in config.json",
         _ => "a model of this kind has no such tensor; check model_type and architectures",
     };
@@ -155,7 +162,8 @@ fn of_decoder(model_type: &str, name: &str) -> String {
 
 fn of_encoder(classifies: bool, name: &str, part: &str) -> String {
     if matches!(part, "gamma" | "beta") {
-        return "gamma and beta are former names of a norm's weight and bias; save the model again with transformers".into();
+        return "gamma and beta are former names of a norm's weight and bias; save the model again with transformers"
+            .into();
     }
     if name.starts_with("classifier.") && !classifies {
         return "architectures in config.json does not say ...ForSequenceClassification; check that the config is the model's"

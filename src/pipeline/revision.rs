@@ -3,7 +3,6 @@
 //! A build appears whole, with its SHA-256 beside it, and one without or with another one is made again: it is a program that
 //! will be run. Two processes that want the same build share it.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -30,7 +30,7 @@ use std::path::Path;
 use super::fields::{At, Faults, Fields, TOP, parse};
 use super::schema::{Calibration, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload};
 use super::{accept, variants};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DenseFormat;
 use crate::{files, machine, text};
 

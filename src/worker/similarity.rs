@@ -11,7 +11,6 @@ use super::protocol::{Reference, ScoreJob};
 use super::score::damaged_states;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::kernels::Pool;
 use crate::machine;
 use crate::network::{Encoder, LoadOptions};

@@ -244,9 +244,12 @@ fn say_beyond_positions(network: &Network, works: &[Work]) {
 
 /// Where the variant is that was asked for, and its name.
 fn find(args: &Args) -> Result<(PathBuf, String)> {
-    let local = model::locate(&args.model)?;
+    let Some(text) = &args.recipe else {
+        let model = model::open(&args.model)?;
+        return Ok((model.checkpoint().path().to_path_buf(), args.form.name().into()));
+    };
+    let (_, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let Some(text) = &args.recipe else { return Ok((path.to_path_buf(), args.form.name().into())) };
     let recipe = read_recipe(text)?;
     let variant = recipe.to_string();
     let job = BuildJob {

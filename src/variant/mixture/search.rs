@@ -21,7 +21,6 @@ use super::options::{UnitOption, UnitOptions, bytes_outside, nats, options, reci
 use super::survey::Survey;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::kernels::{Isa, Pool, vector};
 use crate::machine;
 use crate::network::{self, Decoder, Head, LoadOptions};

@@ -20,7 +20,6 @@ use super::super::propagation::Propagation;
 use super::units::Unit;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::kernels::{Isa, Matrix, Pool, vector};
 use crate::network::{Architecture, Config, Decoder, Head, LoadOptions, Site};
 use crate::quantize::{InputStatistics, Quantizer, StatisticsAccumulator, method, output_energies};
