@@ -107,7 +107,7 @@ fn results_depend_on_neither_threads_nor_interruptions() {
     let file = std::fs::read_dir(root.path().join("a/sensitivities")).unwrap().next().unwrap().unwrap().path();
     let mut part = once.clone();
     part.units.truncate(4);
-    std::fs::write(&file, serde_json::to_vec(&part).unwrap()).unwrap();
+    crate::results::write_checked(&file, &serde_json::to_vec(&part).unwrap()).unwrap();
     let (resumed, rest) = survey(&model, &root.path().join("a"), "gptq", &names, 2);
     assert_eq!(resumed, once);
     assert!(rest < first, "{rest} of {first} steps were left");
