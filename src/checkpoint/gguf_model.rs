@@ -131,10 +131,7 @@ impl<'a> Model<'a> {
         set("rope_theta", json!(keys.number("rope.freq_base")?.unwrap_or(10_000.0)));
         set("rope_scaling", self.rope_scaling(frequency_factors)?);
         set("sliding_window", json!(window));
-        // Qwen2 has biases on q, k and v whatever the key says.
-        if model_type != "qwen2" {
-            set("attention_bias", json!(published("model.layers.0.self_attn.q_proj.bias")));
-        }
+        set("attention_bias", json!(published("model.layers.0.self_attn.q_proj.bias")));
         set("mlp_bias", json!(published("model.layers.0.mlp.gate_proj.bias")));
         set("tie_word_embeddings", json!(!published("lm_head.weight")));
         set("bos_token_id", json!(self.token("bos_token_id")?));

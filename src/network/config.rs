@@ -104,7 +104,8 @@ impl Config {
         let layers = keys.size("num_hidden_layers", MAX_LAYERS)?;
         let max_positions = keys.size("max_position_embeddings", MAX_POSITIONS)?;
         let (rope_theta, rope_scaling) = rope(keys, max_positions)?;
-        let attention_bias = attention_bias(keys, &model_type)?;
+        // Qwen2 has biases on q, k and v whatever the key says.
+        let attention_bias = keys.flag("attention_bias", false)?;
         let config = Config {
             hidden_size,
             intermediate_size: keys.size("intermediate_size", MAX_WIDTH)?,
@@ -128,7 +129,8 @@ impl Config {
         };
         config.check(keys)?;
         config.refuse_others(keys)?;
-        Ok((config, keys.warnings()))
+        let other_class = config.check_class(keys)?;
+        Ok((config, other_class.into_iter().chain(keys.warnings()).collect()))
     }
 
     /// Refuses keys that change the arithmetic in a way that is not carried out.
@@ -148,31 +150,30 @@ impl Config {
         for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
             keys.token_ids(key)?;
         }
-        self.check_class(keys)
+        Ok(())
     }
 
-    /// The class of the model's own program must be that of a causal language model of this family.
-    fn check_class(&self, keys: &Keys<'_>) -> Result<()> {
+    /// The class of the model's own program must be a causal language model. Where it is that of another family there is a
+    /// warning: transformers goes by `model_type`, as is done here, other programs by the class.
+    fn check_class(&self, keys: &Keys<'_>) -> Result<Option<String>> {
         let classes = keys.texts("architectures")?;
-        let Some(class) = classes.first() else { return Ok(()) };
+        let Some(class) = classes.first() else { return Ok(None) };
         let lower = class.to_ascii_lowercase();
         let other =
-            FAMILIES.into_iter().find(|family| *family != self.model_type && lower == format!("{family}forcausallm"));
+            lower.strip_suffix("forcausallm").filter(|name| FAMILIES.contains(name) && *name != self.model_type);
         if let Some(family) = other {
-            let model_type = &self.model_type;
-            return Err(
-                keys.fault(format!("architecture \"{class}\" is of {family}, but model_type is \"{model_type}\""))
-            );
+            let (place, model_type) = (keys.place, &self.model_type);
+            return Ok(Some(format!(
+                "{place}: architecture \"{class}\" is of {family}; the network is that of model_type \"{model_type}\""
+            )));
         }
-        if lower.ends_with("bimodel")
-            || lower.contains("bidirectional")
-            || !["model", "forcausallm"].iter().any(|end| lower.ends_with(end))
-        {
+        let is_causal = lower.ends_with("forcausallm") || lower.ends_with("model");
+        if !is_causal || lower.ends_with("bimodel") || lower.contains("bidirectional") {
             return Err(keys.fault(format!(
                 "architecture \"{class}\" is not supported; supported decoders are causal language models"
             )));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn check(&self, keys: &Keys<'_>) -> Result<()> {
@@ -283,14 +284,6 @@ fn kv_heads(keys: &Keys<'_>, model_type: &str, heads: usize) -> Result<usize> {
 /// Qwen3 does not derive the width of a head from the other sizes.
 fn head_dim(keys: &Keys<'_>, model_type: &str, derived: usize) -> Result<usize> {
     keys.size_or("head_dim", MAX_HEAD_DIM, if model_type == "qwen3" { 128 } else { derived })
-}
-
-/// Qwen2 has biases on q, k and v whatever the key says; there it may only say so.
-fn attention_bias(keys: &Keys<'_>, model_type: &str) -> Result<bool> {
-    if model_type == "qwen2" {
-        keys.only("attention_bias", Only::Flag(true))?;
-    }
-    keys.flag("attention_bias", false)
 }
 
 /// Mistral bounds all layers; Qwen files carry a window that `use_sliding_window` switches on from some layer on; Llama has
@@ -451,6 +444,7 @@ mod tests {
         assert!(message(&wide).contains("exceeds"));
         let mut qwen = with("model_type", json!("qwen2"));
         qwen["use_sliding_window"] = json!(true);
+        qwen["sliding_window"] = json!(4096);
         assert!(message(&qwen).contains("use_sliding_window"));
     }
 }

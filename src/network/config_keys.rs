@@ -445,8 +445,10 @@ mod tests {
         assert!(read(&types(&window, ["sliding_attention"; 2])).is_ok());
         refused(&types(&window, ["full_attention"; 2]), "full_attention");
         // Biases, norms and scales that follow from other keys.
-        assert!(read(&with(&qwen2, "attention_bias", json!(true))).is_ok());
-        refused(&with(&qwen2, "attention_bias", json!(false)), "attention_bias");
+        for bias in [true, false] {
+            let config = read(&with(&qwen2, "attention_bias", json!(bias))).unwrap();
+            assert!(config.qkv_bias && !config.output_bias);
+        }
         refused(&with(&llama, "qkv_bias", json!(true)), "qkv_bias");
         assert!(read(&with(&qwen3, "use_qk_norm", json!(true))).is_ok());
         refused(&with(&llama, "use_qk_norm", json!(true)), "use_qk_norm");
@@ -454,13 +456,16 @@ mod tests {
         refused(&with(&llama, "attention_multiplier", json!(0.015625)), "attention_multiplier");
         refused(&with(&llama, "query_pre_attn_scalar", json!(256)), "query_pre_attn_scalar");
         // Classes.
-        for (class, expected) in [
-            ("Qwen2ForCausalLM", "is of qwen2, but model_type is \"llama\""),
-            ("LlamaForSequenceClassification", "causal language models"),
-            ("LlamaBiModel", "causal language models"),
-        ] {
+        for (class, expected) in
+            [("LlamaForSequenceClassification", "causal language models"), ("LlamaBiModel", "causal language models")]
+        {
             refused(&with(&llama, "architectures", json!([class])), expected);
         }
+        let of_another = Config::read("c", &with(&llama, "architectures", json!(["Qwen2ForCausalLM"]))).unwrap().1;
+        assert_eq!(
+            of_another,
+            ["c: architecture \"Qwen2ForCausalLM\" is of qwen2; the network is that of model_type \"llama\""]
+        );
         for class in ["LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "YiForCausalLM"] {
             assert!(read(&with(&llama, "architectures", json!([class]))).is_ok(), "{class}");
         }

@@ -173,7 +173,7 @@ mod tests {
             ("model_type", json!("llama"), "model_type \"llama\""),
             ("hidden_act", json!("relu"), "hidden_act \"relu\""),
             ("num_attention_heads", json!(7), "does not divide hidden_size"),
-            ("position_embedding_type", json!("relative_key"), "relative positions"),
+            ("position_embedding_type", json!("relative_key"), "\"position_embedding_type\" is \"relative_key\""),
             ("architectures", json!(["BertForTokenClassification"]), "BertForTokenClassification"),
             ("layer_norm_eps", json!(0), "\"layer_norm_eps\" is 0"),
         ] {
