@@ -10,7 +10,6 @@ use super::other_formats::{self, has_extension};
 use super::sentence_transformers::{self, SentenceModules};
 use super::{gptq, python_json};
 use crate::error::{Error, Result};
-use crate::files;
 
 /// Configuration, published with every Hugging Face model.
 const CONFIG: &str = "config.json";

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::{Architecture, Config, EncoderConfig, Model, published_in_bf16};
+use crate::network::{Architecture, Config, EncoderConfig, published_in_bf16};
 
 use super::{init_encoder, model};
 
