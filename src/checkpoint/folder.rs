@@ -25,7 +25,7 @@ const GPTQ_CONFIG: &str = "quantize_config.json";
 #[derive(Debug)]
 pub(super) enum Folder {
     /// Configuration and safetensors.
-    Safetensors(Layout),
+    Safetensors(Box<Layout>),
     /// One GGUF file, or the first part of one model.
     Gguf(PathBuf),
 }
@@ -59,17 +59,17 @@ pub(super) fn look(folder: &Path) -> Result<Folder> {
     if folder.join(CONFIG).is_file() {
         if folder.join(WEIGHTS).is_file() {
             refuse_other_shards(folder)?;
-            return layout(folder, vec![folder.join(WEIGHTS)], None).map(Folder::Safetensors);
+            return layout(folder, vec![folder.join(WEIGHTS)], None).map(Box::new).map(Folder::Safetensors);
         }
         if folder.join(INDEX).is_file() {
             let (shards, weight_map) = read_index(folder)?;
-            return layout(folder, shards, Some(weight_map)).map(Folder::Safetensors);
+            return layout(folder, shards, Some(weight_map)).map(Box::new).map(Folder::Safetensors);
         }
         // GPTQ names its one file after the scheme.
         let weights = names.iter().filter(|p| has_extension(p, &["safetensors"]) && !other_formats::is_consolidated(p));
         let weights: Vec<PathBuf> = weights.cloned().collect();
         if weights.len() == 1 {
-            return layout(folder, weights, None).map(Folder::Safetensors);
+            return layout(folder, weights, None).map(Box::new).map(Folder::Safetensors);
         }
         if weights.len() > 1 {
             let problem = format!("{} .safetensors files, but no {INDEX}; fetch the index too", weights.len());

@@ -114,7 +114,7 @@ pub(super) fn open(path: &Path) -> Result<Parts> {
 }
 
 impl Parts {
-    fn add(&mut self, path: &PathBuf, number: usize, count: usize, all: Option<usize>) -> Result<()> {
+    fn add(&mut self, path: &Path, number: usize, count: usize, all: Option<usize>) -> Result<()> {
         if !path.exists() {
             let problem = format!("missing: part {} of {count} of the model; {REMEDY}", number + 1);
             return Err(Error::input(path.display(), problem));

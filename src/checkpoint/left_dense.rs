@@ -30,7 +30,8 @@ pub(super) fn refuse_others(place: &str, stored: &Value, entries: &[Entry]) -> R
     let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
     let patterns = stored.dynamic.iter().flat_map(Map::keys).filter_map(|key| key.strip_prefix("-:"));
     let mut compiled = Patterns::default();
-    let mut pattern = |text: &str| compiled.from_start(text).map_err(|problem| fault(format!("dynamic: {problem}")));
+    let mut pattern =
+        |text: &str| compiled.matching_from_start(text).map_err(|problem| fault(format!("dynamic: {problem}")));
     let patterns = patterns.map(&mut pattern).collect::<Result<Vec<_>>>()?;
     let left = |module: &str| {
         stored.modules_to_not_convert.iter().flatten().any(|part| module.contains(part))

@@ -201,7 +201,7 @@ impl Checkpoint {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if metadata.is_dir() {
             return match folder::look(path)? {
-                Folder::Safetensors(layout) => Checkpoint::open_safetensors(path, layout),
+                Folder::Safetensors(layout) => Checkpoint::open_safetensors(path, *layout),
                 Folder::Gguf(file) => Checkpoint::open_gguf(&file),
             };
         }

@@ -264,7 +264,7 @@ const MAX_PATTERN_BYTES: usize = 1 << 18;
 
 impl Patterns {
     /// A regular expression that must match from the start of a name.
-    pub(super) fn from_start(&mut self, pattern: &str) -> std::result::Result<Regex, String> {
+    pub(super) fn matching_from_start(&mut self, pattern: &str) -> std::result::Result<Regex, String> {
         if let Some(known) = self.0.get(pattern) {
             return Ok(known.clone());
         }
@@ -311,7 +311,9 @@ impl Target {
     fn parse(target: &str, patterns: &mut Patterns) -> std::result::Result<Self, String> {
         match target.strip_prefix("re:") {
             None => Ok(Target::Name(target.to_owned())),
-            Some(pattern) => patterns.from_start(pattern).map(Target::Pattern).map_err(|p| format!("target {p}")),
+            Some(pattern) => {
+                patterns.matching_from_start(pattern).map(Target::Pattern).map_err(|p| format!("target {p}"))
+            }
         }
     }
 }

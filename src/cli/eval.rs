@@ -181,7 +181,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             tokens: coverage.predicted,
             tokens_not_predicted: coverage.not_predicted,
             documents_left_out: coverage.documents_left_out,
-            beyond_positions: beyond_positions(&windows, &config),
+            beyond_positions: beyond_positions(&windows, config),
             nll_sum,
             perplexity: (nll_sum / coverage.predicted as f64).exp(),
             against: against.transpose()?,

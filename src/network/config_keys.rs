@@ -306,9 +306,11 @@ mod tests {
     /// Warnings, or the error.
     type Read = Result<Vec<String>>;
     type Table = &'static [(&'static str, Only)];
+    /// A configuration of a family, its table and its reader.
+    type Family = (Value, Table, fn(&Value) -> Read);
 
     /// Every family with its table and its reader.
-    fn families() -> Vec<(Value, Table, fn(&Value) -> Read)> {
+    fn families() -> Vec<Family> {
         let decoders = ["llama", "mistral", "qwen2", "qwen3"].map(decoder);
         let encoders = ["bert", "roberta", "xlm-roberta"].map(encoder);
         let read_decoder: fn(&Value) -> Read = |json| Config::read("c", json).map(|(_, warnings)| warnings);
