@@ -4,7 +4,10 @@
 //! `model.gguf: tensor "blk.0.attn_q.weight" ends at byte 900 of 512; the file is truncated, fetch it again`.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// Result with the crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -43,6 +46,8 @@ pub enum Error {
         task: String,
         /// Its error message or exit status.
         reason: String,
+        /// What kind of failure it is.
+        kind: FailureKind,
     },
     /// Two runs, or a run and a baseline, cannot be compared.
     #[error("not comparable: {0}")]
@@ -50,6 +55,32 @@ pub enum Error {
     /// The measurement could not be made.
     #[error("measurement failed: {0}")]
     Measurement(String),
+}
+
+/// What kind of failure ended a job. It decides who can mend it, and whether to try again is worth it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A signal from outside, such as SIGKILL.
+    Signal,
+    /// A full disk, a device that fails, a limit on open files; also SIGBUS, by which a mapped file tells that.
+    Io,
+    /// Not started, since memory did not suffice.
+    Memory,
+    /// A fault of the model, the data, the suite or the command line.
+    Input,
+    /// A defect of this program: a panic, or SIGSEGV, SIGILL, SIGABRT and their like.
+    Defect,
+    /// Anything else, such as a number that is not finite.
+    #[default]
+    Other,
+}
+
+impl FailureKind {
+    /// Whether the cause may be gone at the next attempt.
+    pub fn may_pass(self) -> bool {
+        matches!(self, FailureKind::Signal | FailureKind::Io | FailureKind::Memory)
+    }
 }
 
 /// One fault of a suite file.
@@ -83,12 +114,30 @@ impl Error {
         Error::Io { path: path.to_path_buf(), action, source }
     }
 
-    /// Exit code of the program: 2 usage or suite or input, 4 not comparable, 5 measurement failed.
+    /// What kind of failure this is.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Error::Worker { kind, .. } => *kind,
+            Error::Usage(_) | Error::Suite(_) | Error::Input { .. } => FailureKind::Input,
+            Error::Io { source, .. } => match source.kind() {
+                // A file that is absent or private is what the user named; the rest is the system's.
+                ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory => FailureKind::Input,
+                ErrorKind::NotADirectory | ErrorKind::UnexpectedEof | ErrorKind::InvalidData => FailureKind::Input,
+                _ => FailureKind::Io,
+            },
+            Error::NotComparable(_) | Error::Measurement(_) => FailureKind::Other,
+        }
+    }
+
+    /// Exit code of the program: 2 usage, suite or input, a file that cannot be read among it; 4 not comparable; 5 the
+    /// measurement failed, or the system refused to write.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) | Error::Suite(_) | Error::Input { .. } | Error::Io { .. } => 2,
+            Error::Worker { kind: FailureKind::Input, .. } => 2,
+            Error::Usage(_) | Error::Suite(_) | Error::Input { .. } => 2,
+            Error::Io { action: "read" | "open" | "map" | "find", .. } => 2,
             Error::NotComparable(_) => 4,
-            Error::Worker { .. } | Error::Measurement(_) => 5,
+            Error::Io { .. } | Error::Worker { .. } | Error::Measurement(_) => 5,
         }
     }
 }

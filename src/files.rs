@@ -5,11 +5,27 @@
 //! byte beyond the limit.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::units;
+
+/// Sizes of files beyond which they are not what they are taken for, in bytes.
+pub mod limit {
+    /// A suite, a recipe.
+    pub const SUITE: u64 = 1 << 20;
+    /// A record of a few lines.
+    pub const RECORD: u64 = 1 << 20;
+    /// A configuration, an index of a model in parts, the record of a package or an artefact.
+    pub const JSON: u64 = 64 << 20;
+    /// A `tokenizer.json`.
+    pub const TOKENIZER: u64 = 256 << 20;
+    /// All texts, items or token ids of a source together.
+    pub const DATA: u64 = 1 << 30;
+    /// A journal, a run, a baseline, a table of scores.
+    pub const RESULTS: u64 = 1 << 30;
+}
 
 /// Opens a regular file for reading; a symbolic link to one is followed.
 ///
@@ -27,7 +43,26 @@ pub fn open(path: &Path) -> Result<(File, Metadata)> {
         let kind = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
         return Err(Error::input(path.display(), format!("expected a file, got {kind}")));
     }
+    if metadata.len() <= LONGEST_POINTER {
+        refuse_pointer(path, &file)?;
+    }
     Ok((file, metadata))
+}
+
+/// First line of what Git puts in place of a large file.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// Most bytes of such a pointer.
+const LONGEST_POINTER: u64 = 1024;
+
+/// Refuses a pointer of Git LFS, which stands for a file that was not fetched.
+fn refuse_pointer(path: &Path, mut file: &File) -> Result<()> {
+    let mut start = Vec::with_capacity(POINTER.len());
+    let read = file.take(POINTER.len() as u64).read_to_end(&mut start).and_then(|_| file.rewind());
+    read.map_err(|e| Error::io(path, "read", e))?;
+    if start == POINTER {
+        return Err(Error::input(path.display(), "is a Git LFS pointer, not the file itself: run `git lfs pull`"));
+    }
+    Ok(())
 }
 
 /// The bytes of a regular file of at most `limit` bytes.
@@ -36,13 +71,53 @@ pub fn open(path: &Path) -> Result<(File, Metadata)> {
 /// As [`open`], and a larger file.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
-    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize);
-    let size = file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
-    if size as u64 > limit {
+    let too_large = || {
         let problem = format!("expected at most {}, the file is larger", units::bytes(limit));
-        return Err(Error::input(path.display(), problem));
+        Error::input(path.display(), problem)
+    };
+    if metadata.len() > limit {
+        return Err(too_large());
     }
-    Ok(bytes)
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let size = file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    // A file that grows, or one whose size the system does not know, as those of /proc.
+    if size as u64 > limit { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Copies a regular file; `target` is written anew.
+///
+/// # Errors
+/// As [`open`], and a target that cannot be written.
+pub fn copy(source: &Path, target: &Path) -> Result<()> {
+    let (mut file, metadata) = open(source)?;
+    let written = File::create(target).and_then(|mut target| {
+        std::io::copy(&mut file, &mut target)?;
+        target.set_permissions(metadata.permissions())
+    });
+    written.map_err(|e| Error::io(target, "write", e))
+}
+
+/// A new file to write to: an output never replaces what is there.
+///
+/// # Errors
+/// A file that exists, or cannot be created.
+pub fn create_new(path: &Path) -> Result<File> {
+    File::create_new(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(path),
+        _ => Error::io(path, "create", e),
+    })
+}
+
+/// Checks before long work that [`create_new`] can follow it.
+///
+/// # Errors
+/// A path at which there is something.
+pub fn expect_absent(path: &Path) -> Result<()> {
+    if path.symlink_metadata().is_ok() { Err(exists(path)) } else { Ok(()) }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::input(path.display(), "exists already; name a new one, nothing is overwritten")
 }
 
 /// As [`read`], of a UTF-8 text.
@@ -69,6 +144,8 @@ mod tests {
         assert!(read(&path, 3).unwrap_err().to_string().contains("expected at most 3 B, the file is larger"));
         std::fs::write(&path, b"ab\xff").unwrap();
         assert!(read_text(&path, 9).unwrap_err().to_string().contains("byte 2: not UTF-8"));
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n").unwrap();
+        assert!(read_text(&path, 999).unwrap_err().to_string().contains("run `git lfs pull`"));
     }
 
     #[test]

@@ -28,5 +28,7 @@ pub mod kernels;
 pub mod stats;
 pub mod tensor;
 pub mod files;
+pub mod text;
 pub mod units;
+pub mod program;
 pub mod error;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::measure::{Inputs, Processes, Progress, Session, Workers};
 use crate::results::{Evidence, JOURNAL, Run, RunFolder, Standing, read_journal, samples_csv, scores_csv, write_whole};
 use crate::suite::{self, Suite};
-use crate::{decide, machine, report};
+use crate::{decide, files, machine, report};
 
 /// What a run is asked to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -43,10 +43,11 @@ pub struct RunOptions {
 /// A suite or input fault, a run that cannot be resumed, a reference that cannot be built. The failure of another
 /// variant is no error: it is a record in the run.
 pub fn run_suite(options: &RunOptions) -> Result<(PathBuf, Run)> {
-    machine::catch_interrupts();
     let suite = chosen_variants(suite::read(&options.suite)?, options)?;
     let mut workers = Processes::new()?;
     let inputs = Inputs::fetch(suite, options.suite.parent().unwrap_or(Path::new("")))?;
+    // Until here nothing is measured that could be lost, and a fetch may take long: a signal ends the program at once.
+    machine::catch_interrupts();
     let fetch_s = workers.elapsed_s();
 
     let mut session = open(options, inputs, &mut workers)?;
@@ -110,7 +111,7 @@ pub fn compared(old: &Path, new: &Path) -> Result<report::Comparison> {
 pub fn report_index(folder: &Path) -> Result<usize> {
     let mut found = Vec::new();
     for path in run_files(folder, INDEX_DEPTH)? {
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let text = files::read(&path, files::limit::RESULTS)?;
         let run: Run = serde_json::from_slice(&text).map_err(|e| {
             let remedy = "judge the run again with `bench report`, or move it away";
             Error::input(path.display(), format!("is no judged run of this program: {e}; {remedy}"))

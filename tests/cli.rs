@@ -331,3 +331,57 @@ fn a_search_prints_what_it_tried_and_a_recipe_to_paste() {
         .code(2)
         .stderr(contains("search learns from text; add --calibration FILE"));
 }
+
+/// scribe-7m in a folder of its own, its configuration changed as text.
+fn scribe(change: impl Fn(String) -> String) -> tempfile::TempDir {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("suites/models/scribe-7m");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "tokenizer.json"] {
+        fs::copy(model.join(name), folder.path().join(name)).unwrap();
+    }
+    let config = change(fs::read_to_string(model.join("config.json")).unwrap());
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    fs::write(folder.path().join("text.txt"), "The committee met again in the spring. ".repeat(4)).unwrap();
+    folder
+}
+
+#[test]
+fn keys_that_change_the_network_are_refused_and_unknown_ones_named() {
+    let with = |key: &str| scribe(|config| config.replacen('{', &format!("{{{key},"), 1));
+    let eval = |folder: &tempfile::TempDir| {
+        let mut command = bench();
+        command.current_dir(folder.path()).args(["eval", ".", "--text", "text.txt", "--length", "32", "--json"]);
+        command.assert()
+    };
+    let plain = eval(&scribe(|config| config)).success().stderr(contains("warning").not()).get_output().stdout.clone();
+    let perplexity = |output: &[u8]| serde_json::from_slice::<serde_json::Value>(output).unwrap()["perplexity"].clone();
+    let odd = with(r#""wobble": Infinity, "logit_scale": 1.0"#);
+    let output =
+        eval(&odd).success().stderr(contains("warning: .").and(contains("\"wobble\""))).get_output().stdout.clone();
+    assert_eq!(perplexity(&output), perplexity(&plain));
+    for (key, expected) in [
+        (r#""logit_scale": 0.5"#, "\"logit_scale\" is 0.5, which is not supported; expected 1"),
+        (r#""partial_rotary_factor": NaN"#, "\"partial_rotary_factor\" is \"NaN\""),
+        (r#""rope_scaling": []"#, "\"rope_scaling\" is []; expected an object"),
+        (r#""mlp_bias": true"#, "key \"mlp_bias\" appears twice with different values"),
+    ] {
+        eval(&with(key)).code(2).stderr(contains(expected));
+    }
+}
+
+#[test]
+fn weights_of_odd_bits_come_with_a_release_and_a_note() {
+    let folder = scribe(|config| config);
+    let quantize = |bits: u8, out: &str| {
+        let recipe = format!("method = \"rtn\", weights = {{ bits = {bits}, granularity = \"channel\" }}");
+        bench().current_dir(folder.path()).args(["quantize", ".", "-o", out, "--recipe", &recipe]).assert().success()
+    };
+    quantize(5, "five")
+        .stdout(contains("note: weights of 5 bits are packed as compressed-tensors 0.18 and later does"));
+    quantize(4, "four").stdout(contains("note").not());
+    for out in ["five", "four"] {
+        let config = fs::read(folder.path().join(out).join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["quantization_config"]["version"], "0.20.1");
+    }
+}

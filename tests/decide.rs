@@ -284,7 +284,7 @@ fn with_broken_reference(loss: Option<f64>) -> Run {
             score
         });
         let failure = loss.is_none().then(|| "out of memory".to_string());
-        e.broken = Some(BrokenScore { places, score, failure });
+        e.broken = Some(BrokenScore { places, score, failure, kind: None });
     })
 }
 

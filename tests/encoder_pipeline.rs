@@ -203,3 +203,85 @@ fn an_encoder_learns_from_sentences() {
     let output = place.run(&["run", "learns.toml", "--out", "run", "--quiet"]);
     assert!(said(&output).contains("do not overlap"), "{}", said(&output));
 }
+
+/// The first line of `bench embed` of `model` on `text`: number of tokens, whether it was cut, the vector.
+fn embed(place: &Place, model: &str, text: &str, more: &[&str]) -> (u64, bool, Vec<f64>) {
+    fs::write(place.path("one.txt"), text).unwrap();
+    let output = place.run(&[&["embed", model, "--text", "one.txt"], more].concat());
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(&output)));
+    let vector = serde_json::from_value(line["vector"].clone()).unwrap();
+    (line["tokens"].as_u64().unwrap(), line["cut"].as_bool().unwrap(), vector)
+}
+
+#[test]
+fn side_files_bound_and_change_the_text_as_sentence_transformers_does() {
+    let place = place();
+    let (text, short) = ("the quick brown fox", "the qu");
+    assert_eq!(embed(&place, "encoder", text, &[]).0, 21);
+    let write = |file: &str, json: Value| fs::write(place.path("encoder").join(file), json.to_string()).unwrap();
+    write("tokenizer_config.json", json!({"model_max_length": 10}));
+    assert_eq!(embed(&place, "encoder", text, &[]).0, 10);
+    write("sentence_bert_config.json", json!({"max_seq_length": 8, "do_lower_case": false}));
+    let cut = embed(&place, "encoder", text, &[]);
+    let (tokens, _, vector) = embed(&place, "encoder", short, &[]);
+    assert_eq!(cut, (8, true, vector));
+    assert_eq!(tokens, 8);
+    assert_eq!(embed(&place, "encoder", text, &["--length", "12"]).0, 12, "a longer length that is asked for is used");
+
+    write("sentence_bert_config.json", json!({"max_seq_length": 8, "do_lower_case": true}));
+    assert_eq!(embed(&place, "encoder", "THE QU", &[]), embed(&place, "encoder", short, &[]));
+    let prompts = json!({"prompts": {"query": "the "}, "default_prompt_name": "query"});
+    write("config_sentence_transformers.json", prompts);
+    assert_eq!(embed(&place, "encoder", "qu", &[]), (8, false, embed(&place, "encoder", "Qu", &[]).2));
+
+    // What `quantize` writes behaves as the model.
+    let recipe = r#"method = "cast", dtype = "f32""#;
+    let output = place.run(&["quantize", "encoder", "-o", "cast", "--recipe", recipe]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(embed(&place, "cast", text, &[]), embed(&place, "encoder", text, &[]));
+
+    write("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": true, "include_prompt": false}));
+    let refused = place.run(&["embed", "encoder", "--text", "one.txt"]);
+    assert!(said(&refused).contains("\"include_prompt\": false with a default prompt"), "{}", said(&refused));
+    write("config_sentence_transformers.json", json!({"prompts": {}, "default_prompt_name": "query"}));
+    let refused = place.run(&["embed", "encoder", "--text", "one.txt"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+}
+
+#[test]
+fn a_suite_cuts_sentences_where_the_model_does_and_says_so() {
+    let place = place();
+    let length = json!({"max_seq_length": 16}).to_string();
+    fs::write(place.path("encoder/sentence_bert_config.json"), length).unwrap();
+    for (suite, tokens, warning) in [
+        (SUITE.replacen("length = 30\n", "", 1), 16, "sentences are longer than 16 tokens and lose their end"),
+        (SUITE.to_string(), 30, "cut at 30 tokens as the suite says; the model's side files say 16"),
+    ] {
+        fs::write(place.path("encoder.toml"), suite).unwrap();
+        let out = format!("run-{tokens}");
+        let output = place.run(&["run", "encoder.toml", "--out", &out, "--quiet"]);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
+        let evidence = place.evidence(&out);
+        let sentences = &evidence.variants["fp32"].scores["similarity"].sentences;
+        assert_eq!(sentences.iter().map(|sentence| sentence.tokens).max(), Some(tokens));
+        assert!(evidence.warnings.iter().any(|text| text.contains(warning)), "{:?}", evidence.warnings);
+    }
+}
+
+#[test]
+fn special_tokens_that_a_sentence_has_are_not_doubled() {
+    let place = place();
+    let mut json = tokenizer();
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    json["added_tokens"] = json!([special(2, "[CLS]"), special(3, "[SEP]")]);
+    fs::write(place.path("encoder/tokenizer.json"), json.to_string()).unwrap();
+    let plain = embed(&place, "encoder", "the fox", &[]);
+    assert_eq!(plain.0, 9);
+    for text in ["[CLS]the fox[SEP]", "[CLS]the fox", "the fox[SEP]"] {
+        assert_eq!(embed(&place, "encoder", text, &[]), plain, "{text}");
+    }
+    assert_eq!(embed(&place, "encoder", "the[SEP]fox", &[]).0, 9, "inside a text it is one token");
+}

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the top layer to the bottom one, as `src/lib.rs` lists them.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "cli",
     "pipeline",
     "report",
@@ -27,7 +27,9 @@ const LAYERS: [&str; 22] = [
     "stats",
     "tensor",
     "files",
+    "text",
     "units",
+    "program",
     "error",
 ];
 
@@ -144,6 +146,61 @@ fn unsafe_code_stays_in_its_rooms() {
         .map(|f| f.display().to_string())
         .collect();
     assert!(wrong.is_empty(), "unsafe outside {UNSAFE_ROOMS:?}:\n{}", wrong.join("\n"));
+}
+
+/// Where files are read without `src/files.rs`, and why.
+const READS_OF_ITS_OWN: [(&str, &str); 5] = [
+    ("src/files.rs", "the one place"),
+    ("src/machine", "/proc and /sys are the system's own"),
+    ("src/results/whole.rs", "opens a folder to flush it"),
+    ("src/variant/build.rs", "opens what it wrote to flush it"),
+    ("src/variant/gguf_export.rs", "opens a folder to flush it"),
+];
+
+/// What a file says outside its tests.
+fn without_tests(path: &Path) -> String {
+    let code = code(path);
+    match code.find("#[cfg(test)]\nmod tests {").or_else(|| code.find("#[cfg(all(test, unix))]\nmod tests {")) {
+        Some(at) => code[..at].to_owned(),
+        None => code,
+    }
+}
+
+/// Files of `src` but those that hold tests alone, as `src/...`.
+fn program() -> Vec<(String, String)> {
+    let (src, files) = all_sources();
+    let of_tests = |path: &str| path.ends_with("tests.rs") || path.contains("/tests/");
+    let named = files.iter().map(|f| (format!("src/{}", f.strip_prefix(&src).unwrap().display()), without_tests(f)));
+    named.filter(|(name, _)| !of_tests(name)).collect()
+}
+
+#[test]
+fn files_of_others_are_opened_in_one_place() {
+    const READING: [&str; 7] = [
+        "fs::read(",
+        "fs::read_to_string(",
+        "File::open(",
+        "::from_path(",
+        "fs::copy(",
+        "io::read_to_string(",
+        "SafeTensors::from_file(",
+    ];
+    let mut wrong = Vec::new();
+    for (name, code) in program() {
+        if READS_OF_ITS_OWN.iter().any(|(place, _)| name.starts_with(place)) {
+            continue;
+        }
+        wrong.extend(READING.iter().filter(|call| code.contains(**call)).map(|call| format!("{name}: {call}")));
+    }
+    assert!(wrong.is_empty(), "read through `crate::files`:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn everything_that_is_printed_is_cleaned_in_one_place() {
+    const PRINTING: [&str; 4] = ["eprintln!(", "println!(", "eprint!(", "print!("];
+    let prints = |code: &str| PRINTING.iter().any(|call| code.contains(call));
+    let wrong: Vec<String> = program().into_iter().filter(|(_, code)| prints(code)).map(|(name, _)| name).collect();
+    assert!(wrong.is_empty(), "print through `crate::text` or `cli::print`: {wrong:?}");
 }
 
 #[test]

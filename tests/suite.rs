@@ -367,10 +367,33 @@ fn an_override_may_name_several_tensors() {
 fn duplicate_names_are_refused() {
     let again = "\n[[variant]]\nname = \"int4\"\nmethod = \"cast\"\ndtype = \"f32\"\n";
     let found = faults(&format!("{GOOD}{again}"));
-    assert_eq!(found, ["lm.toml:23: variant \"int4\": a second variant of this name; give each its own"]);
+    assert_eq!(found, ["lm.toml:23: variant \"int4\": a second variant named \"int4\"; give each its own `name`"]);
     let task = "\n[[task]]\nkind = \"perplexity\"\ndata = \"path:other.txt\"\n";
     let found = faults(&format!("{GOOD}{task}"));
     assert!(found.iter().any(|f| f.contains("a second task named \"perplexity\"")), "{found:?}");
+}
+
+#[test]
+fn names_are_visible_and_of_different_looks() {
+    let variant = |name: &str| format!("\n[[variant]]\nname = {name:?}\nmethod = \"cast\"\ndtype = \"f32\"\n");
+    for c in ['\u{200b}', '\u{202e}', '\u{ad}', '\u{e0041}', '\u{fe0f}', '\u{3164}', '\u{e000}', '\u{378}', '\u{2028}']
+    {
+        let written = variant("x").replace("\"x\"", &format!("\"a\\U{:08x}b\"", c as u32));
+        let found = faults(&format!("{GOOD}{written}"));
+        assert!(found.len() == 1 && found[0].contains("that are not visible"), "{c:?}: {found:?}");
+    }
+    for start in ["=", "+", "-", "@"] {
+        let found = faults(&format!("{GOOD}{}", variant(&format!("{start}a"))));
+        assert!(found[0].contains("starts with =, +, - or @"), "{found:?}");
+    }
+    for (other, kind) in [("int４", "variant \"int4\""), ("ínt4", "variant \"int4\""), ("fp１6", "reference \"fp16\"")]
+    {
+        let found = faults(&format!("{GOOD}{}", variant(other)));
+        assert!(found[0].contains(&format!("looks like the {kind}")), "{found:?}");
+    }
+    for sound in ["INT4", "größe", "模型", "int4 g64", "int4.1"] {
+        read(&format!("{GOOD}{}", variant(sound))).unwrap();
+    }
 }
 
 #[test]
@@ -537,7 +560,7 @@ fn an_encoders_suite_has_tasks_workload_and_metrics_of_its_own() {
     let suite = read(&good).unwrap();
     assert!(suite.workload.encodes());
     assert_eq!((suite.workload.prompt, suite.workload.generate), (64, 0));
-    assert_eq!(suite.tasks[0].kind, TaskKind::Similarity { length: 128, sentences: None });
+    assert_eq!(suite.tasks[0].kind, TaskKind::Similarity { length: None, sentences: None });
     assert_eq!(suite.accept.accuracy.metric, AccuracyMetric::Similarity { max_drop: 0.01 });
     assert_eq!(suite.accept.speed.unwrap().metric, SpeedMetric::Latency);
     for (from, to, expected) in [

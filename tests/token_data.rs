@@ -10,7 +10,7 @@ use std::process::Output;
 
 use quantbench::checkpoint::Checkpoint;
 use quantbench::kernels::Pool;
-use quantbench::network::{self, Continuations, Decoder, LoadOptions};
+use quantbench::network::{self, Continuations, Decoder, LoadOptions, Model};
 use quantbench::suite::TextSource;
 use quantbench::tasks::Encoder;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn source(text: &str) -> TextSource {
 #[test]
 fn tokens_are_the_text_and_other_models_tokens_are_refused() {
     let place = place_with_tokens();
-    let encoder = Encoder::of(&Checkpoint::open(&place.path("model")).unwrap()).unwrap();
+    let encoder = Encoder::of(&Model::open(&place.path("model")).unwrap());
     let read = |text: &str| encoder.read(&source(text), place.root.path());
     let (text, tokens) = (read("path:text/*.txt").unwrap(), read("bundled:tiny/text").unwrap());
     assert_eq!((&tokens.documents, &tokens.names), (&text.documents, &text.names));

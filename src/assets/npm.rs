@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::client::{Failure, only_file, run};
+use super::client::{Failure, isolate, only_file, run};
 use crate::error::{Error, Result};
 
 /// npm's program.
@@ -14,8 +14,9 @@ pub(super) fn download(program: &str, name: &str, version: &str, into: &Path) ->
     let source = format!("npm:{name}@{version}");
     let mut command = Command::new(program);
     command.args(["pack", "--ignore-scripts", "--loglevel=error", "--pack-destination"]).arg(into);
-    // Away from the working folder, whose own package.json npm would read.
-    command.arg(format!("{name}@{version}")).current_dir(into);
+    // npm takes the nearest folder above that has a package.json for the project, and reads its .npmrc.
+    command.arg("--prefix").arg(into).arg(format!("{name}@{version}"));
+    isolate(&mut command, into);
     match run(&mut command) {
         Ok(()) => only_file(into, "tgz", &source),
         Err(Failure::Refused(problem)) => Err(Error::input(source, problem)),

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,6 +16,14 @@ use super::archive::{Unpack, is_plain};
 use super::glob::{natural, path_matches};
 use super::{Local, files};
 use crate::error::{Error, Result};
+use crate::files::{limit, open, read, read_text};
+use crate::results::write_whole;
+
+/// Names of folders in the making, and of those that are being removed, begin with these.
+const FETCHING: &str = ".fetching-";
+const DAMAGED: &str = ".damaged-";
+/// Time after which a folder is not one that its process is about to lock.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// A selection of files of one version of a package.
 pub(super) struct Package {
@@ -105,9 +114,17 @@ impl Package {
             return Ok(self.local(&record));
         }
         fs::create_dir_all(&self.folder).map_err(|source| Error::io(&self.folder, "create", source))?;
-        let temporary = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&self.folder);
+        remove_abandoned(&self.folder, KEPT_FOR);
+        let temporary = tempfile::Builder::new().prefix(FETCHING).tempdir_in(&self.folder);
         let temporary = temporary.map_err(|source| Error::io(&self.folder, "write in", source))?;
-        let archive = download(temporary.path())?;
+        // Says that this process works here, for as long as it lives.
+        let lock = temporary.path().join("lock");
+        let lock = fs::File::create(&lock).map_err(|source| Error::io(&lock, "create", source))?;
+        // A file system without locks: what is left there is known by its age alone.
+        let _ = lock.try_lock();
+        let client = temporary.path().join("client");
+        fs::create_dir(&client).map_err(|source| Error::io(&client, "create", source))?;
+        let archive = download(&client)?;
         let archive_sha256 = files::sha256(&archive)?;
         self.pin(&archive_sha256)?;
         let whole = temporary.path().join("whole");
@@ -116,7 +133,7 @@ impl Package {
         unpack(&archive, &|name| path_matches(&self.inside, name), &unpacked)?;
         let record = self.make_record(archive_sha256, &unpacked)?;
         let json = serde_json::to_vec_pretty(&record).map_err(|e| Error::input(&self.source, e.to_string()))?;
-        write_through(&whole.join("record.json"), &json)?;
+        write_whole(&whole.join("record.json"), &json)?;
         self.put_in_place(&whole, &record)
     }
 
@@ -133,7 +150,7 @@ impl Package {
                 return Ok(self.local(&theirs));
             }
             // A damaged copy: moved away first, so that nobody sees half of it while it is deleted.
-            let away = tempfile::Builder::new().prefix(".damaged-").tempdir_in(&self.folder);
+            let away = tempfile::Builder::new().prefix(DAMAGED).tempdir_in(&self.folder);
             let away = away.map_err(|source| Error::io(&self.folder, "write in", source))?;
             match fs::rename(&place, away.path().join("old")) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -148,18 +165,21 @@ impl Package {
     /// Holds the archive against the first one fetched under this version.
     fn pin(&self, sha256: &str) -> Result<()> {
         let path = self.folder.join("archive.sha256");
-        match fs::read_to_string(&path) {
-            Ok(known) if known.trim() == sha256 => Ok(()),
-            Ok(known) => Err(Error::input(
+        let known = match path.exists() {
+            true => read_text(&path, limit::RECORD).map(Some)?,
+            false => None,
+        };
+        match known.as_deref().map(str::trim) {
+            Some(known) if known == sha256 => Ok(()),
+            Some(known) => Err(Error::input(
                 &self.source,
                 format!(
-                    "the archive's SHA-256 is {sha256}, an earlier fetch of this version had {}; if the change is \
+                    "the archive's SHA-256 is {sha256}, an earlier fetch of this version had {known}; if the change is \
                      trusted, delete {}",
-                    known.trim(),
                     self.folder.display()
                 ),
             )),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 let beside = tempfile::NamedTempFile::new_in(&self.folder);
                 let mut beside = beside.map_err(|source| Error::io(&path, "create", source))?;
                 let written = beside.write_all(sha256.as_bytes()).and_then(|()| beside.as_file().sync_all());
@@ -171,13 +191,12 @@ impl Package {
                     Err(error) => Err(Error::io(&path, "write", error.error)),
                 }
             }
-            Err(source) => Err(Error::io(&path, "read", source)),
         }
     }
 
     fn make_record(&self, archive_sha256: String, unpacked: &Path) -> Result<Record> {
         let mut recorded = Vec::new();
-        for (name, path) in files::expand(&[unpacked.to_path_buf()])? {
+        for (name, path) in files::walk(unpacked, true)? {
             let bytes = fs::metadata(&path).map_err(|source| Error::io(&path, "read", source))?.len();
             recorded.push(RecordedFile { sha256: files::sha256(&path)?, name, bytes });
         }
@@ -194,7 +213,8 @@ impl Package {
     }
 
     fn record(&self) -> Option<Record> {
-        let record: Record = serde_json::from_slice(&fs::read(self.place().join("record.json")).ok()?).ok()?;
+        let record: Record =
+            serde_json::from_slice(&read(&self.place().join("record.json"), limit::JSON).ok()?).ok()?;
         let sound = record.files.iter().all(|file| is_plain(&file.name)) && !record.files.is_empty();
         (record.source == self.source && sound).then_some(record)
     }
@@ -229,7 +249,21 @@ impl Package {
     }
 }
 
-fn write_through(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = fs::File::create(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(|source| Error::io(path, "write", source))
+/// Removes what killed fetches left in `folder` and nobody works in, once it is `age` old.
+pub(super) fn remove_abandoned(folder: &Path, age: Duration) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let named =
+            entry.file_name().to_str().is_some_and(|name| name.starts_with(FETCHING) || name.starts_with(DAMAGED));
+        if !named || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let changed = entry.metadata().and_then(|found| found.modified());
+        let old = changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|since| since >= age));
+        // Held for as long as the folder is being removed.
+        let lock = open(&entry.path().join("lock")).ok().map(|(lock, _)| lock);
+        if old && lock.as_ref().is_none_or(|lock| lock.try_lock().is_ok()) {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::client::{Failure, only_file, run};
+use super::client::{Failure, isolate, only_file, run};
 use crate::error::{Error, Result};
 
-/// Ways to call pip, in the order they are tried.
-pub(super) const PROGRAMS: &[&[&str]] = &[&["python3", "-m", "pip"], &["pip"]];
+/// Ways to call pip, in the order they are tried. `-I`: without it, Python runs a `pip.py` of the working folder and what
+/// `PYTHONPATH` and `PYTHONSTARTUP` name.
+pub(super) const PROGRAMS: &[&[&str]] = &[&["python3", "-I", "-m", "pip"], &["pip"]];
 
 /// Downloads the wheel into a folder. Only wheels are asked for: to look at a source package, pip runs its code.
 pub(super) fn download(programs: &[&[&str]], name: &str, version: &str, into: &Path) -> Result<PathBuf> {
@@ -17,6 +18,7 @@ pub(super) fn download(programs: &[&[&str]], name: &str, version: &str, into: &P
         let mut command = Command::new(executable);
         command.args(arguments).args(["download", "--no-deps", "--only-binary=:all:", "--no-input"]);
         command.args(["--disable-pip-version-check", "-d"]).arg(into).arg(format!("{name}=={version}"));
+        isolate(&mut command, into);
         match run(&mut command) {
             Ok(()) => return only_file(into, "whl", &source),
             Err(Failure::Refused(problem)) => return Err(Error::input(source, problem)),

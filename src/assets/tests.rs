@@ -441,3 +441,66 @@ fn items_come_from_lines_of_json() {
         assert!(problem.contains(expected), "{expected}: {problem}");
     }
 }
+
+#[test]
+fn archives_have_limits_of_size_number_and_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, into) = (folder.path().join("a"), folder.path().join("into"));
+    let all = |_: &str| true;
+    let refusal = |outcome: Result<()>| {
+        let _ = fs::remove_dir_all(&into);
+        outcome.unwrap_err().to_string()
+    };
+    // 100 MB of zeros in 100 kB, and nothing of it beyond the limit on the disk.
+    let zeros = "\0".repeat(100 << 20);
+    wheel(&archive, &[("m/config.json", "{}"), ("m/bomb", &zeros)]);
+    let outcome = archive::unpack_wheel(&archive, &all, &into);
+    assert!(fs::metadata(into.join("m/bomb")).unwrap().len() < 80 << 20);
+    let problem = refusal(outcome);
+    assert!(problem.contains("unpacks to more than 100 times its own size"), "{problem}");
+    // Of what is not wanted, too.
+    tarball(&archive, &[("package/bomb", &zeros)]);
+    let problem = refusal(archive::unpack_tarball(&archive, &|_| false, &into));
+    assert!(problem.contains("unpacks to more than"), "{problem}");
+
+    tarball(&archive, &[("package/a", "1"), ("package/a", "2")]);
+    let problem = refusal(archive::unpack_tarball(&archive, &all, &into));
+    assert!(problem.contains("lies where another entry does"), "{problem}");
+    for entries in [[("a", "1"), ("a/b", "2")], [("a/b", "2"), ("a", "1")]] {
+        wheel(&archive, &entries);
+        let problem = refusal(archive::unpack_wheel(&archive, &all, &into));
+        assert!(problem.contains("lies where another entry does"), "{problem}");
+    }
+    wheel(&archive, &[(&"d/".repeat(40), ""), (&format!("{}x", "d/".repeat(40)), "1")]);
+    let problem = refusal(archive::unpack_wheel(&archive, &all, &into));
+    assert!(problem.contains("longer than"), "{problem}");
+    wheel(&archive, &[("a\u{1b}[31m", "1")]);
+    refusal(archive::unpack_wheel(&archive, &all, &into));
+
+    // A long name of the old GNU kind without an end.
+    let gzip = flate2::write::GzEncoder::new(fs::File::create(&archive).unwrap(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(zeros.len() as u64);
+    header.set_path("././@LongLink").unwrap();
+    header.set_cksum();
+    tar.append(&header, zeros.as_bytes()).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+    let problem = refusal(archive::unpack_tarball(&archive, &all, &into));
+    assert!(problem.contains("a header without an end"), "{problem}");
+}
+
+#[test]
+fn remains_of_killed_fetches_are_removed_when_nobody_holds_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = [".fetching-dead", ".damaged-dead", ".fetching-alive", "0123456789abcdef"];
+    names.iter().for_each(|name| fs::create_dir(folder.path().join(name)).unwrap());
+    let lock = fs::File::create(folder.path().join(".fetching-alive/lock")).unwrap();
+    lock.try_lock().unwrap();
+    fs::File::create(folder.path().join(".fetching-dead/lock")).unwrap();
+    package::remove_abandoned(folder.path(), std::time::Duration::from_secs(3600));
+    assert!(names.iter().all(|name| folder.path().join(name).exists()));
+    package::remove_abandoned(folder.path(), std::time::Duration::ZERO);
+    assert_eq!(names.map(|name| folder.path().join(name).exists()), [false, false, true, true]);
+}

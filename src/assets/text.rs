@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::tokens::TokenFile;
 use super::{Source, files};
 use crate::error::{Error, Result};
+use crate::files::{limit, read_text};
 use crate::suite::TextSource;
+use crate::units;
 
 /// A text with the name of its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +49,12 @@ pub fn read_documents(source: &TextSource, base: &Path) -> Result<Documents> {
         let problem = format!("token file \"{name}\" is one of {} files; name it alone", files.len());
         return Err(Error::input(&source.source, problem));
     }
-    let read = |(name, path): &(String, PathBuf)| {
-        let text = read_document(path, source.field.as_deref())?;
-        Ok(Document { name: name.clone(), text })
-    };
-    let texts = files[range(source, files.len(), "files")?].iter().map(read).collect::<Result<_>>()?;
+    let mut left = limit::DATA;
+    let mut texts = Vec::new();
+    for (name, path) in &files[range(source, files.len(), "files")?] {
+        let text = read_part(path, &mut left)?;
+        texts.push(Document { name: name.clone(), text: document(path, text, source.field.as_deref())? });
+    }
     Ok(Documents::Texts(texts))
 }
 
@@ -76,12 +79,18 @@ fn range(source: &TextSource, count: usize, things: &str) -> Result<std::ops::Ra
     Err(Error::input(&source.source, problem))
 }
 
-fn read_document(path: &Path, field: Option<&str>) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::input(format!("{}: byte {at}", path.display()), "not UTF-8; convert the text")
+/// One text of a source that may hold `left` more bytes.
+pub(super) fn read_part(path: &Path, left: &mut u64) -> Result<String> {
+    let text = read_text(path, limit::DATA)?;
+    *left = left.checked_sub(text.len() as u64).ok_or_else(|| {
+        let problem = format!("with it, the source has more than {}; name fewer files", units::bytes(limit::DATA));
+        Error::input(path.display(), problem)
     })?;
+    Ok(text)
+}
+
+/// The document in a file: its whole text, or a field of its JSON.
+fn document(path: &Path, text: String, field: Option<&str>) -> Result<String> {
     let Some(field) = field else {
         if path.extension().is_some_and(|extension| extension == "json") {
             return Err(Error::input(path.display(), "a JSON file: name the field that holds the text with `field`"));

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::arrays::Arrays;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Documents as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl TokenFile {
     /// # Errors
     /// A file that is missing, damaged or of another kind; documents whose bounds do not rise from 0 to the end.
     pub fn read(path: &Path) -> Result<TokenFile> {
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, "read", error))?;
+        let bytes = files::read(path, files::limit::DATA)?;
         let file = Arrays::parse(path, &bytes, "tokens")?;
         let (ids, starts, names) = (file.vector("ids")?, file.vector("starts")?, file.list("names")?);
         let (genres, genre_of) = file.genres(names.len(), "documents")?;

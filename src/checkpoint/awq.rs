@@ -14,6 +14,8 @@
 //! one rounding to f32 here; AutoAWQ computes it in f16.
 //! Source: the `autoawq` package, version 0.2.9 (`modules/linear`, `utils/packing_utils.py`).
 
+use std::fmt::Debug;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,14 +32,17 @@ const PER_WORD: usize = 8;
 /// Column, of the eight of a word, that each nibble of `gemm` holds.
 const ORDER: [usize; PER_WORD] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/// `quantization_config` of an AWQ folder.
+/// `quantization_config` of an AWQ folder. Each fact has two names, of which a file may state both.
 #[derive(Debug, Deserialize)]
-pub(super) struct Config {
-    #[serde(alias = "w_bit")]
-    bits: u8,
-    /// Columns of a group; -1 for one group.
-    #[serde(alias = "q_group_size")]
-    group_size: i64,
+struct Stored {
+    #[serde(default)]
+    bits: Option<u8>,
+    #[serde(default)]
+    w_bit: Option<u8>,
+    #[serde(default)]
+    group_size: Option<i64>,
+    #[serde(default)]
+    q_group_size: Option<i64>,
     #[serde(default = "yes")]
     zero_point: bool,
     #[serde(default)]
@@ -45,11 +50,42 @@ pub(super) struct Config {
     /// What newer files call the version.
     #[serde(default)]
     format: Option<String>,
+    #[serde(default)]
+    sym: Option<bool>,
+    #[serde(default)]
+    desc_act: bool,
+}
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub(super) struct Config {
+    /// Columns of a group; -1 for one group.
+    group_size: i64,
+    layout: Layout,
+    /// Every zero point is the middle one.
+    symmetric: bool,
 }
 
 fn yes() -> bool {
     true
 }
+
+/// Keys beside those of [`Stored`] that change no number.
+pub(super) const SILENT: &[&str] = &[
+    "backend",
+    "checkpoint_format",
+    "do_fuse",
+    "exllama_config",
+    "fuse_max_seq_len",
+    "lm_head",
+    "meta",
+    "modules_to_fuse",
+    "modules_to_not_convert",
+    "quant_method",
+];
+/// Keys of [`Stored`].
+pub(super) const READ: &[&str] =
+    &["bits", "desc_act", "format", "group_size", "q_group_size", "sym", "version", "w_bit", "zero_point"];
 
 /// Order of codes, zero points and scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,30 +109,33 @@ struct Weight {
 impl Config {
     /// Reads and checks the configuration.
     pub(super) fn read(stored: &Value) -> std::result::Result<Self, String> {
-        let config = Config::deserialize(stored).map_err(|error| error.to_string())?;
-        if config.bits != BITS || !config.zero_point {
-            let (bits, zero_point) = (config.bits, config.zero_point);
-            let got = format!("AWQ of {bits} bits with zero_point {zero_point}");
-            return Err(format!("{got} is not supported; supported: 4 bits with zero_point true"));
+        let stored = Stored::deserialize(stored).map_err(|error| error.to_string())?;
+        let bits = one_of(("bits", stored.bits), ("w_bit", stored.w_bit))?.ok_or("missing field `bits`")?;
+        if bits != BITS || !stored.zero_point || stored.desc_act {
+            let got = format!("AWQ of {bits} bits with zero_point {}, desc_act {}", stored.zero_point, stored.desc_act);
+            return Err(format!("{got} is not supported; supported: 4 bits with zero_point true, desc_act false"));
         }
-        check_group_size(config.group_size)?;
-        config.layout().map(|_| config)
-    }
-
-    fn layout(&self) -> std::result::Result<Layout, String> {
-        let version = self.version.as_ref().or(self.format.as_ref()).map_or("gemm", |version| version);
-        match version.to_ascii_lowercase().as_str() {
-            "gemm" => Ok(Layout::Gemm),
-            "gemv" => Ok(Layout::Gemv),
-            _ => Err(format!("version \"{version}\" of AWQ is not supported; supported: gemm, gemv")),
-        }
+        let group_size = one_of(("group_size", stored.group_size), ("q_group_size", stored.q_group_size))?;
+        let group_size = group_size.ok_or("missing field `group_size`")?;
+        check_group_size(group_size)?;
+        let lower = |version: Option<String>| version.map(|version| version.to_ascii_lowercase());
+        let version = one_of(("version", lower(stored.version)), ("format", lower(stored.format)))?;
+        let layout = match version.as_deref() {
+            None | Some("gemm") => Layout::Gemm,
+            Some("gemv") => Layout::Gemv,
+            Some(other) => return Err(format!("version \"{other}\" of AWQ is not supported; supported: gemm, gemv")),
+        };
+        Ok(Config { group_size, layout, symmetric: stored.sym == Some(true) })
     }
 
     /// The weight of a module, with its shape.
     pub(super) fn weight(&self, parts: &Parts) -> Result<(Vec<usize>, Box<dyn PackedWeight>)> {
         let (qweight, tensor, [height, words]) = parts.words("qweight")?;
         let fault = |problem: String| parts.fault(&tensor.name, problem);
-        let layout = self.layout().map_err(fault)?;
+        let layout = self.layout;
+        if let Some((_, g_idx)) = parts.part("g_idx") {
+            return Err(parts.fault(&g_idx.name, "AWQ has no activation order; is quant_method gptq?".into()));
+        }
         let width = words.checked_mul(PER_WORD).ok_or_else(|| fault("the shape is absurd".into()))?;
         let (rows, cols) = if layout == Layout::Gemm { (width, height) } else { (height, width) };
         let group_size = parts.group_size(tensor, self.group_size, cols)?;
@@ -119,6 +158,11 @@ impl Config {
             }
         }
         let weight = Weight { qweight, qzeros, scales, rows, cols, group_size, layout };
+        if self.symmetric && weight.points(&(parts.bytes)(&weight.qzeros)).iter().any(|&point| point != 0) {
+            let problem = "quantization_config says \"sym\": true, but there are zero points other than 8; set it to false if \
+                           they are meant";
+            return Err(parts.fault(&qzeros_tensor.name, problem.into()));
+        }
         Ok((vec![rows, cols], Box::new(weight)))
     }
 }
@@ -132,15 +176,13 @@ impl PackedWeight for Weight {
         let (codes, points) = (bytes(&self.qweight), bytes(&self.qzeros));
         let scales = self.scales.read(bytes(&self.scales.slab));
         let (codes, points, scales) = match self.layout {
-            Layout::Gemm => (
-                transposed(&unpack_interleaved(codes), rows),
-                transposed(&unpack_interleaved(points), rows),
-                transposed(&scales, rows),
-            ),
+            Layout::Gemm => {
+                (transposed(&unpack_interleaved(codes), rows), self.points(points), transposed(&scales, rows))
+            }
             Layout::Gemv => {
                 let groups = cols / group_size;
                 let scales = scales.chunks_exact(scales.len() / rows).flat_map(|row| row[..groups].to_vec()).collect();
-                (unpack_rows(codes, rows, cols), unpack_rows(points, rows, groups), scales)
+                (unpack_rows(codes, rows, cols), self.points(points), scales)
             }
         };
         let zero = Zero::of_points(points);
@@ -151,6 +193,29 @@ impl PackedWeight for Weight {
 
     fn slabs(&self) -> Vec<&Slab> {
         vec![&self.qweight, &self.qzeros, &self.scales.slab]
+    }
+}
+
+impl Weight {
+    /// Zero points less 8, `(rows, groups)`.
+    fn points(&self, stored: &[u8]) -> Vec<i8> {
+        match self.layout {
+            Layout::Gemm => transposed(&unpack_interleaved(stored), self.rows),
+            Layout::Gemv => unpack_rows(stored, self.rows, self.cols / self.group_size),
+        }
+    }
+}
+
+/// The value of a setting that has two names.
+fn one_of<T: PartialEq + Debug>(
+    (name, value): (&str, Option<T>),
+    (other_name, other): (&str, Option<T>),
+) -> std::result::Result<Option<T>, String> {
+    match (value, other) {
+        (Some(value), Some(other)) if value != other => {
+            Err(format!("{name} is {value:?}, but {other_name} is {other:?}; keep one of them"))
+        }
+        (value, other) => Ok(value.or(other)),
     }
 }
 

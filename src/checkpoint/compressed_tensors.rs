@@ -12,7 +12,8 @@
 //! inputs in the file. A -1 in it stands for columns in order, as the package initializes it.
 //!
 //! Packed codes are offset by `2^(bits-1)` and laid without gaps, lowest bits first, along a row (zero points: along a
-//! column); in a little-endian file that is one stream of bits. `w = scale (q - zero_point)`.
+//! column); in a little-endian file that is one stream of bits. Before version 0.18 of the package codes of 3, 5, 6 and 7 bits
+//! did not cross words ([`Packing`]). `w = scale (q - zero_point)`.
 //! Source: the `compressed-tensors` package, version 0.20 (`compressors/pack_quantized`, `compressors/naive_quantized`);
 //! for `weight_g_idx`, which 0.20 no longer knows, version 0.12 (`quantization/lifecycle/forward.py`).
 
@@ -21,7 +22,7 @@ use std::collections::HashSet;
 use safetensors::Dtype;
 
 use super::packed_words::{column, order_by_group, reorder, transposed, unpack};
-use super::quantization_config::{Inputs, QuantizationConfig, Scheme};
+use super::quantization_config::{Inputs, Packing, QuantizationConfig, Scheme};
 use super::quantized::{PackedWeight, Parts, Scales, by_name};
 use super::safetensors::Tensor;
 use super::{Entry, Slab, Storage};
@@ -32,7 +33,8 @@ use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, StaticActiva
 #[derive(Debug)]
 pub(super) struct QuantizedWeight {
     codes: Slab,
-    packed: bool,
+    /// How codes are packed; `None` for a byte each.
+    packing: Option<Packing>,
     scales: Scales,
     zero_points: Option<(Slab, ZeroLayout)>,
     rows: usize,
@@ -50,7 +52,7 @@ enum ZeroLayout {
     /// One byte each, laid out as the scales.
     Bytes,
     /// Packed along columns.
-    Packed,
+    Packed(Packing),
 }
 
 /// Parts that change what a weight or an input means in ways that no kernel here carries out.
@@ -98,7 +100,7 @@ pub(super) fn gather(
         }
         let scheme = config.scheme_of(module).map_err(fault)?;
         let parts = Parts { place, module, by_name: &by_name, bytes };
-        let weight = parts.weight(scheme, &tensor.name)?;
+        let weight = parts.weight(scheme, &tensor.name, config.packing())?;
         used.insert(module.to_owned());
         let shape = vec![weight.rows, weight.cols];
         entries.push(Entry { name: format!("{module}.weight"), shape, storage: Storage::Quantized(Box::new(weight)) });
@@ -117,13 +119,23 @@ pub(super) fn gather(
 }
 
 impl Parts<'_> {
-    fn weight(&self, scheme: Scheme, codes_name: &str) -> Result<QuantizedWeight> {
+    fn weight(&self, scheme: Scheme, codes_name: &str, stated: Option<Packing>) -> Result<QuantizedWeight> {
         let packed = codes_name.ends_with("weight_packed");
         let (codes, tensor) = self.needed(if packed { "weight_packed" } else { "weight" })?;
         let [rows, width] = tensor.shape[..] else {
             return Err(self.fault(&tensor.name, format!("expected a matrix, got shape {:?}", tensor.shape)));
         };
-        let cols = if packed { self.packed_cols(tensor, rows, width, scheme.bits)? } else { width };
+        let (cols, packing) = match packed {
+            true => self.packed_cols(tensor, rows, width, scheme.bits, stated).map(|(cols, how)| (cols, Some(how)))?,
+            false => (width, None),
+        };
+        if let Some((slab, shape)) = self.part("weight_shape").filter(|_| !packed) {
+            let stated = self.stated_shape(&slab, shape)?;
+            if stated != (rows as u64, cols as u64) {
+                let problem = format!("states {} x {}, but the weight has {rows} x {cols}", stated.0, stated.1);
+                return Err(self.fault(&shape.name, problem));
+            }
+        }
         if rows == 0 || cols == 0 {
             return Err(self.fault(&tensor.name, format!("empty shape {rows} x {cols}")));
         }
@@ -137,10 +149,10 @@ impl Parts<'_> {
         let count = if scheme.granularity == Granularity::Tensor { 1 } else { rows * (cols / group_size) };
         let (scales, tensor) = self.scales("weight_scale")?;
         self.expect_count(tensor, count)?;
-        let zero_points = self.zero_points(&scheme, rows, cols / group_size, count)?;
+        let zero_points = self.zero_points(&scheme, rows, cols / group_size, count, packing.or(stated))?;
         let g_idx = self.g_idx(&scheme, cols)?;
         let activations = self.activations(scheme.inputs)?;
-        Ok(QuantizedWeight { codes, packed, scales, zero_points, rows, cols, group_size, g_idx, scheme, activations })
+        Ok(QuantizedWeight { codes, packing, scales, zero_points, rows, cols, group_size, g_idx, scheme, activations })
     }
 
     /// The scheme of inputs, with the scale and zero point of static ones.
@@ -190,28 +202,61 @@ impl Parts<'_> {
         Ok(Some(slab))
     }
 
-    /// Columns of a packed matrix of `rows` rows and `words` words a row, as `weight_shape` says.
-    fn packed_cols(&self, packed: &Tensor, rows: usize, words: usize, bits: u8) -> Result<usize> {
+    /// Columns of a packed matrix of `rows` rows and `words` words a row, as `weight_shape` says, and how the codes are
+    /// packed: as `stated`, else as the number of words tells.
+    fn packed_cols(
+        &self,
+        packed: &Tensor,
+        rows: usize,
+        words: usize,
+        bits: u8,
+        stated: Option<Packing>,
+    ) -> Result<(usize, Packing)> {
         self.expect_i32(packed)?;
         let (slab, tensor) = self.needed("weight_shape")?;
+        let (stated_rows, cols) = self.stated_shape(&slab, tensor)?;
+        let fits = |packing: Packing| packing.words(cols, bits) == Some(words as u64);
+        let fitting: Vec<Packing> = [Packing::Dense, Packing::Padded].into_iter().filter(|&how| fits(how)).collect();
+        let packing = match (stated, &fitting[..]) {
+            _ if stated_rows != rows as u64 => None,
+            // The two are one.
+            (_, [first, _]) if 32 % bits == 0 => Some(*first),
+            (Some(stated), _) if fits(stated) => Some(stated),
+            (None, &[only]) => Some(only),
+            (None, [_, _]) => {
+                let problem = format!(
+                    "codes of {bits} bits may be packed as compressed-tensors before or since 0.18 does, and the shape does \
+                     not tell; add the release that wrote them to quantization_config, such as \"version\": \"0.20.1\""
+                );
+                return Err(self.fault(&packed.name, problem));
+            }
+            _ => None,
+        };
+        packing.map(|packing| (cols as usize, packing)).ok_or_else(|| {
+            let hint = match (stated, &fitting[..]) {
+                (Some(Packing::Dense), [_]) => " (as compressed-tensors before 0.18 packs, it does)",
+                (Some(Packing::Padded), [_]) => " (as compressed-tensors since 0.18 packs, it does)",
+                _ => "",
+            };
+            let problem = format!(
+                "shape {stated_rows} x {cols} at {bits} bits does not fit weight_packed of {rows} rows of {words} words{hint}"
+            );
+            self.fault(&tensor.name, problem)
+        })
+    }
+
+    /// Rows and columns that a `weight_shape` states.
+    fn stated_shape(&self, slab: &Slab, tensor: &Tensor) -> Result<(u64, u64)> {
         let width = match tensor.dtype {
             Dtype::I64 => 8,
             Dtype::I32 => 4,
             other => return Err(self.fault(&tensor.name, format!("expected I64 or I32, got {other}"))),
         };
         self.expect_count(tensor, 2)?;
-        let bytes = (self.bytes)(&slab);
+        let bytes = (self.bytes)(slab);
         // A negative size becomes a huge one, which fits no file.
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
-        let (stated_rows, cols) = (number(&bytes[..width]), number(&bytes[width..]));
-        let needed_words = cols.checked_mul(u64::from(bits)).map(|bits| bits.div_ceil(32));
-        if stated_rows != rows as u64 || needed_words != Some(words as u64) {
-            let problem = format!(
-                "shape {stated_rows} x {cols} at {bits} bits does not fit weight_packed of {rows} rows of {words} words"
-            );
-            return Err(self.fault(&tensor.name, problem));
-        }
-        Ok(cols as usize)
+        Ok((number(&bytes[..width]), number(&bytes[width..])))
     }
 
     fn zero_points(
@@ -220,6 +265,7 @@ impl Parts<'_> {
         rows: usize,
         groups: usize,
         count: usize,
+        packing: Option<Packing>,
     ) -> Result<Option<(Slab, ZeroLayout)>> {
         let Some((slab, tensor)) = self.part("weight_zero_point") else {
             if scheme.symmetric {
@@ -233,11 +279,25 @@ impl Parts<'_> {
                 Ok(Some((slab, ZeroLayout::Bytes)))
             }
             Dtype::I32 if scheme.granularity != Granularity::Tensor => {
-                let words = (rows * usize::from(scheme.bits)).div_ceil(32);
+                let packing = packing.unwrap_or(Packing::Dense);
+                let words = packing.words(rows as u64, scheme.bits).map_or(0, |words| words as usize);
                 self.expect_count(tensor, words * groups)?;
-                Ok(Some((slab, ZeroLayout::Packed)))
+                Ok(Some((slab, ZeroLayout::Packed(packing))))
             }
             other => Err(self.fault(&tensor.name, format!("expected I8, or I32 packed along columns, got {other}"))),
+        }
+    }
+}
+
+impl Packing {
+    /// Codes less the offset `2^(bits-1)`.
+    fn unpack(self, packed: &[u8], bits: u8, codes: &mut [i8]) {
+        match self {
+            Packing::Dense => unpack(packed, bits, codes),
+            Packing::Padded => {
+                let words = packed.as_chunks::<4>().0.iter().zip(codes.chunks_mut(usize::from(32 / bits)));
+                words.for_each(|(word, codes)| unpack(word, bits, codes));
+            }
         }
     }
 }
@@ -250,12 +310,13 @@ impl PackedWeight for QuantizedWeight {
         let bits = self.scheme.bits;
         let mut codes = vec![0; self.rows * self.cols];
         let stored = bytes(&self.codes);
-        if self.packed {
-            let stride = stored.len() / self.rows;
-            let rows = stored.chunks_exact(stride).zip(codes.chunks_exact_mut(self.cols));
-            rows.for_each(|(packed, codes)| unpack(packed, bits, codes));
-        } else {
-            codes.copy_from_slice(bytemuck::cast_slice(stored));
+        match self.packing {
+            Some(packing) => {
+                let stride = stored.len() / self.rows;
+                let rows = stored.chunks_exact(stride).zip(codes.chunks_exact_mut(self.cols));
+                rows.for_each(|(packed, codes)| packing.unpack(packed, bits, codes));
+            }
+            None => codes.copy_from_slice(bytemuck::cast_slice(stored)),
         }
         let zero = match self.zero_points {
             None => Zero::Symmetric,
@@ -286,11 +347,11 @@ impl QuantizedWeight {
         let bits = self.scheme.bits;
         let points = match layout {
             ZeroLayout::Bytes => self.for_every_row(bytemuck::cast_slice(stored).to_vec()),
-            ZeroLayout::Packed => {
+            ZeroLayout::Packed(packing) => {
                 let groups = self.cols / self.group_size;
                 let mut points = vec![0; self.rows * groups];
                 for (group, points) in points.chunks_exact_mut(self.rows).enumerate() {
-                    unpack(&column(stored, groups, group), bits, points);
+                    packing.unpack(&column(stored, groups, group), bits, points);
                 }
                 transposed(&points, self.rows)
             }

@@ -55,7 +55,11 @@ struct CodeRange {
     low: i8,
     high: i8,
     shift: i64,
+    symmetric: bool,
 }
+
+/// Keys of the `quantization_config`.
+pub(super) const KEYS: &[&str] = &["activations", "modules_to_not_convert", "quant_method", "weights"];
 
 #[derive(Deserialize)]
 struct Declared {
@@ -65,16 +69,20 @@ struct Declared {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Range {
     quant_min: i64,
     quant_max: i64,
+    /// torch's name of the scheme, `per_channel_symmetric` for one; zero points of a symmetric one are the middle.
+    #[serde(default)]
+    qscheme: Option<String>,
     /// Axis of scales per channel: rows.
     #[serde(default)]
     ch_axis: i64,
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "mode", rename_all = "kebab-case")]
+#[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 enum Inputs {
     DynamicToken,
     Static { quant_min: i64, quant_max: i64 },
@@ -137,20 +145,32 @@ fn is_part(name: &str) -> bool {
 
 impl Range {
     fn codes(&self) -> std::result::Result<CodeRange, String> {
-        let Range { quant_min, quant_max, ch_axis } = *self;
+        let Range { quant_min, quant_max, ch_axis, .. } = *self;
+        let symmetric = match self.qscheme.as_deref().map(|scheme| scheme.strip_prefix("torch.").unwrap_or(scheme)) {
+            None | Some("per_channel_affine" | "per_tensor_affine") => false,
+            Some("per_channel_symmetric" | "per_tensor_symmetric") => true,
+            Some(other) => return Err(format!("weights: qscheme \"{other}\" is not supported")),
+        };
         if ch_axis != 0 {
             return Err(format!("weights: ch_axis {ch_axis} is not supported; expected 0"));
         }
         let shift = if quant_max > 127 { 128 } else { 0 };
         let byte = |code: i64| code.checked_sub(shift).and_then(|code| i8::try_from(code).ok());
         match (byte(quant_min), byte(quant_max)) {
-            (Some(low), Some(high)) if low < high => Ok(CodeRange { low, high, shift }),
+            (Some(low), Some(high)) if low < high => Ok(CodeRange { low, high, shift, symmetric }),
             _ => Err(format!("weights: codes {quant_min}..={quant_max} are no range of at most 8 bits")),
         }
     }
 }
 
 impl CodeRange {
+    /// Whether a zero point is that of a symmetric scheme: 0, or in the middle of a range of unsigned codes.
+    fn is_middle(self, point: i8) -> bool {
+        let sum = i32::from(self.low) + i32::from(self.high);
+        let is_signed = self.shift == 0 && self.low < 0;
+        if is_signed { point == 0 } else { (sum - 1..=sum + 1).contains(&(2 * i32::from(point))) }
+    }
+
     /// Bits of the smallest signed integer that holds the range.
     fn bits(self) -> u8 {
         let fits = |bits: &u8| i32::from(self.low) >= -(1 << (bits - 1)) && i32::from(self.high) < 1 << (bits - 1);
@@ -211,6 +231,13 @@ impl Parts<'_> {
                 .ok_or_else(|| self.fault(&format!("{quantizer}.zero_point"), problem()))
         };
         let zero_points = zero_points.iter().map(shifted).collect::<Result<Vec<i8>>>()?;
+        if let Some(point) = zero_points.iter().find(|point| range.symmetric && !range.is_middle(**point)) {
+            let problem = format!(
+                "quantization_config says that the weights are symmetric, but there is a zero point {}",
+                i64::from(*point) + range.shift
+            );
+            return Err(self.fault(&format!("{quantizer}.zero_point"), problem));
+        }
         let activations = match inputs {
             None => ActivationScheme::None,
             Some(Inputs::DynamicToken) => ActivationScheme::DynamicToken,

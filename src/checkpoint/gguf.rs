@@ -15,17 +15,32 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: usize = 4;
 
-/// A metadata value. Integers of all widths become `i128`, floats `f64`.
+/// Most metadata entries and tensors: a hundred times those of any published model.
+const MAX_METADATA: usize = 1 << 16;
+const MAX_TENSORS: usize = 1 << 17;
+/// Longest list that is kept, outside the vocabulary: one entry for each block.
+const MAX_LIST: usize = 1 << 12;
+/// Longest list of the vocabulary.
+const MAX_VOCABULARY: usize = 1 << 22;
+/// Longest text that is kept.
+const MAX_TEXT: usize = 1 << 20;
+/// Lists that may be as long as a vocabulary.
+const VOCABULARY: [&str; 3] = ["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"];
+
+/// A metadata value. Integers of all widths become `i128`, or `i64` in lists, floats `f64`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Integer(i128),
     Float(f64),
     Bool(bool),
     Text(String),
-    Integers(Vec<i128>),
+    Integers(Vec<i64>),
     Floats(Vec<f64>),
     Bools(Vec<bool>),
     Texts(Vec<String>),
+    /// A list or a text that is longer than any that a reader asks for: not kept, so that a file of one gigabyte takes no
+    /// more memory than its model.
+    Long,
 }
 
 /// Metadata by key.
@@ -179,6 +194,11 @@ fn format_of(type_id: u32) -> std::result::Result<Format, String> {
     })
 }
 
+/// An element of a list; numbers beyond 63 bits, which no reader takes, become the largest.
+fn narrowed(integer: i128) -> i64 {
+    i64::try_from(integer).unwrap_or(i64::MAX)
+}
+
 /// A position in an untrusted file.
 struct Cursor<'a> {
     place: &'a str,
@@ -211,6 +231,11 @@ impl<'a> Cursor<'a> {
         // type, one byte.
         let tensors = self.count(8 + 4 + 8 + 4 + 8, "the number of tensors")?;
         let metadata = self.count(8 + 4 + 1, "the number of metadata entries")?;
+        for (count, limit, what) in [(tensors, MAX_TENSORS, "tensors"), (metadata, MAX_METADATA, "metadata entries")] {
+            if count > limit {
+                return Err(self.fault(format!("{count} {what}, expected at most {limit}; the file is damaged")));
+            }
+        }
         Ok((metadata, tensors))
     }
 
@@ -273,7 +298,10 @@ impl<'a> Cursor<'a> {
             }
             kind @ (6 | 12) => self.float(kind, key).map(Value::Float),
             7 => self.bool(key).map(Value::Bool),
-            8 => self.text(key).map(Value::Text),
+            8 => match self.skip_text(key, MAX_TEXT)? {
+                true => Ok(Value::Long),
+                false => self.text(key).map(Value::Text),
+            },
             kind => self.integer(kind, key).map(Value::Integer),
         }
     }
@@ -288,12 +316,43 @@ impl<'a> Cursor<'a> {
             _ => return Err(self.unknown_kind(kind, key)),
         };
         let count = self.count(smallest, key)?;
+        if count > MAX_LIST && !VOCABULARY.contains(&key) {
+            return self.skip(kind, smallest, count, key);
+        }
+        if count > MAX_VOCABULARY {
+            return Err(self.fault(format!("{key} has {count} entries, expected at most {MAX_VOCABULARY}")));
+        }
         Ok(match kind {
             6 | 12 => Value::Floats((0..count).map(|_| self.float(kind, key)).collect::<Result<_>>()?),
             7 => Value::Bools((0..count).map(|_| self.bool(key)).collect::<Result<_>>()?),
             8 => Value::Texts((0..count).map(|_| self.text(key)).collect::<Result<_>>()?),
-            _ => Value::Integers((0..count).map(|_| self.integer(kind, key)).collect::<Result<_>>()?),
+            _ => Value::Integers((0..count).map(|_| self.integer(kind, key).map(narrowed)).collect::<Result<_>>()?),
         })
+    }
+
+    /// Goes behind a list of `count` elements of at least `smallest` bytes.
+    fn skip(&mut self, kind: u32, smallest: usize, count: usize, key: &str) -> Result<Value> {
+        if kind == 8 {
+            for _ in 0..count {
+                self.skip_text(key, 0)?;
+            }
+        } else {
+            // `count` was held against the bytes that are left.
+            self.take(count * smallest, key)?;
+        }
+        Ok(Value::Long)
+    }
+
+    /// Goes behind a text of more than `longest` bytes; whether there was one.
+    fn skip_text(&mut self, what: &str, longest: usize) -> Result<bool> {
+        let start = self.at;
+        let length = self.count(1, what)?;
+        if length > longest || longest == 0 {
+            self.take(length, what)?;
+            return Ok(true);
+        }
+        self.at = start;
+        Ok(false)
     }
 
     fn float(&mut self, kind: u32, key: &str) -> Result<f64> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::GgufVocabulary;
 use super::gguf::{Metadata, Tensor, Value};
+use super::gguf_keys::Keys;
 use super::storage::RowOrder;
 use crate::error::{Error, Result};
 
@@ -15,25 +16,42 @@ const SUPPORTED: &str = "llama (also mistral exported as llama), qwen2, qwen3";
 pub(super) struct Model<'a> {
     place: &'a str,
     metadata: &'a Metadata,
-    architecture: String,
+    keys: Keys<'a>,
 }
 
 impl<'a> Model<'a> {
     /// Checks the architecture.
     pub(super) fn new(place: &'a str, metadata: &'a Metadata) -> Result<Self> {
+        if let Some(kind) = metadata.get("general.type").filter(|kind| **kind != Value::Text("model".into())) {
+            let kind = if let Value::Text(kind) = kind { kind.as_str() } else { "no text" };
+            return Err(Error::input(place, format!("general.type is \"{kind:.60}\"; expected \"model\"")));
+        }
         let architecture = match metadata.get("general.architecture") {
-            Some(Value::Text(name)) => name.clone(),
+            Some(Value::Text(name)) => name.as_str(),
             _ => return Err(Error::input(place, "metadata has no general.architecture; the file is not a model")),
         };
-        let model = Model { place, metadata, architecture };
-        if !matches!(model.architecture.as_str(), "llama" | "qwen2" | "qwen3") {
-            let problem = format!("architecture \"{}\" is not supported; supported: {SUPPORTED}", model.architecture);
+        if !matches!(architecture, "llama" | "qwen2" | "qwen3") {
+            let problem = format!("architecture \"{architecture}\" is not supported; supported: {SUPPORTED}");
             return Err(Error::input(place, problem));
         }
-        if model.count("expert_count")?.is_some_and(|experts| experts > 0) {
-            return Err(Error::input(place, format!("a mixture of experts is not supported; supported: {SUPPORTED}")));
+        if metadata.get("general.quantization_version").is_some_and(|version| *version != Value::Integer(2)) {
+            return Err(Error::input(place, "general.quantization_version: expected 2; convert the model again"));
+        }
+        let model = Model { place, metadata, keys: Keys::new(place, metadata, architecture) };
+        if model.keys.count("expert_count")?.is_some_and(|experts| experts > 0) {
+            let problem = format!("a mixture of experts is not supported; supported: {SUPPORTED}");
+            return Err(model.keys.fault("expert_count", problem));
         }
         Ok(model)
+    }
+
+    fn architecture(&self) -> &str {
+        &self.keys.architecture
+    }
+
+    /// What the user should know of keys that nobody asked for; to be called last.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.keys.warnings()
     }
 
     /// Hugging Face name and row order of a tensor.
@@ -42,11 +60,15 @@ impl<'a> Model<'a> {
     /// A tensor that the architectures do not have: to leave it out would change the model silently.
     pub(super) fn tensor(&self, tensor: &Tensor) -> Result<(String, RowOrder)> {
         let fault = |problem: String| Error::input(format!("{}: tensor \"{}\"", self.place, tensor.name), problem);
-        let name = published_name(&tensor.name)
-            .ok_or_else(|| fault(format!("no such tensor in a {} model; supported: {SUPPORTED}", self.architecture)))?;
+        let name = published_name(&tensor.name).ok_or_else(|| {
+            fault(format!("no such tensor in a {} model; supported: {SUPPORTED}", self.architecture()))
+        })?;
+        if name == FREQUENCY_FACTORS && self.architecture() != "llama" {
+            return Err(fault(format!("no such tensor in a {} model; supported in: llama", self.architecture())));
+        }
         let heads = match name.rsplit('.').nth(1) {
-            Some("q_proj") if self.architecture == "llama" => self.needed("attention.head_count")?,
-            Some("k_proj") if self.architecture == "llama" => self.kv_heads()?,
+            Some("q_proj") if self.architecture() == "llama" => self.heads()?,
+            Some("k_proj") if self.architecture() == "llama" => self.kv_heads()?,
             _ => return Ok((name, RowOrder::Published)),
         };
         let rows = tensor.shape[0];
@@ -65,18 +87,32 @@ impl<'a> Model<'a> {
         published: &dyn Fn(&str) -> bool,
         frequency_factors: Option<Vec<f32>>,
     ) -> Result<Json> {
-        let hidden_size = self.needed("embedding_length")?;
-        let heads = self.needed("attention.head_count")?;
-        let head_dim = match self.count("attention.key_length")? {
+        let keys = &self.keys;
+        let hidden_size = keys.needed("embedding_length")?;
+        let heads = self.heads()?;
+        let head_dim = match keys.count("attention.key_length")? {
             Some(head_dim) => head_dim,
             None if heads > 0 && hidden_size.is_multiple_of(heads) => hidden_size / heads,
-            None => return Err(self.fault("attention.head_count", format!("{heads} does not divide {hidden_size}"))),
+            None => return Err(keys.fault("attention.head_count", format!("{heads} does not divide {hidden_size}"))),
         };
-        if self.count("attention.value_length")?.is_some_and(|width| width != head_dim) {
-            return Err(self.fault("attention.value_length", format!("expected the key's width {head_dim}")));
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(width) = keys.count(key)?.filter(|width| *width != head_dim) {
+                let problem = format!("{width} is not supported; expected {head_dim}, the width of a head");
+                return Err(keys.fault(key, problem));
+            }
         }
-        let window = self.count("attention.sliding_window")?;
-        let model_type = match self.architecture.as_str() {
+        if let Some(size) = keys.count("vocab_size")?.filter(|size| *size != embedding_rows) {
+            return Err(keys.fault("vocab_size", format!("{size}, but token_embd.weight has {embedding_rows} rows")));
+        }
+        self.check_layout()?;
+        let epsilon = keys.number("attention.layer_norm_rms_epsilon")?;
+        let epsilon = epsilon.ok_or_else(|| keys.missing("attention.layer_norm_rms_epsilon"))?;
+        keys.only("attention.layer_norm_epsilon", &[epsilon])?;
+        keys.only("attention.scale", &[0.0, (head_dim as f64).sqrt().recip()])?;
+        keys.only("embedding_length_out", &[0.0, hidden_size as f64])?;
+        keys.refuse_others()?;
+        let window = self.window()?;
+        let model_type = match self.architecture() {
             "llama" if window.is_some() => "mistral",
             name => name,
         };
@@ -84,16 +120,15 @@ impl<'a> Model<'a> {
         let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
         set("model_type", json!(model_type));
         set("hidden_size", json!(hidden_size));
-        set("intermediate_size", json!(self.needed("feed_forward_length")?));
-        set("num_hidden_layers", json!(self.needed("block_count")?));
+        set("intermediate_size", json!(self.of_blocks("feed_forward_length")?));
+        set("num_hidden_layers", json!(keys.needed("block_count")?));
         set("num_attention_heads", json!(heads));
         set("num_key_value_heads", json!(self.kv_heads()?));
         set("head_dim", json!(head_dim));
         set("vocab_size", json!(embedding_rows));
-        set("max_position_embeddings", json!(self.needed("context_length")?));
-        let epsilon = self.number("attention.layer_norm_rms_epsilon")?;
-        set("rms_norm_eps", json!(epsilon.ok_or_else(|| self.missing("attention.layer_norm_rms_epsilon"))?));
-        set("rope_theta", json!(self.number("rope.freq_base")?.unwrap_or(10_000.0)));
+        set("max_position_embeddings", json!(keys.needed("context_length")?));
+        set("rms_norm_eps", json!(epsilon));
+        set("rope_theta", json!(keys.number("rope.freq_base")?.unwrap_or(10_000.0)));
         set("rope_scaling", self.rope_scaling(frequency_factors)?);
         set("sliding_window", json!(window));
         set("attention_bias", json!(published("model.layers.0.self_attn.q_proj.bias")));
@@ -104,36 +139,76 @@ impl<'a> Model<'a> {
         Ok(Json::Object(config))
     }
 
+    /// How the tensors of the blocks are laid out; llama.cpp takes what its own converter writes.
+    fn check_layout(&self) -> Result<()> {
+        let expected = if self.architecture() == "llama" { "Meta AI original pth" } else { "reference" };
+        match self.keys.text("tensor_data_layout")? {
+            Some(layout) if layout != expected => {
+                let problem = format!("\"{layout:.60}\" is not supported; expected \"{expected}\"");
+                Err(self.keys.fault("tensor_data_layout", problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The bound on how far back a token looks: of Mistral, which is exported as llama. (llama.cpp reads the key for other
+    /// architectures only, and sees all tokens.)
+    fn window(&self) -> Result<Option<usize>> {
+        let window = self.keys.count("attention.sliding_window")?.filter(|window| *window > 0);
+        let context = self.keys.needed("context_length")?;
+        match window {
+            Some(window) if self.architecture() != "llama" && window < context => Err(self.keys.fault(
+                "attention.sliding_window",
+                format!("{window} is not supported in a {}; expected none", self.architecture()),
+            )),
+            Some(_) if self.architecture() != "llama" => Ok(None),
+            window => Ok(window),
+        }
+    }
+
     /// `null`, `{"rope_type": "linear", "factor": f}`, or `{"rope_type": "frequency_factors", "factors": [...]}` (one
     /// divisor for each rotary frequency; no Hugging Face file says it so, but Llama 3's parameters are not in a GGUF).
+    ///
+    /// As in llama.cpp the type is "linear" where none is stated, the factor is that of `rope.scaling.factor`, else of
+    /// `rope.scale_linear` as files of 2023 have it, and a factor of 0 is 1.
     fn rope_scaling(&self, frequency_factors: Option<Vec<f32>>) -> Result<Json> {
-        let kind = match self.get("rope.scaling.type") {
-            None => "none",
-            Some(Value::Text(kind)) => kind.as_str(),
-            Some(_) => return Err(self.fault("rope.scaling.type", "expected a text".into())),
-        };
-        match (kind, frequency_factors) {
-            ("none", None) => Ok(Json::Null),
-            ("none", Some(factors)) => Ok(json!({ "rope_type": "frequency_factors", "factors": factors })),
-            ("linear", None) => {
-                let factor = self.number("rope.scaling.factor")?;
-                let factor = factor.ok_or_else(|| self.missing("rope.scaling.factor"))?;
-                Ok(json!({ "rope_type": "linear", "factor": factor }))
+        let kind = self.keys.text("rope.scaling.type")?.unwrap_or("linear");
+        let factor = self.keys.number("rope.scaling.factor")?;
+        let former = self.keys.number("rope.scale_linear")?;
+        if let (Some(factor), Some(former)) = (factor, former)
+            && factor != former
+        {
+            let problem = format!("{former}, but rope.scaling.factor is {factor}; the two are one number");
+            return Err(self.keys.fault("rope.scale_linear", problem));
+        }
+        let factor = factor.or(former).filter(|factor| ![0.0, 1.0].contains(factor));
+        match (kind, factor, frequency_factors) {
+            ("none" | "linear", None, None) => Ok(Json::Null),
+            ("none" | "linear", None, Some(factors)) => {
+                Ok(json!({ "rope_type": "frequency_factors", "factors": factors }))
             }
-            (kind, _) => Err(self.fault(
+            ("linear", Some(factor), None) => Ok(json!({ "rope_type": "linear", "factor": factor })),
+            ("linear", Some(factor), Some(_)) => Err(self.keys.fault(
+                "rope.scaling.factor",
+                format!("{factor} beside rope_freqs.weight is not supported; expected one of the two"),
+            )),
+            ("none", Some(factor), _) => {
+                Err(self.keys.fault("rope.scaling.type", format!("\"none\", but the factor is {factor}; expected 1")))
+            }
+            (kind, ..) => Err(self.keys.fault(
                 "rope.scaling.type",
-                format!("\"{kind}\" is not supported; supported: none, linear, rope_freqs.weight"),
+                format!("\"{kind:.60}\" is not supported; supported: none, linear, rope_freqs.weight"),
             )),
         }
     }
 
     /// The tokenizer's vocabulary; `None` when the file has none.
     pub(super) fn vocabulary(&self) -> Result<Option<GgufVocabulary>> {
-        let Some(Value::Text(model)) = self.metadata.get("tokenizer.ggml.model") else { return Ok(None) };
-        let pre = match self.metadata.get("tokenizer.ggml.pre") {
-            Some(Value::Text(pre)) => pre.clone(),
-            _ => "default".to_owned(),
-        };
+        let Some(model) = self.tokenizer_text("model")? else { return Ok(None) };
+        let pre = self.tokenizer_text("pre")?.unwrap_or("default").to_owned();
+        if model == "gpt2" {
+            self.refuse_other_tokenizers()?;
+        }
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let token_types = match self.metadata.get("tokenizer.ggml.token_type") {
             None => vec![1; tokens.len()],
@@ -150,58 +225,74 @@ impl<'a> Model<'a> {
             false => Vec::new(),
         };
         // Where the file does not say, llama.cpp adds BOS for SentencePiece and for Llama 3.
-        let add_bos = match self.metadata.get("tokenizer.ggml.add_bos_token") {
-            Some(Value::Bool(add)) => *add,
-            _ => model == "llama" || matches!(pre.as_str(), "llama-bpe" | "llama3" | "llama-v3"),
-        };
+        let default_bos = model == "llama" || matches!(pre.as_str(), "llama-bpe" | "llama3" | "llama-v3");
+        let add_bos = self.tokenizer_flag("add_bos_token")?.unwrap_or(default_bos);
+        let bos = self.token("bos_token_id")?;
+        if add_bos && bos.is_none() && model == "gpt2" {
+            let problem =
+                "tokenizer.ggml.bos_token_id: missing, though the tokenizer adds one; convert the model again";
+            return Err(Error::input(self.place, problem));
+        }
         Ok(Some(GgufVocabulary {
-            model: model.clone(),
+            model: model.to_owned(),
             pre,
             tokens,
             token_types,
             merges,
-            bos: self.token("bos_token_id")?,
+            bos,
             eos: self.token("eos_token_id")?,
             add_bos,
         }))
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.metadata.get(&format!("{}.{key}", self.architecture))
-    }
-
-    fn fault(&self, key: &str, problem: String) -> Error {
-        Error::input(format!("{}: metadata {}.{key}", self.place, self.architecture), problem)
-    }
-
-    fn missing(&self, key: &str) -> Error {
-        self.fault(key, "missing; the file was made by a converter that is too old, convert it again".into())
-    }
-
-    fn count(&self, key: &str) -> Result<Option<usize>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Integer(n)) if (0..=i128::from(u32::MAX)).contains(n) => Ok(Some(*n as usize)),
-            Some(_) => Err(self.fault(key, "expected one number of at most 32 bits".into())),
+    /// Refuses settings of a byte-level BPE that would make other tokens.
+    fn refuse_other_tokenizers(&self) -> Result<()> {
+        for key in ["add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"] {
+            if self.tokenizer_flag(key)? == Some(true) {
+                let problem =
+                    format!("tokenizer.ggml.{key}: true is not supported in a byte-level BPE; expected false");
+                return Err(Error::input(self.place, problem));
+            }
+        }
+        match self.metadata.contains_key("tokenizer.ggml.precompiled_charsmap") {
+            false => Ok(()),
+            true => {
+                let problem = "tokenizer.ggml.precompiled_charsmap: not supported in a byte-level BPE";
+                Err(Error::input(self.place, problem))
+            }
         }
     }
 
-    fn needed(&self, key: &str) -> Result<usize> {
-        self.count(key)?.ok_or_else(|| self.missing(key))
+    fn tokenizer_flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.metadata.get(&format!("tokenizer.ggml.{key}")) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(Error::input(self.place, format!("tokenizer.ggml.{key}: expected a boolean"))),
+        }
+    }
+
+    fn tokenizer_text(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.metadata.get(&format!("tokenizer.ggml.{key}")) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(Error::input(self.place, format!("tokenizer.ggml.{key}: expected a text"))),
+        }
+    }
+
+    fn of_blocks(&self, key: &str) -> Result<usize> {
+        let blocks = self.keys.needed("block_count")?;
+        self.keys.count_of_blocks(key, blocks)?.ok_or_else(|| self.keys.missing(key))
+    }
+
+    fn heads(&self) -> Result<usize> {
+        self.of_blocks("attention.head_count")
     }
 
     fn kv_heads(&self) -> Result<usize> {
-        match self.count("attention.head_count_kv")? {
+        let blocks = self.keys.needed("block_count")?;
+        match self.keys.count_of_blocks("attention.head_count_kv", blocks)? {
             Some(heads) => Ok(heads),
-            None => self.needed("attention.head_count"),
-        }
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Float(x)) if x.is_finite() => Ok(Some(*x)),
-            Some(_) => Err(self.fault(key, "expected a finite number".into())),
+            None => self.heads(),
         }
     }
 

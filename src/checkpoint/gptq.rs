@@ -16,6 +16,8 @@
 //! the same is done here. In 3 bits every field wraps by itself.
 //! Source: the `gptqmodel` package, version 7.7 (`nn_modules/qlinear`, `utils/model.py`).
 
+use std::cell::Cell;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -42,7 +44,69 @@ pub(super) struct Config {
     dynamic: Option<serde_json::Map<String, Value>>,
     #[serde(default)]
     is_marlin_format: bool,
+    /// Whether every zero point is the middle one.
+    #[serde(default)]
+    sym: Option<bool>,
+    #[serde(default)]
+    pack_dtype: Option<String>,
+    #[serde(default)]
+    rotation: Value,
+    #[serde(default)]
+    adapter: Value,
+    /// Zero points that other programs read in other ways.
+    #[serde(skip)]
+    wrapped: Cell<usize>,
 }
+
+/// Keys beside those of [`Config`] that change no number: how the weights were found, and which kernels run them.
+pub(super) const SILENT: &[&str] = &[
+    "act_group_aware",
+    "backend",
+    "batch_size",
+    "block_name_to_quantize",
+    "cache_block_outputs",
+    "damp_auto_increment",
+    "damp_percent",
+    "dataset",
+    "disable_exllama",
+    "exllama_config",
+    "hyb_act",
+    "lm_head",
+    "max_input_length",
+    "meta",
+    "model_file_base_name",
+    "model_name_or_path",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "modules_in_block_to_quantize",
+    "modules_to_not_convert",
+    "mse",
+    "offload_to_disk",
+    "offload_to_disk_path",
+    "pad_token_id",
+    "parallel_packing",
+    "quant_method",
+    "quantizer",
+    "static_groups",
+    "tokenizer",
+    "true_sequential",
+    "use_cuda_fp16",
+    "use_exllama",
+];
+/// Keys of [`Config`].
+pub(super) const READ: &[&str] = &[
+    "adapter",
+    "bits",
+    "checkpoint_format",
+    "desc_act",
+    "dynamic",
+    "format",
+    "group_size",
+    "is_marlin_format",
+    "pack_dtype",
+    "rotation",
+    "sym",
+];
 
 /// The parts of one weight.
 #[derive(Debug)]
@@ -67,6 +131,19 @@ enum Version {
     V2,
 }
 
+/// Compares the configuration inside `config.json` with that of a file beside it, which writers keep for older programs.
+pub(super) fn check_copy(own: &Value, copy: &Value) -> std::result::Result<(), String> {
+    let stated = |json: &'_ Value, key: &str| json.get(key).filter(|value| !value.is_null()).cloned();
+    for key in READ {
+        if let (Some(own), Some(copy)) = (stated(own, key), stated(copy, key))
+            && own != copy
+        {
+            return Err(format!("{key} is {copy}, but quantization_config in config.json says {own}"));
+        }
+    }
+    Ok(())
+}
+
 impl Config {
     /// Reads and checks the configuration.
     pub(super) fn read(stored: &Value) -> std::result::Result<Self, String> {
@@ -79,10 +156,34 @@ impl Config {
         if let Some(pattern) = patterns.into_iter().find(|pattern| !pattern.starts_with("-:")) {
             return Err(format!("dynamic \"{pattern}\" is not supported; supported: one scheme for all, or \"-:\""));
         }
+        if let Some(other) = config.pack_dtype.as_deref().filter(|dtype| *dtype != "int32") {
+            return Err(format!("pack_dtype \"{other}\" is not supported; supported: int32"));
+        }
+        for (key, value) in [("rotation", &config.rotation), ("adapter", &config.adapter)] {
+            if !value.is_null() {
+                return Err(format!("{key} {value} is not supported; expected null"));
+            }
+        }
         config.version().map(|_| config)
     }
 
+    /// What the user should know of the weights read so far.
+    pub(super) fn warnings(&self, place: &str) -> Vec<String> {
+        match self.wrapped.get() {
+            0 => Vec::new(),
+            count => vec![format!(
+                "{place}: {count} zero points are stored as all ones, which checkpoint_format \"gptq\" cannot mean: programs \
+                 differ in what they read (here what GPTQModel reads); quantize again with checkpoint_format \"gptq_v2\""
+            )],
+        }
+    }
+
     fn version(&self) -> std::result::Result<Version, String> {
+        if let (Some(new), Some(old)) = (&self.checkpoint_format, &self.format)
+            && new != old
+        {
+            return Err(format!("checkpoint_format is \"{new}\", but format is \"{old}\"; keep one of them"));
+        }
         let format = self.checkpoint_format.as_ref().or(self.format.as_ref()).map_or("gptq", |format| format);
         match format {
             _ if self.is_marlin_format => Err("marlin is not supported; supported: gptq, gptq_v2".into()),
@@ -119,7 +220,52 @@ impl Config {
         parts.expect_shape(tensor, &[groups, rows])?;
         let g_idx = g_idx.map(|(slab, _)| slab);
         let weight = Weight { qweight, qzeros, scales, g_idx, rows, cols, group_size, bits: self.bits, version };
+        self.check_agreement(parts, &weight)?;
         Ok((vec![rows, cols], Box::new(weight)))
+    }
+
+    /// Refuses what the configuration says of the numbers and the numbers do not show. Zero points and groups are a small
+    /// part of a weight, so this is cheap.
+    fn check_agreement(&self, parts: &Parts, weight: &Weight) -> Result<()> {
+        let fault = |part: &str, problem: String| Err(parts.fault(&format!("{}.{part}", parts.module), problem));
+        if let Some(slab) = weight.g_idx.as_ref().filter(|_| !self.desc_act) {
+            match order_by_group(&(parts.bytes)(slab), weight.group_size) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    let problem = "the groups are not in order, but quantization_config says \"desc_act\": false; programs \
+                                   that believe it compute another model. Set it to true";
+                    return fault("g_idx", problem.into());
+                }
+                Err(problem) => return fault("g_idx", problem),
+            }
+        }
+        let stored = (parts.bytes)(&weight.qzeros);
+        if self.sym != Some(true) {
+            if weight.version == Version::V1 {
+                self.wrapped.set(self.wrapped.get() + weight.all_ones(&stored));
+            }
+            return Ok(());
+        }
+        let middle = 1i32 << (self.bits - 1);
+        let points = weight.zero_points(&stored, weight.version);
+        let Some(point) = points.into_iter().find(|&point| point != 0) else { return Ok(()) };
+        let (this, other, name) = match weight.version {
+            Version::V1 => ("gptq", Version::V2, "gptq_v2"),
+            Version::V2 => ("gptq_v2", Version::V1, "gptq"),
+        };
+        let got = format!(
+            "quantization_config says \"sym\": true, so every zero point is {middle}, but as checkpoint_format \"{this}\" \
+             stores them there is {}",
+            i32::from(point) + middle
+        );
+        let fits = weight.zero_points(&stored, other).iter().all(|&point| point == 0);
+        let remedy = match fits {
+            true => format!(
+                "as \"{name}\" all would be {middle}: set \"checkpoint_format\": \"{name}\" if the writer meant it"
+            ),
+            false => "set \"sym\" to false if these zero points are meant, or quantize again".into(),
+        };
+        fault("qzeros", format!("{got}; {remedy}"))
     }
 }
 
@@ -142,7 +288,7 @@ impl PackedWeight for Weight {
             reorder(&mut codes, order);
         }
         let scales = transposed(&self.scales.read(bytes(&self.scales.slab)), rows);
-        let zero = Zero::of_points(transposed(&self.zero_points(bytes(&self.qzeros)), rows));
+        let zero = Zero::of_points(transposed(&self.zero_points(bytes(&self.qzeros), self.version), rows));
         let tensor = QuantizedTensor { rows, cols, bits, group_size, codes, scales, zero, input_order };
         tensor.validate()?;
         Ok((tensor, ActivationScheme::None))
@@ -154,9 +300,15 @@ impl PackedWeight for Weight {
 }
 
 impl Weight {
-    /// Zero points less `2^(bits-1)`, `(groups, rows)`.
-    fn zero_points(&self, stored: &[u8]) -> Vec<i8> {
-        let one_each = match (self.version, self.bits) {
+    /// How many zero points are stored as all ones.
+    fn all_ones(&self, stored: &[u8]) -> usize {
+        let largest = ((1i32 << (self.bits - 1)) - 1) as i8;
+        self.zero_points(stored, Version::V2).iter().filter(|&&point| point == largest).count()
+    }
+
+    /// Zero points less `2^(bits-1)`, `(groups, rows)`, as a version stores them.
+    fn zero_points(&self, stored: &[u8], version: Version) -> Vec<i8> {
+        let one_each = match (version, self.bits) {
             (Version::V1, 2) => 0x5555_5555,
             (Version::V1, 4) => 0x1111_1111,
             (Version::V1, 8) => 0x0101_0101,
@@ -169,7 +321,7 @@ impl Weight {
         let mut points = vec![0; groups * self.rows];
         let groups = stored.chunks_exact(stored.len() / groups).zip(points.chunks_exact_mut(self.rows));
         groups.for_each(|(stored, points)| unpack(stored, self.bits, points));
-        if (self.version, self.bits) == (Version::V1, 3) {
+        if (version, self.bits) == (Version::V1, 3) {
             points.iter_mut().for_each(|point| *point = if *point == 3 { -4 } else { *point + 1 });
         }
         points

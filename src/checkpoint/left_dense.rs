@@ -10,7 +10,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::quantization_config::from_start;
+use super::quantization_config::Patterns;
 use super::{Entry, Storage};
 use crate::error::{Error, Result};
 
@@ -29,11 +29,10 @@ pub(super) fn refuse_others(place: &str, stored: &Value, entries: &[Entry]) -> R
     let fault = |problem: String| Error::input(format!("{place}: quantization_config"), problem);
     let stored = Stored::deserialize(stored).map_err(|error| fault(error.to_string()))?;
     let patterns = stored.dynamic.iter().flat_map(Map::keys).filter_map(|key| key.strip_prefix("-:"));
-    let pattern = |pattern: &str| {
-        let problem = || fault(format!("dynamic \"-:{pattern}\" is not a regular expression known here"));
-        from_start(pattern).ok_or_else(problem)
-    };
-    let patterns = patterns.map(pattern).collect::<Result<Vec<_>>>()?;
+    let mut compiled = Patterns::default();
+    let mut pattern =
+        |text: &str| compiled.matching_from_start(text).map_err(|problem| fault(format!("dynamic: {problem}")));
+    let patterns = patterns.map(&mut pattern).collect::<Result<Vec<_>>>()?;
     let left = |module: &str| {
         stored.modules_to_not_convert.iter().flatten().any(|part| module.contains(part))
             || patterns.iter().any(|pattern| pattern.is_match(module))

@@ -1,18 +1,20 @@
 //! Files mapped into memory: read where they lie, copied only when a tensor is asked for.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+use crate::{files, machine};
 
 /// A file mapped read-only.
 #[derive(Debug)]
 pub(super) struct MappedFile {
     path: PathBuf,
     map: Mmap,
+    /// Names the file if it changes while it is read.
+    _watched: machine::Watched,
 }
 
 impl MappedFile {
@@ -21,20 +23,17 @@ impl MappedFile {
     /// # Errors
     /// When it cannot be opened, is not a file or is empty.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| Error::io(path, "open", source))?;
-        let metadata = file.metadata().map_err(|source| Error::io(path, "read", source))?;
-        if !metadata.is_file() {
-            return Err(Error::input(path.display(), "expected a file, got something else"));
-        }
+        let (file, metadata) = files::open(path)?;
         if metadata.len() == 0 {
             return Err(Error::input(path.display(), "the file is empty; fetch it again"));
         }
         // SAFETY: the map is private and read-only, and it lives as long as `Mmap`. What the type system cannot rule
         // out is another process that truncates or rewrites the file meanwhile: model files are published once and
-        // files in the cache appear by rename and are never rewritten, so the mapped inode does not change. The bytes
-        // are only ever read as `u8`, for which every value is valid.
+        // files in the cache appear by rename and are never rewritten, so the mapped inode does not change. Where one is
+        // cut short all the same, the system ends the process and `machine::watch` says why. The bytes are only ever
+        // read as `u8`, for which every value is valid.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, "map", source))?;
-        Ok(MappedFile { path: path.to_path_buf(), map })
+        Ok(MappedFile { path: path.to_path_buf(), _watched: machine::watch(path, &map), map })
     }
 
     /// The file's path.

@@ -1,5 +1,5 @@
 //! Bytes to named tensors: safetensors (single file and sharded) with compressed-tensors, GPTQ, AWQ or torchao weights or
-//! the state of torch's fake quantizers (quantization-aware training), GGUF.
+//! the state of torch's fake quantizers (quantization-aware training), GGUF (also in parts).
 //!
 //! A [`Checkpoint`] maps its files and hands out tensors one at a time, under their Hugging Face names
 //! (`model.layers.0.self_attn.q_proj.weight`), whatever the file calls them; nothing is copied until asked for.
@@ -15,11 +15,15 @@ mod fake_quantize;
 mod folder;
 mod gguf;
 mod gguf_blocks;
+mod gguf_keys;
 mod gguf_model;
+mod gguf_parts;
 mod gptq;
 mod map;
+mod other_formats;
 mod left_dense;
 mod packed_words;
+mod python_json;
 mod quantization_config;
 mod quantized;
 mod safetensors;
@@ -39,7 +43,7 @@ use self::gguf_model::Model;
 pub use self::gguf_model::{FREQUENCY_FACTORS, gguf_name};
 use self::map::MappedFile;
 use self::quantized::PackedWeight;
-pub use self::sentence_transformers::{SentenceModule, SentenceModules};
+pub use self::sentence_transformers::{ENCODERS, SentenceModule, SentenceModules};
 use self::storage::{Format, RowOrder, StoredMatrix};
 use crate::error::{Error, Result};
 use crate::tensor::{ActivationScheme, QuantizedTensor};
@@ -52,10 +56,14 @@ pub struct Checkpoint {
     side_files: Vec<PathBuf>,
     sentence_modules: SentenceModules,
     config: serde_json::Value,
+    warnings: Vec<String>,
     tokenizer: TokenizerSource,
     entries: Vec<Entry>,
     /// Place in `entries` by name.
     index: HashMap<String, usize>,
+    /// Names of the tensors that were read.
+    #[cfg(test)]
+    reads: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }
 
 /// A tensor under its published name.
@@ -183,8 +191,8 @@ pub struct GgufVocabulary {
 }
 
 impl Checkpoint {
-    /// Opens a `.gguf` file, a `.safetensors` file, a folder with `config.json` and safetensors (one file, or shards
-    /// with their index), or a folder with one `.gguf` file. A single safetensors file takes `config.json` and
+    /// Opens a `.gguf` file (of a model in parts any of them), a `.safetensors` file, a folder with `config.json` and safetensors (one file, or shards
+    /// with their index), or a folder with one `.gguf` model. A single safetensors file takes `config.json` and
     /// `tokenizer.json` from its folder; without the former, [`Checkpoint::config`] is `null`.
     ///
     /// # Errors
@@ -193,30 +201,34 @@ impl Checkpoint {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, "open", source))?;
         if metadata.is_dir() {
             return match folder::look(path)? {
-                Folder::Safetensors(layout) => Checkpoint::open_safetensors(path, layout),
+                Folder::Safetensors(layout) => Checkpoint::open_safetensors(path, *layout),
                 Folder::Gguf(file) => Checkpoint::open_gguf(&file),
             };
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gguf") => Checkpoint::open_gguf(path),
             Some("safetensors") => Checkpoint::open_safetensors(path, folder::single(path)?),
-            _ => Err(Error::input(path.display(), "expected a .gguf file, a .safetensors file or a model's folder")),
+            _ => {
+                let got = other_formats::describe(&[path.to_path_buf()]);
+                let got = got.map_or_else(String::new, |got| format!("; got {got}"));
+                let problem = format!("expected a .gguf file, a .safetensors file or a model's folder{got}");
+                Err(Error::input(path.display(), problem))
+            }
         }
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let file = MappedFile::open(path)?;
-        let (metadata, tensors) = gguf::parse(&place, file.bytes())?;
+        let gguf_parts::Parts { files, metadata, tensors } = gguf_parts::open(path)?;
         let model = Model::new(&place, &metadata)?;
         let mut entries = Vec::with_capacity(tensors.len());
-        for tensor in tensors {
+        for (file, tensor) in tensors {
             let (name, order) = model.tensor(&tensor)?;
-            let slab = Slab { file: 0, bytes: tensor.bytes };
+            let slab = Slab { file, bytes: tensor.bytes };
             let storage = Storage::Whole { slab, format: tensor.format, order };
             entries.push(Entry { name, shape: tensor.shape, storage });
         }
-        let mut checkpoint = Checkpoint::assemble(path, vec![file], entries)?;
+        let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
         if let Some(vocabulary) = model.vocabulary()? {
             checkpoint.tokenizer = TokenizerSource::Gguf(vocabulary);
         }
@@ -228,6 +240,7 @@ impl Checkpoint {
             Error::input(format!("{place}: tensor \"token_embd.weight\""), "missing; the file is not a whole model")
         })?;
         checkpoint.config = model.config(embedding[0], &|name| checkpoint.contains(name), factors)?;
+        checkpoint.warnings = model.warnings();
         Ok(checkpoint)
     }
 
@@ -239,6 +252,12 @@ impl Checkpoint {
             let file = MappedFile::open(shard)?;
             let (found, described) = safetensors::parse(&shard.display().to_string(), file.bytes())?;
             metadata.extend(described);
+            if let Some(map) = &layout.weight_map
+                && let Some(tensor) = found.iter().find(|tensor| !map.contains_key(&tensor.name))
+            {
+                let place = format!("{}: tensor \"{}\"", shard.display(), tensor.name);
+                return Err(Error::input(place, "is not listed in the index; fetch index and shards again"));
+            }
             // Where there is an index, it decides which shard a tensor is read from.
             let listed = |name: &str| layout.weight_map.as_ref().is_none_or(|map| map.get(name) == Some(&at));
             tensors.extend(found.into_iter().filter(|tensor| listed(&tensor.name)).map(|tensor| (at, tensor)));
@@ -255,11 +274,16 @@ impl Checkpoint {
             }
         }
         let place = path.display().to_string();
+        if other_formats::is_mlx(&layout.config, tensors.iter().map(|(_, tensor)| tensor.name.as_str())) {
+            return Err(Error::input(place, other_formats::MLX));
+        }
         let bytes = |slab: &Slab| files[slab.file].bytes()[slab.bytes.clone()].to_vec();
         let tensors = tied_head::share(&place, &layout.config, tensors, &bytes)?;
-        let entries = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
+        let (entries, warnings) = quantized::entries(&place, &layout.config, &metadata, tensors, &bytes)?;
         let mut checkpoint = Checkpoint::assemble(path, files, entries)?;
+        tied_head::check(&checkpoint, &layout.config)?;
         checkpoint.config = layout.config;
+        checkpoint.warnings = warnings;
         checkpoint.side_files = layout.side_files;
         checkpoint.sentence_modules = layout.sentence_modules;
         checkpoint.tokenizer = layout.tokenizer.map_or(TokenizerSource::Missing, TokenizerSource::Json);
@@ -281,10 +305,24 @@ impl Checkpoint {
             side_files: Vec::new(),
             sentence_modules: SentenceModules::default(),
             config: serde_json::Value::Null,
+            warnings: Vec::new(),
             tokenizer: TokenizerSource::Missing,
             entries,
             index,
+            #[cfg(test)]
+            reads: Default::default(),
         })
+    }
+
+    #[cfg(test)]
+    fn record_read(&self, name: &str) {
+        self.reads.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// Names of the tensors that were read since the checkpoint was opened.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> std::collections::BTreeSet<String> {
+        self.reads.lock().unwrap().clone()
     }
 
     /// The file or folder.
@@ -297,6 +335,11 @@ impl Checkpoint {
     /// `rope_scaling = {"rope_type": "frequency_factors", "factors": [...]}`: frequency `i` is divided by `factors[i]`.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
+    }
+
+    /// What a user should know of the files, though they can be read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Names of all tensors, in the order of the file, under Hugging Face names. The parts of a quantized weight
@@ -316,11 +359,21 @@ impl Checkpoint {
         self.entry(name).map(|entry| entry.shape.clone())
     }
 
+    /// The type of a tensor whose values cannot be read here (integers, truth values, 8-bit floats).
+    pub fn unsupported(&self, name: &str) -> Option<String> {
+        match self.entry(name)?.storage {
+            Storage::Unsupported(dtype) => Some(dtype.to_string()),
+            Storage::Whole { .. } | Storage::Quantized(_) => None,
+        }
+    }
+
     /// Reads one tensor.
     ///
     /// # Errors
     /// A missing tensor, NaN or infinite scales.
     pub fn tensor(&self, name: &str) -> Result<StoredTensor> {
+        #[cfg(test)]
+        self.record_read(name);
         let fault = |problem: String| Error::input(self.place_of(name), problem);
         let entry = self.entry(name).ok_or_else(|| fault("no such tensor".into()))?;
         let (slab, format, order) = match &entry.storage {
@@ -357,6 +410,8 @@ impl Checkpoint {
     /// Rows of a dense matrix, to be packed without a copy of the whole; `None` when there is no such tensor, or it is
     /// quantized or no matrix. Values are not checked: NaN in the file is NaN here.
     pub fn dense_rows(&self, name: &str) -> Option<DenseRows<'_>> {
+        #[cfg(test)]
+        self.record_read(name);
         let entry = self.entry(name)?;
         match &entry.storage {
             Storage::Whole { slab, format, order }

@@ -2,9 +2,9 @@
 //!
 //! Everything that would change the numbers and is not carried out here is refused, never approximated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -44,6 +44,40 @@ pub(super) struct QuantizationConfig {
     ignore: Vec<Target>,
     /// Whether the embedding is the head too.
     tied_head: bool,
+    /// How codes of 3, 5, 6 and 7 bits are packed, where the version says it.
+    packing: Option<Packing>,
+}
+
+/// How codes are packed into words of 32 bits. The two differ for 3, 5, 6 and 7 bits only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// `32 / bits` codes to a word: `compressed-tensors` before 0.18.
+    Padded,
+    /// Without gaps: since 0.18.
+    Dense,
+}
+
+impl Packing {
+    /// The packing of a release; `None` for one that does not tell, such as a nightly build between the two.
+    fn of_release(version: &str) -> Option<Self> {
+        let mut numbers = version.split('.');
+        let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
+        let release = (next()?, next()?);
+        let is_final = next().is_some() && numbers.all(|part| part.parse::<u32>().is_ok());
+        match release {
+            (0, 17 | 18) if !is_final => None,
+            older if older < (0, 18) => Some(Packing::Padded),
+            _ => Some(Packing::Dense),
+        }
+    }
+
+    /// Words of `count` codes.
+    pub(super) fn words(self, count: u64, bits: u8) -> Option<u64> {
+        match self {
+            Packing::Padded => Some(count.div_ceil(u64::from(32 / bits))),
+            Packing::Dense => count.checked_mul(u64::from(bits)).map(|bits| bits.div_ceil(32)),
+        }
+    }
 }
 
 /// What a group applies to.
@@ -55,14 +89,35 @@ enum Target {
     Pattern(Regex),
 }
 
+/// Keys of the configuration.
+pub(super) const KEYS: &[&str] = &[
+    "config_groups",
+    "format",
+    "global_compression_ratio",
+    "ignore",
+    "kv_cache_scheme",
+    "moe_sparsity_config",
+    "quant_method",
+    "quantization_status",
+    "sparsity_config",
+    "transform_config",
+    "version",
+];
+
 #[derive(Deserialize)]
 struct Stored {
+    /// Release of the `compressed-tensors` package that the layout is of.
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    moe_sparsity_config: Value,
     #[serde(default)]
     format: Option<String>,
     #[serde(default)]
     config_groups: BTreeMap<String, Group>,
+    /// Null is none.
     #[serde(default)]
-    ignore: Vec<String>,
+    ignore: Option<Vec<String>>,
     #[serde(default)]
     kv_cache_scheme: Value,
     #[serde(default)]
@@ -119,6 +174,7 @@ impl QuantizationConfig {
             ("kv_cache_scheme", &stored.kv_cache_scheme),
             ("sparsity_config", &stored.sparsity_config),
             ("transform_config", &stored.transform_config),
+            ("moe_sparsity_config", &stored.moe_sparsity_config),
         ] {
             let dense = value.get("format").is_some_and(|format| format == "dense");
             let empty = value.as_object().is_some_and(|map| map.values().all(is_empty));
@@ -126,6 +182,7 @@ impl QuantizationConfig {
                 return Err(format!("{key} is not supported; expected null"));
             }
         }
+        let mut patterns = Patterns::default();
         let mut groups = Vec::new();
         for (name, group) in stored.config_groups {
             let format = group.format.as_deref().or(stored.format.as_deref()).unwrap_or("missing");
@@ -137,8 +194,11 @@ impl QuantizationConfig {
             if !group.output_activations.is_null() {
                 return Err(at("output_activations are not supported; expected null".into()));
             }
-            let targets =
-                group.targets.iter().map(|target| Target::parse(target)).collect::<std::result::Result<_, _>>();
+            let targets = group
+                .targets
+                .iter()
+                .map(|target| Target::parse(target, &mut patterns))
+                .collect::<std::result::Result<_, _>>();
             let weights = group.weights.ok_or_else(|| at("weights: expected a scheme, got null".into()))?;
             let mut scheme = weights.scheme().map_err(|problem| at(format!("weights: {problem}")))?;
             if let Some(inputs) = group.input_activations {
@@ -146,9 +206,16 @@ impl QuantizationConfig {
             }
             groups.push((targets.map_err(at)?, scheme));
         }
-        let ignore = stored.ignore.iter().map(|target| Target::parse(target)).collect::<std::result::Result<_, _>>();
+        let ignore = stored.ignore.iter().flatten();
+        let ignore = ignore.map(|target| Target::parse(target, &mut patterns)).collect::<std::result::Result<_, _>>();
         let ignore = ignore.map_err(|problem| format!("ignore: {problem}"))?;
-        Ok(QuantizationConfig { groups, ignore, tied_head })
+        let packing = stored.version.as_deref().and_then(Packing::of_release);
+        Ok(QuantizationConfig { groups, ignore, tied_head, packing })
+    }
+
+    /// How codes are packed, where the version says it.
+    pub(super) fn packing(&self) -> Option<Packing> {
+        self.packing
     }
 
     /// Whether the weight of `module` must be quantized.
@@ -185,9 +252,36 @@ impl QuantizationConfig {
     }
 }
 
-/// A regular expression that must match from the start of a name; `None` where it is none known here.
-pub(super) fn from_start(pattern: &str) -> Option<Regex> {
-    Regex::new(&format!("^(?:{pattern})")).ok()
+/// The regular expressions of a configuration, compiled: few enough, and each small enough, that no file can take the
+/// memory of the machine.
+#[derive(Debug, Default)]
+pub(super) struct Patterns(HashMap<String, Regex>);
+
+/// Most regular expressions of a configuration.
+const MAX_PATTERNS: usize = 512;
+/// Largest compiled regular expression, and largest table of its automaton, in bytes.
+const MAX_PATTERN_BYTES: usize = 1 << 18;
+
+impl Patterns {
+    /// A regular expression that must match from the start of a name.
+    pub(super) fn matching_from_start(&mut self, pattern: &str) -> std::result::Result<Regex, String> {
+        if let Some(known) = self.0.get(pattern) {
+            return Ok(known.clone());
+        }
+        if self.0.len() == MAX_PATTERNS {
+            return Err(format!("more than {MAX_PATTERNS} different regular expressions; name the modules instead"));
+        }
+        let regex = RegexBuilder::new(&format!("^(?:{pattern})"))
+            .size_limit(MAX_PATTERN_BYTES)
+            .dfa_size_limit(MAX_PATTERN_BYTES)
+            .build()
+            .map_err(|error| match error {
+                regex::Error::CompiledTooBig(_) => format!("\"{pattern:.80}\" is too large a regular expression"),
+                _ => format!("\"{pattern:.80}\" is not a regular expression known here"),
+            })?;
+        self.0.insert(pattern.to_owned(), regex.clone());
+        Ok(regex)
+    }
 }
 
 /// PyTorch's class of a module with a matrix.
@@ -214,11 +308,13 @@ impl Target {
         matches!(self, Target::Pattern(pattern) if pattern.is_match(module))
     }
 
-    fn parse(target: &str) -> std::result::Result<Self, String> {
-        let Some(pattern) = target.strip_prefix("re:") else { return Ok(Target::Name(target.to_owned())) };
-        from_start(pattern)
-            .map(Target::Pattern)
-            .ok_or(format!("target \"{target}\" is not a regular expression known here"))
+    fn parse(target: &str, patterns: &mut Patterns) -> std::result::Result<Self, String> {
+        match target.strip_prefix("re:") {
+            None => Ok(Target::Name(target.to_owned())),
+            Some(pattern) => {
+                patterns.matching_from_start(pattern).map(Target::Pattern).map_err(|p| format!("target {p}"))
+            }
+        }
     }
 }
 

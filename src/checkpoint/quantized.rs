@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::quantization_config::QuantizationConfig;
+use super::quantization_config::{self, QuantizationConfig};
 use super::safetensors::Tensor;
 use super::storage::{Format, widen};
 use super::tied_head::is_tied;
@@ -32,7 +32,7 @@ pub(super) trait PackedWeight: Debug + Send + Sync {
     fn slabs(&self) -> Vec<&Slab>;
 }
 
-/// The entries of all `tensors`, which come with the place of their file. `metadata` holds the texts of the files'
+/// The entries of all `tensors`, which come with the place of their file, and what the user should know of them. `metadata` holds the texts of the files'
 /// `__metadata__`, `bytes` reads a slab.
 ///
 /// # Errors
@@ -43,32 +43,52 @@ pub(super) fn entries(
     metadata: &HashMap<String, String>,
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
-) -> Result<Vec<Entry>> {
+) -> Result<(Vec<Entry>, Vec<String>)> {
     // Older files say `compression_config`.
     let keys = ["quantization_config", "compression_config"];
-    let stored = keys.iter().find_map(|key| config.get(key).filter(|value| !value.is_null()).map(|v| (key, v)));
-    let Some((key, stored)) = stored else {
-        fake_quantize::refuse_undeclared(place, &tensors)?;
-        torchao::refuse_undeclared(place, &tensors)?;
-        return Ok(tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect());
+    let stored = |key: &'static str| config.get(key).filter(|value| !value.is_null()).map(|value| (key, value));
+    let (key, stored) = match (stored(keys[0]), stored(keys[1])) {
+        (Some((_, new)), Some((_, old))) if new != old => {
+            let problem = format!("\"{}\" and \"{}\" differ; keep one of them", keys[0], keys[1]);
+            return Err(Error::input(place, problem));
+        }
+        (Some(found), _) | (None, Some(found)) => found,
+        (None, None) => {
+            fake_quantize::refuse_undeclared(place, &tensors)?;
+            torchao::refuse_undeclared(place, &tensors)?;
+            return Ok((tensors.into_iter().map(|(file, tensor)| Entry::dense(file, tensor)).collect(), Vec::new()));
+        }
     };
     let fault = |problem: String| Error::input(format!("{place}: {key}"), problem);
+    let unknown = |known: &[&[&str]]| unknown_keys(&format!("{place}: {key}"), stored, known);
+    let mut warnings = Vec::new();
     let entries = match stored.get("quant_method").and_then(Value::as_str).unwrap_or("missing") {
         "compressed-tensors" => {
             let config = QuantizationConfig::read(stored, is_tied(config)).map_err(fault)?;
             // Which says of every module whether it is quantized.
-            return compressed_tensors::gather(place, &config, tensors, bytes);
+            let entries = compressed_tensors::gather(place, &config, tensors, bytes)?;
+            return Ok((entries, unknown(&[quantization_config::KEYS])));
         }
         "gptq" => {
             let config = gptq::Config::read(stored).map_err(fault)?;
-            gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))?
+            warnings.extend(unknown(&[gptq::READ, gptq::SILENT]));
+            let entries = gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))?;
+            warnings.extend(config.warnings(place));
+            entries
         }
         "awq" => {
             let config = awq::Config::read(stored).map_err(fault)?;
+            warnings.extend(unknown(&[awq::READ, awq::SILENT]));
             gather_qweights(place, tensors, bytes, &|parts| config.weight(parts))?
         }
-        torchao::METHOD => torchao::gather(place, metadata, tensors, bytes)?,
-        fake_quantize::METHOD => fake_quantize::gather(place, stored, tensors, bytes)?,
+        torchao::METHOD => {
+            warnings.extend(unknown(&[torchao::KEYS]));
+            torchao::gather(place, stored, metadata, tensors, bytes)?
+        }
+        fake_quantize::METHOD => {
+            warnings.extend(unknown(&[fake_quantize::KEYS]));
+            fake_quantize::gather(place, stored, tensors, bytes)?
+        }
         other => {
             return Err(fault(format!(
                 "quant_method \"{other}\" is not supported; supported: compressed-tensors, gptq, awq, {}, {} (and GGUF files)",
@@ -78,7 +98,19 @@ pub(super) fn entries(
         }
     };
     left_dense::refuse_others(place, stored, &entries)?;
-    Ok(entries)
+    Ok((entries, warnings))
+}
+
+/// A warning about the keys of a `quantization_config` that are on none of the lists.
+fn unknown_keys(place: &str, stored: &Value, known: &[&[&str]]) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let is_known = |key: &str| known.iter().any(|list| list.contains(&key));
+    let unknown = stored.as_object().into_iter().flatten().filter(|(key, value)| !value.is_null() && !is_known(key));
+    let names: Vec<String> = unknown.map(|(key, _)| format!("\"{key:.60}\"")).take(SHOWN).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("{place}: keys that are not known here and are not carried out: {}", names.join(", "))]
 }
 
 /// Tensors by name, each with the place of its file.

@@ -88,7 +88,7 @@ pub(super) struct StoredMatrix<'a> {
 
 impl<'a> StoredMatrix<'a> {
     /// Bytes of published row `row`.
-    fn row(&self, row: usize) -> &'a [u8] {
+    pub(super) fn row(&self, row: usize) -> &'a [u8] {
         let stride = self.format.bytes_of(self.cols);
         let at = self.order.stored(row) * stride;
         &self.bytes[at..at + stride]

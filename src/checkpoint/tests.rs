@@ -1,6 +1,7 @@
 //! Formats against golden files, and hostile files.
 
 mod fake_quantize;
+mod gguf_metadata;
 mod hostile;
 mod quantized;
 mod torchao;
@@ -345,6 +346,132 @@ fn what_is_no_model_is_said_to_be_none() {
     assert!(refusal(&text.path().join("readme.md")).contains("expected a .gguf"));
     assert!(refusal(&text.path().join("x.gguf")).contains("magic"));
     assert!(refusal(&text.path().join("absent")).contains("cannot open"));
+}
+
+#[test]
+fn other_forms_of_a_model_are_named_with_the_next_step() {
+    const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n";
+    let config: (&str, &[u8]) = ("config.json", b"{}");
+    for (files, expected) in [
+        (&[config, ("model.safetensors", POINTER)][..], "git lfs pull"),
+        (&[("x.gguf", POINTER)], "git lfs pull"),
+        (&[config, ("model.onnx", b"x")], "an ONNX graph"),
+        (&[config, ("openvino_model.xml", b"<"), ("openvino_model.bin", b"x")], "an OpenVINO model"),
+        (&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"x")], "merge it into its model"),
+        (
+            &[config, ("adapter_config.json", b"{}"), ("adapter_model.bin", b"x"), ("model.safetensors", b"x")],
+            "merge it",
+        ),
+        (&[config, ("consolidated.safetensors", b"x")], "own layout"),
+        (&[("params.json", b"{}"), ("consolidated.00.pth", b"x")], "own layout"),
+        (&[config, ("model.pth", b"x")], "pickled weights"),
+        (&[config, ("tf_model.h5", b"x")], "a TensorFlow model"),
+        (&[config, ("flax_model.msgpack", b"x")], "a Flax model"),
+        (&[("model.zip", b"x")], "an archive"),
+        (&[config, ("model-1.safetensors", b"x"), ("model-2.safetensors", b"x")], "fetch the index too"),
+    ] {
+        let folder = folder(files);
+        let message = refusal(folder.path());
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+    let mlx = folder(&[("config.json", br#"{"quantization": {"group_size": 64, "bits": 4}}"#)]);
+    let bytes = vec![0; 8];
+    safetensors_file(&mlx.path().join("model.safetensors"), &[("a.biases", Dtype::F32, &[2], bytes)]);
+    assert!(refusal(mlx.path()).contains("MLX"));
+    let file = folder(&[("model.onnx", b"x")]);
+    assert!(refusal(&file.path().join("model.onnx")).contains("an ONNX graph"));
+}
+
+#[test]
+fn a_single_file_beside_other_shards_is_refused() {
+    let folder = folder(&[("config.json", b"{}")]);
+    let at = |name: &str| folder.path().join(name);
+    for name in ["model.safetensors", "model-1.safetensors"] {
+        safetensors_file(&at(name), &[("a", Dtype::F32, &[2], vec![0; 8])]);
+    }
+    fs::write(at("model.safetensors.index.json"), r#"{"weight_map": {"a": "model-1.safetensors"}}"#).unwrap();
+    assert!(refusal(folder.path()).contains("remove one"));
+    // What is left of an index whose shards were joined says nothing.
+    fs::remove_file(at("model-1.safetensors")).unwrap();
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().names(), ["a"]);
+    fs::remove_file(at("model.safetensors")).unwrap();
+    let two = [("a", Dtype::F32, &[2][..], vec![0; 8]), ("b", Dtype::F32, &[2], vec![0; 8])];
+    safetensors_file(&at("model-1.safetensors"), &two);
+    assert!(refusal(folder.path()).contains("tensor \"b\": is not listed in the index"));
+}
+
+/// The fixture as one of several parts: its metadata with the keys of a part in front.
+fn part(number: u16, count: u16, tensors: i32, keep: &dyn Fn(usize) -> bool) -> Vec<u8> {
+    let (metadata, described) = (24, gguf::parse("x", GGUF).unwrap().1);
+    let mut header = GGUF[..metadata].to_vec();
+    let entries = u64::from_le_bytes(GGUF[16..24].try_into().unwrap());
+    let names: Vec<&str> = described.iter().map(|tensor| tensor.name.as_str()).collect();
+    let find = |name: &str| GGUF.windows(name.len()).position(|window| window == name.as_bytes()).unwrap() - 8;
+    let first = find(names[0]);
+    let mut kept = 0u64;
+    let (mut descriptions, mut data) = (Vec::new(), Vec::new());
+    for (at, tensor) in described.iter().enumerate().filter(|(at, _)| keep(*at)) {
+        let start = find(names[at]);
+        let length = 8 + tensor.name.len() + 4 + 8 * tensor.shape.len() + 4;
+        descriptions.extend_from_slice(&GGUF[start..start + length]);
+        descriptions.extend((data.len() as u64).to_le_bytes());
+        data.extend_from_slice(&GGUF[tensor.bytes.clone()]);
+        data.resize(data.len().next_multiple_of(32), 0);
+        kept += 1;
+    }
+    header[8..16].copy_from_slice(&kept.to_le_bytes());
+    header[16..24].copy_from_slice(&(entries + 3).to_le_bytes());
+    let mut key = |name: &str, kind: u32, value: &[u8]| {
+        header.extend((name.len() as u64).to_le_bytes());
+        header.extend(name.as_bytes());
+        header.extend(kind.to_le_bytes());
+        header.extend(value);
+    };
+    key("split.no", 2, &number.to_le_bytes());
+    key("split.count", 2, &count.to_le_bytes());
+    key("split.tensors.count", 5, &tensors.to_le_bytes());
+    header.extend_from_slice(&GGUF[metadata..first]);
+    header.extend(descriptions);
+    header.resize(header.len().next_multiple_of(32), 0);
+    header.extend(data);
+    header
+}
+
+#[test]
+fn a_gguf_in_parts_is_read_as_the_whole() {
+    let whole = Checkpoint::open(&fixture("gguf_blocks.gguf")).unwrap();
+    let count = whole.names().len();
+    let half = |at: usize| at < count / 2;
+    let first = part(0, 2, count as i32, &half);
+    let second = part(1, 2, count as i32, &|at| !half(at));
+    let names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+    let parts = folder(&[(names[0], &first), (names[1], &second)]);
+    for path in [parts.path().to_path_buf(), parts.path().join(names[0]), parts.path().join(names[1])] {
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_reads(&checkpoint, &whole, "");
+        assert_eq!((checkpoint.config(), checkpoint.files().len()), (whole.config(), 2));
+    }
+    let fewer = part(1, 2, count as i32, &|at| at > count / 2);
+    let other = part(1, 3, count as i32, &|at| !half(at));
+    let again = part(1, 2, count as i32, &|_| true);
+    for (second, expected) in [
+        (None, "part 2 of 2"),
+        (Some(&fewer), "split.tensors.count says"),
+        (Some(&other), "split.count: expected 2, got 3"),
+        (Some(&first), "split.no: expected 1, got 0"),
+        (Some(&again), "split.tensors.count says"),
+    ] {
+        fs::remove_file(parts.path().join(names[1])).unwrap_or_default();
+        if let Some(second) = second {
+            fs::write(parts.path().join(names[1]), second).unwrap();
+        }
+        let message = refusal(&parts.path().join(names[0]));
+        assert!(message.contains(expected) && message.contains("llama-gguf-split --merge"), "{expected}: {message}");
+    }
+    let renamed = folder(&[("m.gguf", &first), ("n-00001-of-00002.gguf", GGUF)]);
+    for name in ["m.gguf", "n-00001-of-00002.gguf"] {
+        assert!(refusal(&renamed.path().join(name)).contains("split.count says"), "{name}");
+    }
 }
 
 /// The compressed-tensors fixture with another configuration.

@@ -98,6 +98,58 @@ struct TypeName {
     name: String,
 }
 
+/// Keys of the `quantization_config`.
+pub(super) const KEYS: &[&str] = &[
+    "include_input_output_embeddings",
+    "modules_to_not_convert",
+    "quant_method",
+    "quant_type",
+    "quant_type_kwargs",
+    "untie_embedding_weights",
+];
+
+/// What `quant_type` says of the weights of linear layers, where it says it of all of them.
+struct Declared {
+    symmetric: bool,
+    dtype: Option<String>,
+    group_size: Option<u64>,
+}
+
+impl Declared {
+    fn read(stored: &Value) -> Self {
+        let all = &stored["quant_type"]["default"]["_data"];
+        let of = |keys: [&str; 2]| keys.into_iter().map(|key| &all[key]).find(|value| !value.is_null());
+        let text = |value: Option<&Value>| value.and_then(|value| value["_data"].as_str().map(str::to_owned));
+        let granularity = of(["weight_granularity", "granularity"]);
+        Declared {
+            symmetric: text(of(["weight_mapping_type", "mapping_type"]))
+                .is_some_and(|kind| kind.starts_with("SYMMETRIC")),
+            dtype: text(of(["weight_dtype", "dtype"])),
+            group_size: granularity.and_then(|granularity| granularity["_data"]["group_size"].as_u64()),
+        }
+    }
+
+    /// Refuses a weight of a linear layer that is not what is declared.
+    fn check(&self, parts: &Parts, weight: &Weight) -> Result<()> {
+        if parts.module.ends_with("embed_tokens") || parts.module.ends_with("_embeddings") {
+            return Ok(());
+        }
+        let fault = |problem: String| Err(parts.fault(&format!("{}.weight", parts.module), problem));
+        let got = format!("int{}", weight.bits);
+        if let Some(dtype) = self.dtype.as_ref().filter(|dtype| **dtype != got) {
+            return fault(format!("is {got} in __metadata__, but quantization_config says {dtype}"));
+        }
+        if let Some(size) = self.group_size.filter(|size| *size != weight.group_size as u64) {
+            return fault(format!("has groups of {}, but quantization_config says {size}", weight.group_size));
+        }
+        let points = || whole_numbers(weight.zero_points_as, &(parts.bytes)(&weight.zero_points));
+        if self.symmetric && points().is_ok_and(|points| points.iter().any(|&point| point != 0)) {
+            return fault("has zero points other than 0, but quantization_config says SYMMETRIC".into());
+        }
+        Ok(())
+    }
+}
+
 /// Refuses torchao weights that no configuration explains.
 pub(super) fn refuse_undeclared(place: &str, tensors: &[(usize, Tensor)]) -> Result<()> {
     let parts = ["._weight_qdata", ".zeros", "_fake_quantizer.scale"];
@@ -114,13 +166,15 @@ pub(super) fn refuse_undeclared(place: &str, tensors: &[(usize, Tensor)]) -> Res
 }
 
 /// Gathers the parts of quantized weights into entries, in the order of the files; other tensors stay as they are.
-/// `metadata` holds the texts of the files' `__metadata__`, `bytes` reads a slab.
+/// `stored` is the `quantization_config`, `metadata` holds the texts of the files' `__metadata__`, `bytes` reads a slab.
 pub(super) fn gather(
     place: &str,
+    stored: &Value,
     metadata: &HashMap<String, String>,
     tensors: Vec<(usize, Tensor)>,
     bytes: &dyn Fn(&Slab) -> Vec<u8>,
 ) -> Result<Vec<Entry>> {
+    let declared = Declared::read(stored);
     let described = descriptions(place, metadata)?;
     let by_name = by_name(&tensors);
     for module in described.keys() {
@@ -133,7 +187,7 @@ pub(super) fn gather(
         let fault = |problem: String| Err(parts.fault(&tensor.name, problem));
         let weight = match part {
             "_weight_qdata" => match described.get(module) {
-                Some(attributes) => parts.flattened(attributes)?,
+                Some(attributes) => parts.flattened(attributes, &declared)?,
                 None => return fault("is not described in __metadata__; fetch the file again".into()),
             },
             "weight" if tensor.dtype == Dtype::I8 => parts.converted()?,
@@ -225,13 +279,16 @@ impl Parts<'_> {
     }
 
     /// The weight of a module whose weight was flattened.
-    fn flattened(&self, attributes: &Attributes) -> Result<Weight> {
+    fn flattened(&self, attributes: &Attributes, declared: &Declared) -> Result<Weight> {
         let fault = |problem: String| self.fault(&format!("{}.weight", self.module), problem);
         let bits = attributes.bits().map_err(fault)?;
         let weight = self.integers(FLATTENED, bits, attributes.activations().map_err(fault)?)?;
         let expected = [1, weight.group_size];
         match &attributes.block_size[..] {
-            size if size == expected => Ok(weight),
+            size if size == expected => {
+                declared.check(self, &weight)?;
+                Ok(weight)
+            }
             size => Err(fault(format!("block_size {size:?} does not fit its scales; expected {expected:?}"))),
         }
     }

@@ -23,6 +23,6 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "bench", &mut script);
-    super::print(String::from_utf8_lossy(&script).trim_end())?;
+    super::print_clean(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,19 +6,22 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::model::{self, Form};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, Pool};
 use crate::network::{self, LoadOptions};
 use crate::tasks::Encoder;
 
 /// Sentences of a forward pass.
 const BATCH: usize = 64;
+/// Bytes of the largest text; its vectors take many times as much.
+const LARGEST_TEXT: u64 = 1 << 30;
 
 /// Vectors of an encoder, one for each line of a text.
 ///
-/// Prints one JSON object a line: the number of tokens, special ones included, and the vector as the model's pooling makes it
-/// (of a classifier: its logits). Use it to check these kernels against another program.
+/// Prints one JSON object a line: the number of tokens, special ones included, whether the sentence was longer and lost its
+/// end (`cut`), and the vector as the model's pooling makes it (of a classifier: its logits). Beside a modules.json the text gets the model's default prompt and case, as
+/// sentence-transformers does. Use it to check these kernels against another program.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   bench embed path/to/encoder --text sentences.txt
@@ -32,7 +35,8 @@ pub struct Args {
     /// The text, UTF-8, a sentence a line; empty lines are left out.
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Most tokens of a sentence; a longer one loses its end [default: all positions of the model].
+    /// Most tokens of a sentence; a longer one loses its end [default: max_seq_length of the model's
+    /// sentence_bert_config.json, else model_max_length of its tokenizer_config.json, else all its positions].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=1 << 20))]
     length: Option<u32>,
     /// Threads [default: all that this process may use].
@@ -44,6 +48,8 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     tokens: usize,
+    /// The sentence was longer and lost its end.
+    cut: bool,
     vector: &'a [f32],
 }
 
@@ -51,20 +57,20 @@ struct Line<'a> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     Isa::from_env()?;
     let pool = Pool::new(model::threads(args.threads)?);
-    let local = model::locate(&args.model)?;
-    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
-    let network =
-        network::Encoder::load(&checkpoint, LoadOptions { dense: args.form.dense(), ..LoadOptions::default() })?;
-    let tokenizer = Encoder::of(&checkpoint)?;
-    let longest = args.length.map_or(usize::MAX, |n| n as usize).min(network.config().max_positions());
-    let text = std::fs::read_to_string(&args.text).map_err(|e| Error::io(&args.text, "read", e))?;
+    let model = model::open(&args.model)?;
+    let options = LoadOptions { dense: args.form.dense(), ..LoadOptions::default() };
+    let network = network::Encoder::load(model.checkpoint(), options)?;
+    let tokenizer = Encoder::of(&model);
+    let longest = model::longest_sentence(&tokenizer, args.length);
+    let text = files::read_text(&args.text, files::limit::DATA)?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let sequences = lines.map(|line| tokenizer.encode_whole(line, longest)).collect::<Result<Vec<_>>>()?;
+    let sequences = lines.map(|line| tokenizer.encode_sentence(line, longest)).collect::<Result<Vec<_>>>()?;
     let mut memory = network.memory();
     for batch in sequences.chunks(BATCH) {
-        let vectors = network.forward(&pool, batch, &mut memory)?;
-        for (sequence, vector) in batch.iter().zip(vectors.chunks_exact(network.width())) {
-            let line = serde_json::to_string(&Line { tokens: sequence.len(), vector });
+        let tokens: Vec<&[u32]> = batch.iter().map(|(tokens, _)| tokens.as_slice()).collect();
+        let vectors = network.forward(&pool, &tokens, &mut memory)?;
+        for ((tokens, cut), vector) in batch.iter().zip(vectors.chunks_exact(network.width())) {
+            let line = serde_json::to_string(&Line { tokens: tokens.len(), cut: *cut, vector });
             super::print(&line.map_err(|e| Error::input("standard output", e.to_string()))?)?;
         }
     }

@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint;
 use crate::decide::LEAST_CLUSTERS;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::{Isa, KvFormat, Pool};
-use crate::network::{self, Architecture, Decoder, LoadOptions};
+use crate::network::{self, Architecture, Config, Decoder, LoadOptions};
 use crate::results::KernelUse;
 use crate::stats::{Cluster, ratio_interval};
 use crate::suite::TextSource;
-use crate::tasks::Encoder;
+use crate::tasks::{Coverage, Encoder, windows};
 
 use super::eval_encoder;
 use super::model::{self, Form};
@@ -23,10 +23,11 @@ use super::model::{self, Form};
 /// Perplexity of a model on a text, and by how much it is above that of --reference; of an encoder, how close its embeddings
 /// are to the reference's.
 ///
-/// Each document is cut into windows of --length tokens that do not overlap; a last, shorter window is kept if it has a token
-/// to predict. Where the tokenizer has a beginning-of-sequence token, it stands before every window and the window's
-/// first token is predicted too; otherwise that token only serves as context. Use it to check these kernels against
-/// another program: --per-token writes every token's score.
+/// Each document is cut into windows of --length tokens that do not overlap, the last one shorter, as `bench run` does. Where
+/// the tokenizer has a beginning-of-sequence token, it stands before every window and the window's first token is
+/// predicted too (one that the text begins with is not doubled); otherwise that token only serves as context. Tokens that
+/// are not predicted are counted. Use it to check these kernels against another program: --per-token writes every token's
+/// score.
 ///
 /// With --reference both models score the same windows. The increase of perplexity is a paired difference with its 95 %
 /// interval over documents, so give several (a file each): windows of one text resemble each other.
@@ -47,8 +48,8 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", alias = "variant", value_enum, default_value_t = Form::Stored, value_name = "FORM")]
     pub(super) form: Form,
-    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 where all weights
-    /// are, bf16 where all are that or have 8-bit inputs, else f16].
+    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 or f16 where all weights are; else bf16 where the
+    /// model was published in it, or all weights are or have 8-bit inputs; else f16].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// The text, UTF-8: a file, a pattern in quotes, or a source; each file is one document. Or a token file.
@@ -58,9 +59,10 @@ pub struct Args {
     /// wrote.
     #[arg(long, value_name = "MODEL")]
     pub(super) reference: Option<String>,
-    /// Tokens of a window; of an encoder's longest sentence, a longer one loses its end.
-    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
-    pub(super) length: u32,
+    /// Tokens of a window [default: 512]; of an encoder's longest sentence, a longer one loses its end [default: what the
+    /// model's side files say].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    pub(super) length: Option<u32>,
     /// Threads [default: all that this process may use].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -85,6 +87,13 @@ struct Evaluation {
     windows: usize,
     /// Predicted tokens.
     tokens: usize,
+    /// Tokens of the text that are not predicted: the first of a window without a beginning-of-sequence token.
+    tokens_not_predicted: usize,
+    /// Documents in which no token can be predicted.
+    documents_left_out: usize,
+    /// Positions that the model was made for, where windows are longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beyond_positions: Option<usize>,
     /// Sum of negative log-likelihood, nats.
     nll_sum: f64,
     perplexity: f64,
@@ -121,19 +130,21 @@ struct TokenLine {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
-    let length = args.length as usize;
-    let local = model::locate(&args.model)?;
-    let checkpoint = Checkpoint::open(model::single(&args.model, &local)?)?;
+    // Before the time is spent.
+    args.per_token.as_deref().map_or(Ok(()), files::expect_absent)?;
+    let length = args.length.unwrap_or(512) as usize;
+    let model = model::open(&args.model)?;
     let pool = Pool::new(threads);
-    if let Architecture::Encoder { .. } = Architecture::of(&checkpoint)? {
-        return eval_encoder::run(args, &checkpoint, &pool);
-    }
-    let encoder = Encoder::of(&checkpoint)?;
+    let config = match model.architecture() {
+        Architecture::Encoder { .. } => return eval_encoder::run(args, &model, &pool),
+        Architecture::Decoder(config) => config,
+    };
+    let encoder = Encoder::of(&model);
     let data = model::data(&args.text);
     let documents = encoder.read(&data, Path::new("."))?.documents;
-    let cut = |ids: &Vec<u32>| windows(ids, length, encoder.bos());
-    let (document_of, windows): (Vec<usize>, Vec<Vec<u32>>) =
-        documents.iter().enumerate().flat_map(|(at, ids)| cut(ids).into_iter().map(move |window| (at, window))).unzip();
+    let cut = windows(&documents, length, None, encoder.bos());
+    let coverage = Coverage::of(&documents, &cut);
+    let (document_of, windows): (Vec<usize>, Vec<Vec<u32>>) = cut.into_iter().map(|w| (w.document, w.tokens)).unzip();
     if windows.is_empty() {
         return Err(Error::input(&args.text, "expected text of two tokens or more, so that one is predicted"));
     }
@@ -144,7 +155,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     });
     let reference = reference.transpose()?;
     let options = LoadOptions { dense: args.form.dense(), kv_cache: args.kv_cache };
-    let decoder = Decoder::load(&checkpoint, options)?;
+    let decoder = Decoder::load(model.checkpoint(), options)?;
     let start = Instant::now();
     let lines = score(&decoder, &pool, &windows)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -153,7 +164,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let own = clusters(&document_of, &lines);
     let nll_sum = nll_sum(&own)?;
-    let tokens = lines.len() - windows.len();
     let against = reference.map(|(reference, theirs)| compare(reference, &own, &theirs));
     show(
         args.json,
@@ -168,21 +178,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 None => "none added: the model's tokenizer adds none; a window's first token is not predicted",
             },
             windows: windows.len(),
-            tokens,
+            tokens: coverage.predicted,
+            tokens_not_predicted: coverage.not_predicted,
+            documents_left_out: coverage.documents_left_out,
+            beyond_positions: beyond_positions(&windows, config),
             nll_sum,
-            perplexity: (nll_sum / tokens as f64).exp(),
+            perplexity: (nll_sum / coverage.predicted as f64).exp(),
             against: against.transpose()?,
-            tokens_per_s: tokens as f64 / seconds,
+            tokens_per_s: coverage.predicted as f64 / seconds,
             kernels: decoder.kernels(length, 1),
         },
     )
 }
 
-/// Windows of `length` tokens of a document, the last one shorter, each after `bos`; those with nothing to predict are
-/// left out.
-fn windows(tokens: &[u32], length: usize, bos: Option<u32>) -> Vec<Vec<u32>> {
-    let with_bos = |window: &[u32]| -> Vec<u32> { bos.iter().chain(window).copied().collect() };
-    tokens.chunks(length).map(with_bos).filter(|window| window.len() >= 2).collect()
+/// The positions that a model was made for, where some window has more inputs: its last token is predicted only.
+fn beyond_positions(windows: &[Vec<u32>], config: &Config) -> Option<usize> {
+    let positions = config.positions();
+    windows.iter().any(|window| window.len() - 1 > positions).then_some(positions)
 }
 
 fn score(decoder: &Decoder, pool: &Pool, windows: &[Vec<u32>]) -> Result<Vec<TokenLine>> {
@@ -216,7 +228,7 @@ fn clusters(document_of: &[usize], lines: &[TokenLine]) -> Vec<Cluster> {
 fn nll_sum(clusters: &[Cluster]) -> Result<f64> {
     let sum: f64 = clusters.iter().map(|cluster| cluster.sum).sum();
     if !sum.is_finite() {
-        return Err(Error::Measurement(format!("the sum of log-likelihoods is {sum}; the weights are damaged")));
+        return Err(Error::Measurement(format!("the sum of log-likelihoods is {sum}")));
     }
     Ok(sum)
 }
@@ -242,14 +254,13 @@ fn scored_by(
         }
         return Ok(lines);
     }
-    let local = model::locate(reference)?;
-    let checkpoint = Checkpoint::open(model::single(reference, &local)?)?;
-    if Encoder::of(&checkpoint)?.read(data, Path::new("."))?.documents != documents {
+    let model = model::open(reference)?;
+    if Encoder::of(&model).read(data, Path::new("."))?.documents != documents {
         let problem = "reads the text as other tokens than the model does, so the two predict different things; \
                        expected a reference with the same tokenizer";
         return Err(Error::input(reference, problem));
     }
-    score(&Decoder::load(&checkpoint, LoadOptions::default())?, pool, windows)
+    score(&Decoder::load(model.checkpoint(), LoadOptions::default())?, pool, windows)
 }
 
 /// How much more perplexity a model has than `reference`, from the sums over the same windows of both.
@@ -271,7 +282,7 @@ fn compare(reference: &str, own: &[Cluster], theirs: &[Cluster]) -> Result<Again
 
 fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
     let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
-    let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+    let mut writer = csv::Writer::from_writer(files::create_new(path)?);
     for line in lines {
         writer.serialize(line).map_err(failed)?;
     }
@@ -279,7 +290,8 @@ fn write_tokens(path: &Path, lines: &[TokenLine]) -> Result<()> {
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<TokenLine>> {
-    let mut reader = csv::Reader::from_path(path).map_err(|e| Error::io(path, "read", std::io::Error::other(e)))?;
+    let text = files::read(path, files::limit::RESULTS)?;
+    let mut reader = csv::Reader::from_reader(text.as_slice());
     let damaged = |e| Error::input(path.display(), format!("expected what --per-token writes: {e}"));
     let lines: Vec<TokenLine> = reader.deserialize().collect::<std::result::Result<_, _>>().map_err(damaged)?;
     Ok(lines)
@@ -302,9 +314,18 @@ fn show(json: bool, found: &Evaluation) -> Result<ExitCode> {
         ))?;
     }
     super::print(&format!(
-        "  {} windows of {} tokens; beginning of sequence: {}",
+        "  {} windows of at most {} tokens; beginning of sequence: {}",
         found.windows, found.length, found.bos
     ))?;
+    if found.tokens_not_predicted > 0 {
+        super::print(&format!(
+            "  not predicted: {} tokens; {} documents have nothing to predict",
+            found.tokens_not_predicted, found.documents_left_out
+        ))?;
+    }
+    if let Some(positions) = found.beyond_positions {
+        super::print(&format!("  windows are longer than the {positions} positions that the model was made for"))?;
+    }
     super::print(&format!(
         "  {} on {}, threads: {}, {:.0} tokens/s",
         found.variant, found.isa, found.threads, found.tokens_per_s
@@ -313,18 +334,4 @@ fn show(json: bool, found: &Evaluation) -> Result<ExitCode> {
         super::print(&format!("  {} x {}", kernel.matrices, kernel.kernel))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_keep_a_short_end_that_predicts_something() {
-        let tokens: Vec<u32> = (0..10).collect();
-        assert_eq!(windows(&tokens, 4, None), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
-        assert_eq!(windows(&tokens, 3, None).len(), 3, "a last window of one token predicts nothing");
-        assert_eq!(windows(&tokens, 9, Some(77)), [vec![77, 0, 1, 2, 3, 4, 5, 6, 7, 8], vec![77, 9]]);
-        assert!(windows(&[5], 4, None).is_empty());
-    }
 }

@@ -8,10 +8,9 @@ use serde::Serialize;
 use super::eval::Args;
 use super::model;
 use crate::assets::{Documents, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool};
-use crate::network::{self, LoadOptions};
+use crate::network::{self, LoadOptions, Model};
 use crate::results::KernelUse;
 use crate::tasks::{Embeddings, Encoder, sentences};
 use crate::tensor::DenseFormat;
@@ -26,6 +25,9 @@ struct Evaluation {
     reference: String,
     isa: &'static str,
     sentences: usize,
+    /// Sentences that were longer than `length` tokens and lost their end.
+    sentences_cut: usize,
+    length: usize,
     /// Special ones included.
     tokens: usize,
     mean_cosine: f64,
@@ -36,25 +38,26 @@ struct Evaluation {
 }
 
 /// Embeds the sentences of a text with both models and prints how they compare.
-pub(super) fn run(args: &Args, checkpoint: &Checkpoint, pool: &Pool) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, model: &Model, pool: &Pool) -> Result<ExitCode> {
     let Some(reference) = &args.reference else {
         let problem = "is an encoder, whose embeddings are compared with another's; add --reference MODEL";
         return Err(Error::Usage(format!("{}: {problem}", args.model)));
     };
-    let local = model::locate(reference)?;
-    let original = Checkpoint::open(model::single(reference, &local)?)?;
-    let sequences = sequences(args, checkpoint)?;
+    let original = model::open(reference)?;
+    let (sequences, sentences_cut, length) = sequences(args, model)?;
     let options = LoadOptions { dense: args.form.dense(), ..LoadOptions::default() };
-    let encoder = network::Encoder::load(checkpoint, options)?;
+    let encoder = network::Encoder::load(model.checkpoint(), options)?;
     let own = embed(&encoder, pool, &sequences)?;
     let exact = LoadOptions { dense: Some(DenseFormat::F32), ..LoadOptions::default() };
-    let exact = embed(&network::Encoder::load(&original, exact)?, pool, &sequences)?;
+    let exact = embed(&network::Encoder::load(original.checkpoint(), exact)?, pool, &sequences)?;
     let cosines: Vec<f64> = (0..sequences.len()).map(|at| own.cosine(&exact, at)).collect();
     let found = Evaluation {
         model: args.model.clone(),
         reference: reference.clone(),
         isa: Isa::active().name(),
         sentences: sequences.len(),
+        sentences_cut,
+        length,
         tokens: sequences.iter().map(Vec::len).sum(),
         mean_cosine: cosines.iter().sum::<f64>() / cosines.len() as f64,
         least_cosine: cosines.iter().copied().fold(1.0, f64::min),
@@ -75,13 +78,16 @@ pub(super) fn run(args: &Args, checkpoint: &Checkpoint, pool: &Pool) -> Result<E
         args.form.name(),
         found.isa
     ))?;
+    if found.sentences_cut > 0 {
+        super::print(&format!("  {} sentences were cut at {length} tokens", found.sentences_cut))?;
+    }
     found.kernels.iter().try_for_each(|kernel| super::print(&format!("  {} x {}", kernel.matrices, kernel.kernel)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The sentences of the text as tokens.
-fn sequences(args: &Args, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
-    let encoder = Encoder::of(checkpoint)?;
+/// The sentences of the text as tokens; how many were cut, and where.
+fn sequences(args: &Args, model: &Model) -> Result<(Vec<Vec<u32>>, usize, usize)> {
+    let encoder = Encoder::of(model);
     let Documents::Texts(texts) = read_documents(&model::data(&args.text), Path::new("."))? else {
         return Err(Error::input(&args.text, "expected text, got a token file; sentences are cut from text"));
     };
@@ -89,7 +95,11 @@ fn sequences(args: &Args, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
     if found.len() < 2 {
         return Err(Error::input(&args.text, "expected at least two sentences; give longer texts"));
     }
-    found.into_iter().map(|sentence| encoder.encode_whole(sentence, args.length as usize)).collect()
+    let longest = model::longest_sentence(&encoder, args.length);
+    let encoded: Vec<(Vec<u32>, bool)> =
+        found.into_iter().map(|sentence| encoder.encode_sentence(sentence, longest)).collect::<Result<_>>()?;
+    let cut = encoded.iter().filter(|(_, cut)| *cut).count();
+    Ok((encoded.into_iter().map(|(tokens, _)| tokens).collect(), cut, longest))
 }
 
 fn embed(encoder: &network::Encoder, pool: &Pool, sequences: &[Vec<u32>]) -> Result<Embeddings> {

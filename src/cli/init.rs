@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::{Architecture, Config, EncoderConfig};
+use crate::network::{Architecture, Config, EncoderConfig, published_in_bf16};
 
 use super::{init_encoder, model};
 
@@ -38,6 +38,8 @@ struct Shapes {
     length: usize,
     /// The published file is quantized already.
     quantized: bool,
+    /// The model was published in bfloat16, whose range f16 does not have.
+    bf16: bool,
     /// Threads of this machine.
     threads: usize,
 }
@@ -48,8 +50,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let problem = "exists already; choose another name with -o, nothing is overwritten";
         return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
     }
-    let local = model::locate(&args.model)?;
-    let path = model::single(&args.model, &local)?;
+    let model = model::open(&args.model)?;
+    let path = model.checkpoint().path();
     let source = if model::is_source(&args.model) && !args.model.starts_with("path:") {
         args.model.clone()
     } else {
@@ -57,10 +59,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         format!("path:{}", path.canonicalize().map_err(|e| Error::io(path, "read", e))?.display())
     };
     let source = toml::Value::String(source);
-    let checkpoint = Checkpoint::open(path)?;
-    let text = match Architecture::of(&checkpoint)? {
-        Architecture::Decoder(config) => starter(&source, &inspect(&checkpoint, &config)?),
-        Architecture::Encoder { config, .. } => init_encoder::starter(&source, &inspect_encoder(&checkpoint, &config)),
+    let text = match model.architecture() {
+        Architecture::Decoder(config) => starter(&source, &inspect(model.checkpoint(), config)?),
+        Architecture::Encoder { config, .. } => {
+            init_encoder::starter(&source, &inspect_encoder(model.checkpoint(), config))
+        }
     };
     let mut file = std::fs::File::create_new(&args.out).map_err(|e| Error::io(&args.out, "create", e))?;
     file.write_all(text.as_bytes()).map_err(|e| Error::io(&args.out, "write", e))?;
@@ -72,7 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn inspect_encoder(checkpoint: &Checkpoint, config: &EncoderConfig) -> init_encoder::Shapes {
     init_encoder::Shapes {
         parameters: parameters(checkpoint),
-        length: config.max_positions().clamp(2, 128),
+        length: checkpoint.sentence_modules().max_length.unwrap_or(128).min(config.max_positions()).clamp(3, 128),
         group_size: group_size(&[config.hidden_size, config.intermediate_size]),
         threads: machine::cores(),
     }
@@ -89,8 +92,9 @@ fn inspect(checkpoint: &Checkpoint, config: &Config) -> Result<Shapes> {
     Ok(Shapes {
         inputs: vec![config.hidden_size, config.intermediate_size, config.heads * config.head_dim],
         parameters: parameters(checkpoint),
-        length: config.max_positions.clamp(2, 512),
+        length: config.positions().clamp(2, 512),
         quantized,
+        bf16: published_in_bf16(checkpoint),
         threads: machine::cores(),
     })
 }
@@ -103,8 +107,11 @@ fn group_size(inputs: &[usize]) -> Option<usize> {
 /// The suite as text.
 fn starter(model: &toml::Value, shapes: &Shapes) -> String {
     let Shapes { length, threads, .. } = shapes;
-    let fp16_mib = (shapes.parameters * 2).div_ceil(1 << 20);
-    let max_mib = (fp16_mib * 6).div_ceil(10).max(1);
+    let (reference, dtype) = if shapes.bf16 { ("bf16", "bf16") } else { ("fp16", "f16") };
+    let reason = if shapes.bf16 { "as published" } else { "half the memory of fp32 at the same accuracy" };
+    let (prompt, generate) = (128.min(length / 2).max(1), 32.min(length / 4).max(1));
+    let half_mib = (shapes.parameters * 2).div_ceil(1 << 20);
+    let max_mib = (half_mib * 6).div_ceil(10).max(1);
     let mut text = format!(
         r#"# Which quantized form of this model should ship on this CPU?
 #   bench plan FILE    what a run would do, and how long it would take
@@ -114,7 +121,7 @@ title = "my model: which variant to ship"
 model = {model}
 
 # Everything is compared with this variant.
-reference = "fp16"
+reference = "{reference}"
 
 # EDIT: text that smoothing and gptq learn from. Each file is one document; `*` stands for any characters in a file name.
 # It must not be the text of the task below.
@@ -130,8 +137,8 @@ length = {length}
 
 # The work that is timed: prompt and answer of one request.
 [workload]
-prompt = 128
-generate = 32
+prompt = {prompt}
+generate = {generate}
 batch = [1]
 threads = [{threads}]
 # Rounds of fresh processes; six is the least for a 95 % interval, more make it narrower.
@@ -144,15 +151,15 @@ rule = "accuracy and (speed or memory)"
 accuracy = {{ task = "perplexity", metric = "perplexity", max_increase_percent = 2.0 }}
 # Generating must be this many times as fast.
 speed = {{ metric = "decode", min_speedup = 1.5 }}
-# Or all weights must fit this; in fp16 they take about {fp16_mib} MiB.
+# Or all weights must fit this; in {reference} they take about {half_mib} MiB.
 memory = {{ metric = "weights", max = "{max_mib} MiB" }}
 confidence = 0.95
 
-# The reference, half the memory of fp32 at the same accuracy.
+# The reference, {reason}.
 [[variant]]
-name = "fp16"
+name = "{reference}"
 method = "cast"
-dtype = "f16"
+dtype = "{dtype}"
 
 # 8-bit weights and inputs: products are integers. The inputs' outliers are moved into the weights first (SmoothQuant).
 # The safe choice.
@@ -201,7 +208,7 @@ mod tests {
     use crate::suite;
 
     fn shapes(inputs: &[usize], quantized: bool) -> Shapes {
-        Shapes { inputs: inputs.to_vec(), parameters: 135_000_000, length: 512, quantized, threads: 1 }
+        Shapes { inputs: inputs.to_vec(), parameters: 135_000_000, length: 512, quantized, bf16: false, threads: 1 }
     }
 
     #[test]
@@ -219,6 +226,15 @@ mod tests {
             assert_eq!(suite.model, "path:/a \"strange\" \\ place/model.gguf");
             assert_eq!(suite.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), names);
         }
+    }
+
+    #[test]
+    fn the_reference_of_a_bfloat16_model_is_bfloat16_and_a_short_model_gets_short_work() {
+        let shapes = Shapes { bf16: true, length: 64, ..shapes(&[576], false) };
+        let text = starter(&toml::Value::String("path:m".into()), &shapes);
+        let suite = suite::from_text("suite.toml", "suite", &text, Some(1)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((suite.reference.as_str(), suite.variants[0].name.as_str()), ("bf16", "bf16"));
+        assert!(suite.workload.prompt + suite.workload.generate <= 64);
     }
 
     #[test]

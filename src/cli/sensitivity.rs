@@ -9,14 +9,16 @@ use serde::Serialize;
 use super::model::{self, Form};
 use super::progress::Progress;
 use crate::assets::cache_dir;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Isa;
+use crate::network::Model;
 use crate::report;
 use crate::results::{Effect, Sensitivity, UnitSensitivity, write_whole};
 use crate::suite::{Format, Observer};
 use crate::tasks::Encoder;
 use crate::tensor::DenseFormat;
+use crate::text;
 use crate::units;
 use crate::variant::{CalibrationTokens, Survey};
 
@@ -99,9 +101,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let began = std::time::Instant::now();
     let threads = model::threads(args.threads)?;
     let dense = args.form.dense().unwrap_or(DenseFormat::F16);
-    let local = model::locate(&args.model)?;
+    let (model, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let (windows, calibration) = tokens(args, path)?;
+    let (windows, calibration) = tokens(args, &model)?;
     let method = args.method.as_deref().unwrap_or(if calibration.is_some() { "gptq" } else { "rtn" });
     let formats = formats(args, method)?;
     let survey = Survey {
@@ -113,17 +115,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         windows: &windows,
         calibration: calibration.as_ref(),
         threads,
-        cache: &cache_dir(),
+        cache: &cache_dir()?,
     };
+    args.html.as_deref().map_or(Ok(()), files::expect_absent)?;
     let work = survey.work()?;
-    eprintln!(
+    text::to_stderr(&format!(
         "{} passes of {} tokens through a block, {} through the head",
         work.block_passes,
         args.windows * args.length,
         work.head_passes
-    );
+    ));
     let mut shown = Progress::new("measuring");
-    let found = survey.run(&mut |done, total| shown.advance(done, total))?;
+    let found = survey.run(&mut |done, total| shown.advance(done, total), &mut super::tell)?;
     if let Some(path) = &args.html {
         write_whole(path, report::sensitivity_page(&args.model, &found)?.as_bytes())?;
     }
@@ -137,12 +140,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The windows that predictions are compared on, and those that the quantizer learns from.
-fn tokens(args: &Args, path: &Path) -> Result<(CalibrationTokens, Option<CalibrationTokens>)> {
+fn tokens(args: &Args, model: &Model) -> Result<(CalibrationTokens, Option<CalibrationTokens>)> {
     let bundled = |part: &str| args.model.starts_with("bundled:").then(|| format!("{}/{part}", args.model));
     let text = args.text.clone().or_else(|| bundled("heldout")).ok_or_else(|| {
         Error::Usage("predictions are compared on text; add --text FILE, of a kind that the model will see".into())
     })?;
-    let encoder = Encoder::of(&Checkpoint::open(path)?)?;
+    let encoder = Encoder::of(model);
     let draw = |text: &str, windows| {
         let corpus = encoder.read(&model::data(text), Path::new("."))?;
         CalibrationTokens::draw(&corpus.documents, encoder.bos(), windows, args.length, args.seed)

@@ -138,6 +138,11 @@ fn praise(case: &Case<'_>, best: &VariantResult, accepted: &[&VariantResult], ti
 
 /// Why nothing can be recommended: the nearest variant of every threshold that none meets, and what to try.
 fn obstacles(case: &Case<'_>, variants: &[VariantResult]) -> (String, Vec<Attempt>) {
+    let task = &case.accept.accuracy.task;
+    if !case.reference.scores.contains_key(task) {
+        let why = case.reference_fault().unwrap_or_else(|| format!("the reference has no score of task {task:?}"));
+        return (format!("nothing can be recommended: {why}"), Vec::new());
+    }
     let candidates: Vec<&VariantResult> = variants.iter().filter(|v| !v.reference).collect();
     let judged: Vec<(&VariantResult, &Answers)> =
         candidates.iter().filter_map(|v| Some((*v, v.verdict.as_ref()?.answers.as_ref()?))).collect();

@@ -15,6 +15,7 @@ use super::record::{Record, VariantRecord};
 use super::thresholds::thresholds;
 use super::verdict::State;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::results::{create_folder, write_whole};
 use crate::suite::Suite;
 
@@ -134,11 +135,7 @@ impl Baseline {
                 "restore it from version control, or measure anew with `bench gate` and `bench baseline accept`";
             Error::input(path.display(), format!("the baseline is damaged: {problem}; {remedy}"))
         };
-        let size = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
-        if size > LARGEST_FILE {
-            return Err(damaged(&format!("{size} bytes are no baseline")));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = files::read(path, LARGEST_FILE)?;
         let mut value: Value = serde_json::from_slice(&bytes).map_err(|e| damaged(&e.to_string()))?;
         match value.get("schema_version").and_then(Value::as_u64) {
             Some(version) if version == u64::from(BASELINE_SCHEMA) => {}

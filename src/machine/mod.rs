@@ -3,7 +3,10 @@
 //! Everything is optional: a cloud machine tells little, another operating system less. What is not told is absent.
 
 mod affinity;
+mod changed;
+mod crash;
 mod describe;
+mod guard;
 mod interrupt;
 mod limit;
 mod pace;
@@ -11,14 +14,19 @@ mod probe;
 mod proc;
 mod record;
 mod timer;
+mod user;
 
 pub use affinity::pin;
+pub use changed::{Watched, explain_changed_files, watch};
+pub use crash::{CRASH_AT, crash_point};
 pub use describe::describe;
-pub use interrupt::{catch_interrupts, interrupted};
+pub use guard::{Allowance, enforce_allowances, explain_aborts, guarded, panics_are_caught};
+pub use interrupt::{EndsWithUs, catch_interrupts, interrupted};
 pub use limit::limit_memory;
 pub use pace::Pace;
 pub use probe::Probe;
 pub use record::{Covariates, MachineRecord, Timer};
+pub use user::user;
 
 /// Name of the environment variable that lengthens timed phases by a share, to test what finds slowdowns.
 pub const SLOWDOWN: &str = "BENCH_SLOWDOWN";

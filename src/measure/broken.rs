@@ -15,22 +15,23 @@ impl Session<'_> {
         let Some(task) = self.inputs.suite.judged_task().cloned() else { return Ok(()) };
         let reference = self.inputs.suite.reference.clone();
         let whole = self.found(&reference).and_then(|found| found.scores.get(&task.name));
-        let (Some(whole), Some(artefact), None) = (whole, self.artefact(&reference), &self.evidence.broken) else {
-            return Ok(());
-        };
+        let (Some(whole), None) = (whole, &self.evidence.broken) else { return Ok(()) };
         let places = sample(&documents(whole), sample_size(task.kind));
+        let Some(artefact) = self.usable(&reference)? else { return Ok(()) };
         let began = self.workers.elapsed_s();
         let job =
             ScoreJob { broken: Some(places.clone()), ..self.score_job(&task, &reference, artefact, Reference::Absent) };
         let label = format!("{reference} broken on purpose");
-        let mut progress = self.progress.step("score", &label);
-        let score = self.workers.score(job, &mut |done, total| progress.advance(done, total));
-        let (score, failure) = match self.unless_interrupted(score) {
-            Ok(score) => (Some(score), None),
+        let score = self.attempt(&|workers, progress| {
+            let mut step = progress.step("score", &label);
+            workers.score(job.clone(), &mut |told| step.hear(told))
+        });
+        let (score, failure, kind) = match score {
+            Ok(score) => (Some(score), None, None),
             Err(error @ Error::Measurement(_)) => return Err(error),
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(error.to_string()), Some(error.kind())),
         };
-        self.record(Event::Broken(BrokenScore { places, score, failure }))?;
+        self.record(Event::Broken(BrokenScore { places, score, failure, kind }))?;
         self.progress.done("score", &label, self.workers.elapsed_s() - began, "");
         Ok(())
     }

@@ -20,25 +20,27 @@ impl Session<'_> {
         for variant in self.reference_first() {
             let name = variant.name;
             let known = self.found(&name).and_then(|found| found.fit.as_ref());
-            let (Some(artefact), false) =
-                (self.artefact(&name), known.is_some_and(|fit| fit.limit_bytes == limit_bytes))
-            else {
+            if known.is_some_and(|fit| fit.limit_bytes == limit_bytes) {
                 continue;
-            };
+            }
+            let Some(artefact) = self.usable(&name)? else { continue };
             let label = format!("{name} in {}", units::bytes(limit_bytes));
-            self.progress.step("fit", &label);
             let step_began = self.workers.elapsed_s();
             let whole = self.time_job(&name, artefact, point);
             let job = TimeJob { iterations: 1, memory_limit: Some(limit_bytes), ..whole };
-            let timing = self.workers.time(job, 0.0);
-            let failure = match self.unless_interrupted(timing) {
-                Ok(_) => None,
+            // Once: an allocation that fails ends the process by a signal, and that is the answer.
+            let timing = self.attempt_once(&|workers, progress| {
+                progress.step("fit", &label);
+                workers.time(job.clone(), 0.0)
+            });
+            let (failure, kind) = match timing {
+                Ok(_) => (None, None),
                 Err(error @ Error::Measurement(_)) => return Err(error),
-                Err(Error::Worker { reason, .. }) => Some(reason),
-                Err(error) => Some(error.to_string()),
+                Err(Error::Worker { reason, kind, .. }) => (Some(reason), Some(kind)),
+                Err(error) => (Some(error.to_string()), Some(error.kind())),
             };
             let outcome = if failure.is_none() { "it runs" } else { "it does not run" };
-            self.record(Event::Fit { variant: name, fit: Fit { limit_bytes, failure } })?;
+            self.record(Event::Fit { variant: name, fit: Fit { limit_bytes, failure, kind } })?;
             self.progress.done("fit", &label, self.workers.elapsed_s() - step_began, outcome);
         }
         self.record_stage("fit", self.workers.elapsed_s() - began)

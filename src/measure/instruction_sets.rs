@@ -41,7 +41,7 @@ pub fn under_instruction_sets(
     for (at, isa) in isas.iter().enumerate() {
         let mut workers = with(isa)?;
         if at == 0 {
-            workers.prepare(job.clone(), &mut |_, _| {})?;
+            workers.prepare(job.clone(), &mut |_| {})?;
         }
         for (variant, artefact) in artefacts {
             let _step = progress.step("score", &format!("{variant} on {isa}"));
@@ -55,7 +55,7 @@ pub fn under_instruction_sets(
                     held_out: None,
                     threads,
                 },
-                &mut |_, _| {},
+                &mut |_| {},
             );
             let mut scores = BTreeMap::new();
             for (number, task) in inputs.suite.tasks.iter().enumerate() {
@@ -70,7 +70,7 @@ pub fn under_instruction_sets(
                     broken: None,
                     threads,
                 };
-                let score = workers.score(job, &mut |_, _| {}).map_err(|e| e.to_string());
+                let score = workers.score(job, &mut |_| {}).map_err(|e| e.to_string());
                 scores.insert(task.name.clone(), score);
             }
             if workers.interrupted() {

@@ -2,14 +2,18 @@
 //!
 //! A [`Session`] walks through the stages; every answer of a worker becomes an event in the journal before the next
 //! worker starts. What the journal holds is skipped, so a resumed run takes the same path as a fresh one. The parent
-//! holds no weights and does nothing while a worker runs. Workers are behind the trait [`Workers`]: processes in
-//! earnest ([`Processes`]), a fake with a fake clock in tests.
+//! holds no weights and does nothing while a worker runs. Workers are behind the trait [`Workers`]: real processes
+//! ([`Processes`]), a fake with a fake clock in tests.
+//!
+//! A fact is what the journal says, never that a file exists: a file may be there whose event was not written when the run
+//! was killed. Before a run goes on, what its events name is held against the hashes in them.
 //!
 //! Timing follows the randomized block design: one block holds one slot of the reference, one of its A/A control and
 //! one of every candidate that is still in the race, in random order, so that drift of the machine falls on all alike and cancels in the
 //! difference within the block (Mytkowicz et al. 2009, "Producing wrong data without doing anything obviously
 //! wrong"; Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time").
 
+mod artefacts;
 mod blocks;
 mod broken;
 mod fit;
@@ -38,10 +42,10 @@ pub use versus::{Arm, Compared, Pair, Versus};
 
 use crate::error::Result;
 use crate::results::Score;
-use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, ScoreJob, TimeJob, Timing};
+use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, ScoreJob, TimeJob, Timing, Told};
 
-/// Told by a worker: units done, units in all.
-pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
+/// Hears what a worker tells while it works.
+pub type OnProgress<'a> = &'a mut dyn FnMut(Told<'_>);
 
 /// A worker that is timed an iteration at a time and sleeps in between.
 pub trait InTurns {
@@ -88,7 +92,7 @@ pub trait Workers {
     fn elapsed_s(&self) -> f64;
     /// Seconds since 1970-01-01 UTC.
     fn unix_s(&self) -> f64;
-    /// Whether the user asked to stop.
+    /// Whether the program was asked to end.
     fn interrupted(&self) -> bool;
 }
 

@@ -7,7 +7,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::units;
+use crate::worker::Told;
+use crate::{text, units};
 
 /// Where progress goes.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Progress {
 
     /// A step begins.
     pub(super) fn step(&self, stage: &'static str, label: &str) -> Step<'_> {
-        let step = Step { progress: self, stage, label: label.to_string(), left: self.time_left() };
+        let step = Step { progress: self, stage, label: text::message(label), left: self.time_left() };
         step.draw("");
         step
     }
@@ -74,13 +75,13 @@ impl Progress {
             known.seconds += seconds;
         }
         let outcome = if outcome.is_empty() { String::new() } else { format!(", {outcome}") };
-        let line = format!("{stage:<8} {label}: {}{outcome}", units::seconds(seconds));
+        let line = format!("{stage:<8} {}", text::message(&format!("{label}: {}{outcome}", units::seconds(seconds))));
         match &self.show {
             // Slots are many; on a terminal the bar tells enough of them.
             Show::Bar(bar) if stage != "time" => bar.println(line),
             Show::Lines => match self.time_left() {
-                Some(left) => eprintln!("{line} ({left})"),
-                None => eprintln!("{line}"),
+                Some(left) => text::to_stderr(&format!("{line} ({left})")),
+                None => text::to_stderr(&line),
             },
             Show::Bar(_) | Show::Nothing => {}
         }
@@ -88,9 +89,10 @@ impl Progress {
 
     /// Something to be read at once.
     pub fn note(&self, text: &str) {
+        let text = text::message(text);
         match &self.show {
             Show::Bar(bar) => bar.println(text),
-            Show::Lines => eprintln!("{text}"),
+            Show::Lines => text::to_stderr(&text),
             Show::Nothing => {}
         }
     }
@@ -134,9 +136,12 @@ pub(super) struct Step<'p> {
 }
 
 impl Step<'_> {
-    /// The worker told how far it is.
-    pub(super) fn advance(&mut self, done: usize, total: usize) {
-        self.draw(&format!(" {done}/{total}"));
+    /// The worker told how far it is, or whom it waits for.
+    pub(super) fn hear(&mut self, told: Told<'_>) {
+        match told {
+            Told::Done(done, total) => self.draw(&format!(" {done}/{total}")),
+            Told::Waiting(text) => self.progress.note(&format!("{:<8} {}: {text}", self.stage, self.label)),
+        }
     }
 
     fn draw(&self, how_far: &str) {

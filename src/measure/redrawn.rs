@@ -24,13 +24,12 @@ impl Session<'_> {
     fn redraw(&mut self, variant: &Variant, task: &Task, draw: usize) -> Result<()> {
         let began = self.workers.elapsed_s();
         let label = format!("{} of calibration draw {}", variant.name, draw + 1);
-        let made = self.made_and_scored(variant, task, draw, &label);
-        let score = match self.unless_interrupted(made) {
-            Ok(score) => Ok(score),
+        let (score, kind) = match self.made_and_scored(variant, task, draw, &label) {
+            Ok(score) => (Ok(score), None),
             Err(error @ Error::Measurement(_)) => return Err(error),
-            Err(error) => Err(error.to_string()),
+            Err(error) => (Err(error.to_string()), Some(error.kind())),
         };
-        self.record(Event::Redrawn { variant: variant.name.clone(), draw, score })?;
+        self.record(Event::Redrawn { variant: variant.name.clone(), draw, score, kind })?;
         self.progress.done("score", &label, self.workers.elapsed_s() - began, "");
         Ok(())
     }
@@ -45,10 +44,15 @@ impl Session<'_> {
             held_out: None,
             threads: self.threads(),
         };
-        let mut progress = self.progress.step("build", label);
-        let built = self.workers.build(job, &mut |done, total| progress.advance(done, total))?;
+        let built = self.attempt(&|workers, progress| {
+            let mut step = progress.step("build", label);
+            workers.build(job.clone(), &mut |told| step.hear(told))
+        })?;
+        built.warnings.iter().try_for_each(|text| self.warn(text))?;
         let job = self.score_job(task, &variant.name, built.artefact.path.into(), Reference::Absent);
-        let mut progress = self.progress.step("score", label);
-        self.workers.score(job, &mut |done, total| progress.advance(done, total))
+        self.attempt(&|workers, progress| {
+            let mut step = progress.step("score", label);
+            workers.score(job.clone(), &mut |told| step.hear(told))
+        })
     }
 }

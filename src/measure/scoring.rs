@@ -1,7 +1,8 @@
 //! The scoring stage: every built variant on every task, the reference first.
 //!
 //! The reference's worker leaves its final hidden states, or its embeddings, in the run folder's `scratch/`; the others recompute its
-//! logits from them. They are deleted when the stage ends, and made again when a resumed run needs them.
+//! logits from them. They are deleted when the stage ends. States that an earlier process left are not trusted, since the
+//! reference's score may not have come to the journal: a resumed run makes them again where it needs them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ impl Session<'_> {
         let tasks = self.inputs.suite.tasks.clone();
         let left: usize = tasks.iter().map(|task| self.unscored(task).len()).sum();
         self.progress.expect("score", left);
+        remove_folder(&self.folder.scratch())?;
         if left > 0 {
             create_folder(&self.folder.scratch())?;
         }
@@ -46,29 +48,27 @@ impl Session<'_> {
             // Picks are compared item by item afterwards; no states are handed on.
             return unscored.iter().try_for_each(|variant| self.score_one(task, variant, Reference::Absent));
         }
-        let head = self.artefact(&reference);
-        if head.is_some() && !self.has_failed(&reference, "score") && !hidden.exists() {
-            self.score_one(task, &reference, Reference::Store(hidden.clone()))?;
-        }
+        // Its failure ends the run, so from here on the reference is scored and its states are there.
+        self.score_one(task, &reference, Reference::Store(hidden.clone()))?;
         for variant in unscored.iter().filter(|name| **name != reference) {
-            let against = match &head {
-                Some(head) if hidden.exists() => Reference::Compare { artefact: head.clone(), hidden: hidden.clone() },
-                _ => Reference::Absent,
-            };
-            self.score_one(task, variant, against)?;
+            let head = self.usable(&reference)?;
+            let compare = |artefact| Reference::Compare { artefact, hidden: hidden.clone() };
+            self.score_one(task, variant, head.map_or(Reference::Absent, compare))?;
         }
         remove_file(&hidden)
     }
 
     fn score_one(&mut self, task: &Task, variant: &str, against: Reference) -> Result<()> {
-        let Some(artefact) = self.artefact(variant) else { return Ok(()) };
+        let Some(artefact) = self.usable(variant)? else { return Ok(()) };
         let began = self.workers.elapsed_s();
         let job = self.score_job(task, variant, artefact, against);
         let label =
             if self.inputs.suite.tasks.len() > 1 { format!("{variant} on {}", task.name) } else { variant.to_string() };
-        let mut progress = self.progress.step("score", &label);
-        let score = self.workers.score(job, &mut |done, total| progress.advance(done, total));
-        match self.unless_interrupted(score) {
+        let score = self.attempt(&|workers, progress| {
+            let mut step = progress.step("score", &label);
+            workers.score(job.clone(), &mut |told| step.hear(told))
+        });
+        match score {
             Ok(score) => {
                 self.saw_peak(score.worker_peak_rss);
                 let result = in_words(&score);
@@ -80,7 +80,7 @@ impl Session<'_> {
                 Ok(())
             }
             Err(error @ Error::Measurement(_)) => Err(error),
-            Err(error) => self.fail(variant, "score", &error),
+            Err(error) => self.fail(variant, "score", error),
         }
     }
 

@@ -1,17 +1,20 @@
 //! A run in progress: the journal, what it already holds, and the stages that add to it.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
+use super::artefacts::Stamp;
 use super::{Inputs, Progress, Workers};
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::kernels::KvFormat;
 use crate::machine::{self, MachineRecord};
+use crate::program;
 use crate::results::{
-    Artefact, Built, Event, Evidence, Journal, RunFolder, SCHEMA_VERSION, Stage, VariantEvidence, create_folder,
+    Event, Evidence, FileHash, Journal, RunFolder, SCHEMA_VERSION, Stage, VariantEvidence, hash_folder, remove_remains,
 };
-use crate::suite::{Recipe, Variant};
+use crate::suite::Variant;
 use crate::tasks::TokenFiles;
-use crate::worker::{BuildJob, PrepareJob};
+use crate::worker::PrepareJob;
 
 /// A run in progress.
 pub struct Session<'w> {
@@ -23,6 +26,8 @@ pub struct Session<'w> {
     journal: Journal,
     /// Largest resident set of the current stage's workers.
     stage_peak_rss: Option<u64>,
+    /// Artefacts whose files this process has had verified, as they were then.
+    pub(super) verified: BTreeMap<String, Stamp>,
 }
 
 impl<'w> Session<'w> {
@@ -33,7 +38,8 @@ impl<'w> Session<'w> {
     pub fn begin(inputs: Inputs, folder: RunFolder, workers: &'w mut dyn Workers, progress: Progress) -> Result<Self> {
         let started = Event::Started {
             schema_version: SCHEMA_VERSION,
-            tool_version: env!("CARGO_PKG_VERSION").into(),
+            tool_version: program::VERSION.into(),
+            build: program::BUILD.into(),
             unix_s: workers.unix_s(),
             suite: inputs.suite.clone(),
             model_sha256: inputs.model_sha256.clone(),
@@ -42,10 +48,22 @@ impl<'w> Session<'w> {
         let mut journal = Journal::create(folder.path())?;
         journal.append(&started)?;
         let evidence = Evidence::from_events([started])?;
-        Ok(Session { inputs, folder, evidence, workers, progress, journal, stage_peak_rss: None })
+        Ok(Session::of(inputs, folder, evidence, workers, progress, journal))
     }
 
-    /// Goes on with an interrupted run.
+    fn of(
+        inputs: Inputs,
+        folder: RunFolder,
+        evidence: Evidence,
+        workers: &'w mut dyn Workers,
+        progress: Progress,
+        journal: Journal,
+    ) -> Self {
+        let verified = BTreeMap::new();
+        Session { inputs, folder, evidence, workers, progress, journal, stage_peak_rss: None, verified }
+    }
+
+    /// Goes on with an interrupted run, or a finished one in which something failed for a cause that may have passed.
     ///
     /// # Errors
     /// [`Error::NotComparable`] when suite, model, program or machine differ from the run's; a damaged journal; a run
@@ -55,13 +73,21 @@ impl<'w> Session<'w> {
         let evidence = Evidence::from_events(recorded.events)?;
         refuse_another_run(&evidence, &inputs)?;
         let unix_s = workers.unix_s();
-        let mut session = Session { inputs, folder, evidence, workers, progress, journal, stage_peak_rss: None };
-        if session.is_finished() {
+        let again = evidence.passing.len();
+        let mut session = Session::of(inputs, folder, evidence, workers, progress, journal);
+        if session.is_finished() && again == 0 {
             return Ok(session);
         }
+        // What the journal does not know of was not finished.
+        remove_remains(&session.folder)?;
         session.record(Event::Resumed { unix_s })?;
         if recorded.cut_off_bytes > 0 {
             session.warn("the interrupted run was stopped while it wrote its last line; that line was dropped")?;
+        }
+        if again > 0 {
+            session
+                .progress
+                .note(&format!("tried again: {again} that failed by a signal, a full disk or too little memory"));
         }
         Ok(session)
     }
@@ -80,95 +106,47 @@ impl<'w> Session<'w> {
         self.record(Event::Stage(Stage { name: name.into(), seconds, worker_peak_rss }))
     }
 
-    /// Texts to token files, unless they are there.
+    /// Texts to token files, unless they are there as they were made.
     ///
     /// # Errors
-    /// A text that is missing or too short; a tokenizer that is not supported.
+    /// A text that is missing or too short; a tokenizer that is not supported; texts that have changed since the run began.
     pub fn prepare(&mut self) -> Result<()> {
         let began = self.workers.elapsed_s();
-        let files = self.token_files();
-        let marker = files.complete();
-        if marker.exists() {
+        let known = self.evidence.prepared.clone();
+        if known.as_ref().is_some_and(|files| *files == self.token_hashes()) {
             return Ok(());
         }
-        create_folder(&self.folder.data())?;
         let job = PrepareJob {
             suite: self.inputs.suite.clone(),
             base: self.inputs.base.clone(),
             model: self.inputs.model.clone(),
-            files,
+            files: self.token_files(),
         };
-        let mut progress = self.progress.step("prepare", "tokenizing");
-        let prepared = self.workers.prepare(job, &mut |done, total| progress.advance(done, total));
-        let prepared = self.unless_interrupted(prepared)?;
+        let prepared = self.attempt(&|workers, progress| {
+            let mut step = progress.step("prepare", "tokenizing");
+            workers.prepare(job.clone(), &mut |told| step.hear(told))
+        })?;
         self.saw_peak(prepared.peak_rss);
-        for warning in &prepared.warnings {
-            self.warn(warning)?;
-        }
-        if let Some(text) = prepared.leak {
-            self.progress.note(&format!("warning: {text}"));
-            self.record(Event::Leak { text })?;
+        let files = if prepared.files.is_empty() { self.token_hashes() } else { prepared.files };
+        match known {
+            Some(known) if known != files => {
+                return Err(Error::NotComparable(
+                    "the texts or their tokens have changed since the run was started; start a new run".into(),
+                ));
+            }
+            Some(_) => self.warn("token files of the run were damaged or missing; they were made again, the same")?,
+            None => {
+                let (warnings, leak) = (prepared.warnings, prepared.leak);
+                warnings.iter().chain(&leak).for_each(|text| self.progress.note(&format!("warning: {text}")));
+                self.record(Event::Prepared { files, warnings, leak })?;
+            }
         }
         self.record_stage("prepare", self.workers.elapsed_s() - began)
     }
 
-    /// Makes every variant's artefact, the reference's first.
-    ///
-    /// # Errors
-    /// When the reference cannot be built: then there is nothing to compare with.
-    pub fn build(&mut self) -> Result<()> {
-        let began = self.workers.elapsed_s();
-        let todo: Vec<Variant> = self.reference_first().into_iter().filter(|v| self.must_build(&v.name)).collect();
-        self.progress.expect("build", todo.len());
-        for variant in todo {
-            let step_began = self.workers.elapsed_s();
-            let built = self.build_one(&variant);
-            match self.unless_interrupted(built) {
-                Ok(artefact) => {
-                    let took = if artefact.cached { "from the cache".into() } else { String::new() };
-                    self.record(Event::Built { variant: variant.name.clone(), artefact })?;
-                    self.progress.done("build", &variant.name, self.workers.elapsed_s() - step_began, &took);
-                }
-                Err(error @ Error::Measurement(_)) => return Err(error),
-                // Not recorded as its result: a resumed run tries again.
-                Err(error) if variant.name == self.inputs.suite.reference => return Err(error),
-                Err(error) => self.fail(&variant.name, "build", &error)?,
-            }
-        }
-        self.record_stage("build", self.workers.elapsed_s() - began)
-    }
-
-    fn build_one(&mut self, variant: &Variant) -> Result<Artefact> {
-        let import = match self.inputs.imports.get(&variant.name) {
-            None => None,
-            Some(Ok(path)) => Some(path.clone()),
-            Some(Err(reason)) => {
-                return Err(Error::Worker { task: format!("fetching \"{}\"", variant.name), reason: reason.clone() });
-            }
-        };
-        // What this run has decided stays decided, even where the cache has forgotten it.
-        let decided = self.found(&variant.name).and_then(|found| match &found.built {
-            Built::Ready(Artefact { mixture: Some(mixture), .. }) => {
-                Some((Recipe::Quantize(mixture.recipe.clone()), mixture.clone()))
-            }
-            _ => None,
-        });
-        let job = BuildJob {
-            model: self.inputs.model.clone(),
-            model_sha256: self.inputs.model_sha256.clone(),
-            recipe: decided.as_ref().map_or(&variant.recipe, |(recipe, _)| recipe).clone(),
-            import,
-            calibration: variant.recipe.learns().map(|_| self.token_files().calibration(0)),
-            held_out: matches!(variant.recipe, Recipe::Search(_)).then(|| self.token_files().held_out()),
-            threads: self.threads(),
-        };
-        let mut progress = self.progress.step("build", &variant.name);
-        let mut outcome = self.workers.build(job, &mut |done, total| progress.advance(done, total))?;
-        self.saw_peak(outcome.peak_rss);
-        if let Some((_, mixture)) = decided {
-            outcome.artefact.mixture = Some(mixture);
-        }
-        Ok(outcome.artefact)
+    /// The token files as they are; none where one cannot be read.
+    fn token_hashes(&self) -> Vec<FileHash> {
+        hash_folder(&self.folder.data()).unwrap_or_default()
     }
 
     /// Writes the last event.
@@ -198,22 +176,46 @@ impl<'w> Session<'w> {
         self.record(Event::Warning { text: text.into() })
     }
 
-    /// A failure costs the variant's own result, never the run.
-    pub(super) fn fail(&mut self, variant: &str, stage: &str, error: &Error) -> Result<()> {
+    /// A failure costs the variant's own result, never the run. Without the reference there is nothing to compare with: its
+    /// failure ends the run, and is not recorded as its result, so that a resumed run tries again.
+    pub(super) fn fail(&mut self, variant: &str, stage: &str, error: Error) -> Result<()> {
+        let kind = error.kind();
         let reason = match error {
-            Error::Worker { reason, .. } => reason.clone(),
+            Error::Worker { reason, .. } => reason,
             other => other.to_string(),
         };
+        if variant == self.inputs.suite.reference {
+            let done = match stage {
+                "build" => "built",
+                "score" => "scored",
+                _ => "timed",
+            };
+            return Err(Error::Worker { task: format!("the reference \"{variant}\" cannot be {done}"), reason, kind });
+        }
         self.progress.note(&format!("{stage} \"{variant}\" failed: {reason}"));
-        self.record(Event::Failed { variant: variant.into(), stage: stage.into(), reason })
+        self.record(Event::Failed { variant: variant.into(), stage: stage.into(), reason, kind })
     }
 
-    /// An interrupt stops the run whatever the worker made of it: it got the signal too.
-    pub(super) fn unless_interrupted<T>(&self, outcome: Result<T>) -> Result<T> {
-        if self.workers.interrupted() {
-            return Err(Error::Measurement("interrupted; what is measured is kept".into()));
+    /// Has a worker do `work`, and once more where the first was killed or could not read or write. A request to end comes
+    /// before the next worker; what a worker has finished by then is there to be recorded.
+    pub(super) fn attempt<T>(&mut self, work: &dyn Fn(&mut dyn Workers, &Progress) -> Result<T>) -> Result<T> {
+        match self.attempt_once(work) {
+            Err(error @ Error::Worker { kind: FailureKind::Signal | FailureKind::Io | FailureKind::Defect, .. }) => {
+                self.warn(&format!("{error}; tried once more"))?;
+                self.attempt_once(work)
+            }
+            outcome => outcome,
         }
-        outcome
+    }
+
+    /// As [`Session::attempt`], without a second attempt.
+    pub(super) fn attempt_once<T>(&mut self, work: &dyn Fn(&mut dyn Workers, &Progress) -> Result<T>) -> Result<T> {
+        let interrupted = || Error::Measurement("interrupted; what is measured is kept".into());
+        if self.workers.interrupted() {
+            return Err(interrupted());
+        }
+        let outcome = work(self.workers, &self.progress);
+        if outcome.is_err() && self.workers.interrupted() { Err(interrupted()) } else { outcome }
     }
 
     pub(super) fn saw_peak(&mut self, bytes: Option<u64>) {
@@ -238,14 +240,6 @@ impl<'w> Session<'w> {
         self.found(variant).is_some_and(|v| v.failures.iter().any(|(s, _)| s == stage))
     }
 
-    /// The variant's artefact; `None` where it was not built.
-    pub(super) fn artefact(&self, variant: &str) -> Option<PathBuf> {
-        match &self.found(variant)?.built {
-            Built::Ready(artefact) => Some(PathBuf::from(&artefact.path)),
-            Built::Missing => None,
-        }
-    }
-
     /// Storage of the variant's keys and values, where the suite says.
     pub(super) fn kv_cache(&self, variant: &str) -> Option<KvFormat> {
         self.inputs.suite.variants.iter().find(|known| known.name == variant)?.kv_cache
@@ -253,14 +247,6 @@ impl<'w> Session<'w> {
 
     pub(super) fn token_files(&self) -> TokenFiles {
         TokenFiles::new(self.folder.data())
-    }
-
-    fn must_build(&self, variant: &str) -> bool {
-        match self.found(variant).map(|v| &v.built) {
-            // The cache may have been emptied since the run was interrupted.
-            Some(Built::Ready(artefact)) => !Path::new(&artefact.path).exists(),
-            _ => !self.has_failed(variant, "build"),
-        }
     }
 }
 
@@ -270,8 +256,10 @@ fn refuse_another_run(evidence: &Evidence, inputs: &Inputs) -> Result<()> {
     let differing = |what: &str, was: &str, is: &str| {
         Err(Error::NotComparable(format!("the run was started with {what} {was}, now it is {is}; start a new run")))
     };
-    if evidence.tool_version != env!("CARGO_PKG_VERSION") {
-        return differing("program version", &evidence.tool_version, env!("CARGO_PKG_VERSION"));
+    if evidence.build != program::BUILD {
+        let named = |version: &str, build: &str| format!("{version} of build {build:.8}");
+        let (was, is) = (named(&evidence.tool_version, &evidence.build), named(program::VERSION, program::BUILD));
+        return differing("the program", &was, &is);
     }
     if evidence.model_sha256 != inputs.model_sha256 {
         return differing("model", &evidence.model_sha256, &inputs.model_sha256);

@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{InTurns, Inputs, OnProgress, Progress, Referee, Session, Workers};
-use crate::error::{Error, Result};
+use crate::error::{Error, FailureKind, Result};
 use crate::machine::{Covariates, MachineRecord};
 use crate::results::{
-    Artefact, Event, Evidence, Genres, JOURNAL, Leaving, Memory, RunFolder, Sample, Score, Slot, Standing, WindowScore,
-    read_journal,
+    Artefact, Event, Evidence, Genres, JOURNAL, Journal, Leaving, Memory, RunFolder, Sample, Score, Slot, Standing,
+    WindowScore, hash_folder, read_journal,
 };
 use crate::suite::{
     Accept, AccuracyLimit, AccuracyMetric, InputScheme, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload,
 };
-use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing};
+use crate::worker::{BuildJob, BuildOutcome, PrepareJob, Prepared, Reference, ScoreJob, TimeJob, Timing, Told};
 
 /// A suite of `fp16` and `candidates` variants `q1`, `q2`, ..., with two points of two blocks.
 pub(super) fn suite(candidates: usize) -> Suite {
@@ -121,10 +121,14 @@ struct Fake {
     calls: Vec<String>,
     /// Calls that fail.
     failing: BTreeSet<String>,
+    /// Calls whose worker is killed, and how often.
+    killed: BTreeMap<String, usize>,
     /// Numbers of the slots, from 1, in which the hypervisor took half of the time.
     disturbed: BTreeSet<usize>,
     /// Numbers of the slots, from 1, whose threads ran on cores that share no cache.
     far: BTreeSet<usize>,
+    /// An artefact that is removed from the cache once the reference is scored.
+    loses: Option<String>,
     /// The user presses Ctrl-C when this many calls were made.
     interrupt_after: usize,
 }
@@ -136,8 +140,10 @@ impl Fake {
             now: 0.0,
             calls: vec![],
             failing: BTreeSet::new(),
+            killed: BTreeMap::new(),
             disturbed: BTreeSet::new(),
             far: BTreeSet::new(),
+            loses: None,
             interrupt_after: usize::MAX,
         }
     }
@@ -147,7 +153,11 @@ impl Fake {
         self.now += 1.0;
         self.calls.push(call.clone());
         if self.failing.contains(&call) {
-            return Err(Error::Worker { task: call, reason: "it broke".into() });
+            return Err(Error::Worker { task: call, reason: "it broke".into(), kind: FailureKind::Other });
+        }
+        if let Some(left) = self.killed.get_mut(&call).filter(|left| **left > 0) {
+            *left -= 1;
+            return Err(Error::Worker { task: call, reason: "killed".into(), kind: FailureKind::Signal });
         }
         Ok(())
     }
@@ -155,20 +165,23 @@ impl Fake {
 
 impl Workers for Fake {
     fn prepare(&mut self, job: PrepareJob, _: OnProgress<'_>) -> Result<Prepared> {
-        fs::write(job.files.complete(), "").unwrap();
-        Ok(Prepared { warnings: vec!["a short document".into()], leak: None, peak_rss: Some(1) })
+        fs::create_dir_all(job.files.folder()).unwrap();
+        fs::write(job.files.windows(0), "tokens").unwrap();
+        let files = hash_folder(job.files.folder()).unwrap();
+        Ok(Prepared { warnings: vec!["a short document".into()], leak: None, files, peak_rss: Some(1) })
     }
 
     fn build(&mut self, job: BuildJob, progress: OnProgress<'_>) -> Result<BuildOutcome> {
         let Recipe::Import { source, .. } = job.recipe else { panic!("the suite imports only") };
         let path = self.cache.join(source);
         self.call("build", &path)?;
-        progress(1, 1);
+        progress(Told::Done(1, 1));
         fs::create_dir_all(&path).unwrap();
         let artefact = Artefact {
             path: path.display().to_string(),
             key: "key".into(),
             file_bytes: 10,
+            files: Vec::new(),
             seconds: 1.0,
             cached: false,
             layer_errors: BTreeMap::new(),
@@ -176,11 +189,14 @@ impl Workers for Fake {
             mixture: None,
             proof: Vec::new(),
         };
-        Ok(BuildOutcome { artefact, peak_rss: Some(5) })
+        Ok(BuildOutcome { artefact, warnings: Vec::new(), peak_rss: Some(5) })
     }
 
     fn score(&mut self, job: ScoreJob, _: OnProgress<'_>) -> Result<Score> {
         self.call("score", &job.artefact)?;
+        if let Some(name) = self.loses.take() {
+            fs::remove_dir(self.cache.join(name)).unwrap();
+        }
         let kl = match &job.reference {
             Reference::Store(path) => {
                 fs::write(path, "hidden").unwrap();
@@ -275,16 +291,26 @@ impl Place {
         for name in ["fp16", "q1", "q2"] {
             fs::create_dir_all(cache.join(name)).unwrap();
         }
-        let own = |line: &&str| {
-            let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
-            if let Some(path) = event.pointer_mut("/artefact/path") {
-                let name = Path::new(path.as_str().unwrap()).file_name().unwrap().to_owned();
-                *path = cache.join(name).display().to_string().into();
+        let mut journal = Journal::create(&place.folder()).unwrap();
+        for line in lines {
+            let mut event: Event = serde_json::from_str(line).unwrap();
+            match &mut event {
+                Event::Built { artefact, .. } => {
+                    let name = Path::new(&artefact.path).file_name().unwrap().to_owned();
+                    artefact.path = cache.join(name).display().to_string();
+                }
+                Event::Prepared { .. } => {
+                    fs::create_dir(place.folder().join("data")).unwrap();
+                    fs::write(place.folder().join("data/task-0.json"), "tokens").unwrap();
+                }
+                _ => {}
             }
-            format!("{event}\n")
-        };
-        let journal: String = lines.iter().map(own).collect();
-        fs::write(place.folder().join(JOURNAL), journal + rest).unwrap();
+            journal.append(&event).unwrap();
+        }
+        drop(journal);
+        let mut whole = fs::read(place.folder().join(JOURNAL)).unwrap();
+        whole.extend(rest.as_bytes());
+        fs::write(place.folder().join(JOURNAL), whole).unwrap();
         place
     }
 
@@ -404,18 +430,95 @@ fn a_failure_costs_its_own_result_only() {
 }
 
 #[test]
-fn without_reference_there_is_no_run_and_without_its_score_no_divergence() {
-    let place = Place::new();
-    let mut fake = place.fake();
-    fake.failing = BTreeSet::from(["build fp16".to_string()]);
-    let error = place.run(suite(1), &mut fake, None).unwrap_err();
-    assert_eq!((error.exit_code(), fake.calls.len()), (5, 1));
-    place.resume(inputs(suite(1)), &mut place.fake()).unwrap();
-    assert_eq!(slots(&place.evidence()).len(), 12);
+fn without_the_reference_a_run_ends_at_once_and_goes_on_when_it_is_there() {
+    for (failing, calls) in [("build fp16", 1), ("score fp16", 3), ("time fp16", 12)] {
+        let place = Place::new();
+        let mut fake = place.fake();
+        fake.failing = BTreeSet::from([failing.to_string()]);
+        let error = place.run(suite(1), &mut fake, None).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{failing}");
+        assert!(error.to_string().contains("it broke"), "{error}");
+        assert!(fake.calls.len() <= calls, "{failing}: {:?}", fake.calls);
+        assert_eq!(fake.calls.last().unwrap(), failing);
+        place.resume(inputs(suite(1)), &mut place.fake()).unwrap();
+        assert_eq!(slots(&place.evidence()).len(), 12, "{failing}");
+        assert_eq!(place.evidence().variants["q1"].scores["perplexity"].windows[0].kl, Some(0.5));
+    }
+}
 
+#[test]
+fn a_killed_worker_is_replaced_once_and_nothing_is_lost() {
+    for call in ["build q1", "score q1", "time q1", "score fp16", "time fp16", "build fp16"] {
+        let place = Place::new();
+        let mut fake = place.fake();
+        fake.killed = BTreeMap::from([(call.to_string(), 1)]);
+        place.run(suite(2), &mut fake, None).unwrap();
+        let evidence = place.evidence();
+        assert!(evidence.variants.values().all(|found| found.failures.is_empty()), "{call}");
+        assert_eq!((slots(&evidence).len(), arms(&evidence).len()), (16, 16), "{call}");
+        assert!(evidence.warnings.iter().any(|text| text.contains("tried once more")), "{:?}", evidence.warnings);
+    }
+}
+
+#[test]
+fn what_signals_spoilt_is_tried_again_by_a_resumed_run_also_a_finished_one() {
+    for call in ["build q1", "score q1", "time q1"] {
+        let place = Place::new();
+        let mut fake = place.fake();
+        fake.killed = BTreeMap::from([(call.to_string(), 2)]);
+        place.run(suite(2), &mut fake, None).unwrap();
+        assert_eq!(place.evidence().variants["q1"].failures.len(), 1, "{call}");
+        assert!(place.evidence().finished_unix_s.is_some());
+        place.resume(inputs(suite(2)), &mut place.fake()).unwrap();
+        let evidence = place.evidence();
+        assert!(evidence.variants["q1"].failures.is_empty() && evidence.passing.is_empty(), "{call}");
+        assert_eq!((slots(&evidence).len(), arms(&evidence).len()), (16, 16), "{call}");
+        assert!(evidence.variants["q1"].scores.contains_key("perplexity"), "{call}");
+        // Slots of a block are measured in one go: where one was missing, its block was measured again.
+        let order: Vec<usize> = place
+            .events()
+            .iter()
+            .filter_map(|event| if let Event::Slot(slot) = event { Some(slot.block) } else { None })
+            .collect();
+        let measured_again = order.len() - 16;
+        // Three other arms at two points of two blocks.
+        assert_eq!(measured_again, if call == "score q1" { 0 } else { 12 }, "{call}");
+    }
+    // What fails of itself is not tried again.
     let place = Place::new();
     let mut fake = place.fake();
-    fake.failing = BTreeSet::from(["score fp16".to_string()]);
-    place.run(suite(1), &mut fake, None).unwrap();
-    assert_eq!(place.evidence().variants["q1"].scores["perplexity"].windows[0].kl, None);
+    fake.failing = BTreeSet::from(["score q1".to_string()]);
+    place.run(suite(2), &mut fake, None).unwrap();
+    let mut again = place.fake();
+    place.resume(inputs(suite(2)), &mut again).unwrap();
+    assert!(again.calls.is_empty());
+}
+
+#[test]
+fn the_reference_is_scored_by_the_journal_and_not_by_a_file() {
+    let place = Place::new();
+    place.run(suite(1), &mut place.fake(), None).unwrap();
+    let journal = fs::read_to_string(place.folder().join(JOURNAL)).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    let scored = lines.iter().position(|line| line.contains("\"event\":\"scored\"")).unwrap();
+    // Its worker had stored the states, and the journal had not come to know of the score.
+    let killed = Place::killed(&lines[..scored], "");
+    fs::create_dir(killed.folder().join("scratch")).unwrap();
+    fs::write(killed.folder().join("scratch/0.hidden"), "states of another day").unwrap();
+    fs::write(killed.folder().join("data/.tmp-half"), "half a file").unwrap();
+    killed.resume(inputs(suite(1)), &mut killed.fake()).unwrap();
+    let evidence = killed.evidence();
+    assert!(evidence.variants["fp16"].scores.contains_key("perplexity"));
+    assert!(!killed.folder().join("scratch").exists() && !killed.folder().join("data/.tmp-half").exists());
+}
+
+#[test]
+fn an_artefact_that_goes_away_is_made_again() {
+    let place = Place::new();
+    let mut fake = place.fake();
+    fake.loses = Some("q1".into());
+    place.run(suite(2), &mut fake, None).unwrap();
+    let evidence = place.evidence();
+    assert!(evidence.variants["q1"].failures.is_empty() && evidence.variants["q1"].slots.len() == 4);
+    assert_eq!(fake.calls.iter().filter(|call| *call == "build q1").count(), 2);
 }

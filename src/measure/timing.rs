@@ -139,22 +139,24 @@ impl Session<'_> {
 
     /// Measures a slot; returns in what time its threads handed work over in the end, if that is known.
     pub(super) fn measure_slot(&mut self, place: &Place, blocks: usize) -> Result<Option<f64>> {
-        let Some(artefact) = self.artefact(&place.variant) else { return Ok(None) };
+        let Some(artefact) = self.usable(&place.variant)? else { return Ok(None) };
         let job = TimeJob {
             profile: place.block == 0 && !place.control,
             bandwidth: place.control,
             ..self.time_job(&place.variant, artefact, (place.batch, place.threads))
         };
         let label = in_words(place, blocks);
-        self.progress.step("time", &label);
-        let began = self.workers.elapsed_s();
         let slowdown = self.inputs.planted.get(&place.variant).copied().unwrap_or(0.0);
-        let timing = self.workers.time(job, slowdown);
-        let wall_s = self.workers.elapsed_s() - began;
-        let timing = match self.unless_interrupted(timing) {
-            Ok(timing) => timing,
+        let timing = self.attempt(&|workers, progress| {
+            progress.step("time", &label);
+            let began = workers.elapsed_s();
+            let timing = workers.time(job.clone(), slowdown)?;
+            Ok((timing, workers.elapsed_s() - began))
+        });
+        let (timing, wall_s) = match timing {
+            Ok(timed) => timed,
             Err(error @ Error::Measurement(_)) => return Err(error),
-            Err(error) => return self.fail(&place.variant, "time", &error).map(|()| None),
+            Err(error) => return self.fail(&place.variant, "time", error).map(|()| None),
         };
         let handover_s = timing.covariates.handover_s.map(|[_, after]| after);
         self.saw_peak(timing.memory.peak_rss);

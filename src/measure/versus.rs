@@ -216,7 +216,13 @@ fn moved(a: &Covariates, b: &Covariates) -> bool {
 }
 
 fn of_side<T>(side: &str, outcome: Result<T>) -> Result<T> {
-    outcome.map_err(|e| Error::Worker { task: format!("timing the {side} build"), reason: e.to_string() })
+    outcome.map_err(|error| match error {
+        Error::Measurement(_) => error,
+        error => {
+            let kind = error.kind();
+            Error::Worker { task: format!("timing the {side} build"), reason: error.to_string(), kind }
+        }
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::kernels::Hadamard;
 use crate::network::encoder::prefix;
 use crate::network::head::EMBEDDING;
+use crate::network::tensor_list::{HEAD, TensorList};
 use crate::network::{Config, EncoderConfig, Site};
 
 /// The kind of a network and its hyperparameters.
@@ -24,17 +25,43 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// Reads the configuration of a checkpoint.
+    /// Reads the configuration of a checkpoint and holds the checkpoint's tensors against it: names, shapes and types.
     ///
     /// # Errors
-    /// A missing or absurd value, or an architecture that is not supported.
+    /// A missing or absurd value, an architecture that is not supported; a tensor that is missing, has another shape or
+    /// is read by no layer.
     pub fn of(checkpoint: &Checkpoint) -> Result<Architecture> {
         let (place, json) = (checkpoint.path().display().to_string(), checkpoint.config());
-        if Architecture::is_encoder(json) {
+        let architecture = if Architecture::is_encoder(json) {
             let config = EncoderConfig::from_json(&place, json)?;
-            return Ok(Architecture::Encoder { config, prefix: prefix(checkpoint)? });
-        }
-        Config::from_json(&place, json).map(Architecture::Decoder)
+            Architecture::Encoder { config, prefix: prefix(checkpoint)? }
+        } else {
+            Architecture::Decoder(Config::from_json(&place, json)?)
+        };
+        TensorList::new(&architecture, checkpoint).check()?;
+        Ok(architecture)
+    }
+
+    /// The tensors of a checkpoint of this architecture that an artefact carries, in the order of the file: what layers
+    /// read, and an encoder's heads that are not run here.
+    ///
+    /// # Errors
+    /// A bias that cannot be read.
+    pub fn kept_tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        TensorList::new(self, checkpoint).kept()
+    }
+
+    /// What the user should know of a checkpoint that can be read: keys that are not known, and what its reader noticed.
+    ///
+    /// # Errors
+    /// As [`Architecture::of`].
+    pub fn warnings(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        let (place, json) = (checkpoint.path().display().to_string(), checkpoint.config());
+        let unknown = match Architecture::is_encoder(json) {
+            true => EncoderConfig::read(&place, json)?.1,
+            false => Config::read(&place, json)?.1,
+        };
+        Ok(checkpoint.warnings().iter().cloned().chain(unknown).collect())
     }
 
     /// Whether a `config.json` is that of an encoder.
@@ -82,7 +109,7 @@ impl Architecture {
     /// Weight of the output head; `None` for an encoder, which has none.
     pub fn head(&self) -> Option<&'static str> {
         match self {
-            Architecture::Decoder(config) => Some(if config.tied_head { EMBEDDING } else { "lm_head.weight" }),
+            Architecture::Decoder(config) => Some(if config.tied_head { EMBEDDING } else { HEAD }),
             Architecture::Encoder { .. } => None,
         }
     }

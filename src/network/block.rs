@@ -8,8 +8,9 @@ use crate::kernels::{
     vector,
 };
 use crate::network::Config;
-use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
+use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, published_in_bf16, replace};
 use crate::network::rotary::Rotary;
+use crate::network::tensor_list::Shaped;
 
 /// One transformer block; a decoder holds one for each layer, calibration one at a time.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Block {
     gate: Linear,
     up: Linear,
     down: Linear,
+    published_in_bf16: bool,
 }
 
 /// What all blocks of one forward pass share.
@@ -44,15 +46,15 @@ pub struct Workspace {
     /// Input of linear layers.
     pub(super) x: Activations,
     /// `(tokens, heads * head_dim)`.
-    query: Vec<f32>,
+    pub(super) query: Vec<f32>,
     /// `(tokens, kv_heads * head_dim)`.
-    key: Vec<f32>,
-    value: Vec<f32>,
+    pub(super) key: Vec<f32>,
+    pub(super) value: Vec<f32>,
     /// `(tokens, intermediate_size)`.
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
     /// `(tokens, hidden_size)`: what is added to the residual stream.
-    delta: Vec<f32>,
+    pub(super) delta: Vec<f32>,
     attention: AttentionScratch,
 }
 
@@ -85,7 +87,33 @@ impl Block {
             up: linear("mlp.up_proj", (ffn, hidden), config.mlp_bias)?,
             down: linear("mlp.down_proj", (hidden, ffn), config.mlp_bias)?,
             config: config.clone(),
+            published_in_bf16: published_in_bf16(checkpoint),
         })
+    }
+
+    /// The tensors of block `layer` with their shapes.
+    pub(super) fn tensors(config: &Config, layer: usize) -> Vec<Shaped> {
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.query_width(), config.kv_width());
+        let linears = [
+            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, config.output_bias),
+            ("mlp.gate_proj", ffn, hidden, config.mlp_bias),
+            ("mlp.up_proj", ffn, hidden, config.mlp_bias),
+            ("mlp.down_proj", hidden, ffn, config.mlp_bias),
+        ];
+        let norms = [("input_layernorm", hidden), ("post_attention_layernorm", hidden)];
+        let head_norms = ["self_attn.q_norm", "self_attn.k_norm"].map(|norm| (norm, config.head_dim));
+        let norms = norms.into_iter().chain(head_norms.into_iter().filter(|_| config.qk_norm));
+        let name = |module: &str, part: &str| format!("model.layers.{layer}.{module}.{part}");
+        let mut tensors: Vec<Shaped> = norms.map(|(norm, width)| (name(norm, "weight"), vec![width])).collect();
+        for (linear, rows, cols, bias) in linears {
+            tensors.push((name(linear, "weight"), vec![rows, cols]));
+            tensors.extend(bias.then(|| (name(linear, "bias"), vec![rows])));
+        }
+        tensors
     }
 
     /// The linear layer of that name inside the block.
@@ -143,7 +171,7 @@ impl Block {
         run: impl FnOnce(&Pass<'_>, &mut KeyValues),
     ) {
         let rotary = Rotary::new(&self.config, length);
-        let mut cache = self.cache(kv_format(self.linears().into_iter()), sequences, length);
+        let mut cache = self.cache(kv_format(self.linears().into_iter(), self.published_in_bf16), sequences, length);
         run(&Pass { pool, rotary: &rotary, sequences, start: 0, length }, &mut cache);
     }
 

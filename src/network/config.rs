@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::kernels::Hadamard;
+use crate::network::config_keys::{DECODER, Only};
 use crate::network::keys::Keys;
+use crate::network::rope_config::{RopeScaling, rope};
 
 /// Hyperparameters; all sizes checked against each other.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,31 +56,6 @@ pub struct Config {
     pub rotation_seed: Option<u64>,
 }
 
-/// Stretching of rotary frequencies.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
-    None,
-    /// All frequencies divided by `factor`.
-    Linear {
-        /// Divisor.
-        factor: f64,
-    },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth ramp between.
-    Llama3 {
-        /// Divisor of long wavelengths.
-        factor: f64,
-        /// Wavelengths above `original_positions / low` are divided.
-        low: f64,
-        /// Wavelengths below `original_positions / high` are kept.
-        high: f64,
-        /// Context length before stretching.
-        original_positions: f64,
-    },
-    /// Frequency `i` divided by `factors[i]`: how GGUF files state Llama 3.1's stretching.
-    Factors(Vec<f32>),
-}
-
 /// Largest value accepted for every size: beyond any published model, small enough that products of two fit memory
 /// arithmetic.
 pub(super) const MAX_WIDTH: usize = 1 << 18;
@@ -86,6 +63,12 @@ pub(super) const MAX_VOCABULARY: usize = 1 << 22;
 pub(super) const MAX_POSITIONS: usize = 1 << 24;
 pub(super) const MAX_LAYERS: usize = 1 << 10;
 const MAX_HEAD_DIM: usize = 1 << 10;
+
+const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+/// Window of Mistral where a file does not say; `null` is none.
+const MISTRAL_WINDOW: usize = 4096;
+/// First layer with a window in Qwen where a file does not say.
+const QWEN_FIRST_WINDOW: usize = 28;
 
 /// What `model_type` begins with where the residual stream is rotated. No other program knows such a type, so none reads the
 /// blocks' weights as those of the model that they were made of.
@@ -96,46 +79,101 @@ impl Config {
     /// Reads and checks a `config.json`; `place` names the file in errors.
     ///
     /// # Errors
-    /// A missing or absurd value, or an architecture that is not supported.
+    /// A missing or absurd value, a key that changes the arithmetic in a way that is not carried out, or an architecture
+    /// that is not supported.
     pub fn from_json(place: &str, json: &Value) -> Result<Self> {
-        let keys = Keys { place, json };
+        Config::read(place, json).map(|(config, _)| config)
+    }
+
+    /// As [`Config::from_json`], with warnings about keys that are not known.
+    ///
+    /// # Errors
+    /// As [`Config::from_json`].
+    pub fn read(place: &str, json: &Value) -> Result<(Self, Vec<String>)> {
+        let keys = &Keys::new(place, json);
         let published_type = keys.text("model_type")?;
-        let rotation_seed = keys.rotation_seed(&published_type)?;
+        let rotation_seed = rotation_seed(keys, &published_type)?;
         let model_type = published_type.strip_prefix(ROTATED).unwrap_or(&published_type).to_owned();
-        if !matches!(model_type.as_str(), "llama" | "mistral" | "qwen2" | "qwen3") {
+        if !FAMILIES.contains(&model_type.as_str()) {
             return Err(keys.fault(format!(
                 "model_type \"{published_type}\" is not supported; supported are llama, mistral, qwen2 and qwen3"
             )));
         }
-        if let Some(act) = keys.optional("hidden_act").and_then(Value::as_str).filter(|&a| a != "silu") {
-            return Err(keys.fault(format!("hidden_act \"{act}\" is not supported; expected \"silu\"")));
-        }
         let hidden_size = keys.size("hidden_size", MAX_WIDTH)?;
         let heads = keys.size("num_attention_heads", MAX_WIDTH)?;
+        let layers = keys.size("num_hidden_layers", MAX_LAYERS)?;
+        let max_positions = keys.size("max_position_embeddings", MAX_POSITIONS)?;
+        let (rope_theta, rope_scaling) = rope(keys, max_positions)?;
+        // Qwen2 has biases on q, k and v whatever the key says.
         let attention_bias = keys.flag("attention_bias", false)?;
         let config = Config {
             hidden_size,
             intermediate_size: keys.size("intermediate_size", MAX_WIDTH)?,
-            layers: keys.size("num_hidden_layers", MAX_LAYERS)?,
+            layers,
             heads,
-            kv_heads: keys.size_or("num_key_value_heads", MAX_WIDTH, heads)?,
-            head_dim: keys.size_or("head_dim", MAX_HEAD_DIM, hidden_size / heads)?,
+            kv_heads: kv_heads(keys, &model_type, heads)?,
+            head_dim: head_dim(keys, &model_type, hidden_size / heads)?,
             vocab_size: keys.size("vocab_size", MAX_VOCABULARY)?,
-            max_positions: keys.size("max_position_embeddings", MAX_POSITIONS)?,
-            rms_norm_eps: keys.number("rms_norm_eps", 0.0, 0.1)? as f32,
+            max_positions,
+            rms_norm_eps: keys.optional_number("rms_norm_eps", 0.0, 0.1)?.unwrap_or(1e-6) as f32,
             tied_head: keys.flag("tie_word_embeddings", false)?,
-            rope_theta: keys.rope_theta()?,
-            rope_scaling: keys.rope_scaling()?,
+            rope_theta,
+            rope_scaling,
             qkv_bias: model_type == "qwen2" || attention_bias,
             output_bias: model_type != "qwen2" && attention_bias,
             mlp_bias: keys.flag("mlp_bias", false)?,
             qk_norm: model_type == "qwen3",
-            sliding_window: keys.sliding_window(&model_type)?,
+            sliding_window: sliding_window(keys, &model_type, layers, max_positions)?,
             model_type,
             rotation_seed,
         };
-        config.check(&keys)?;
-        Ok(config)
+        config.check(keys)?;
+        config.refuse_others(keys)?;
+        let other_class = config.check_class(keys)?;
+        Ok((config, other_class.into_iter().chain(keys.warnings()).collect()))
+    }
+
+    /// Refuses keys that change the arithmetic in a way that is not carried out.
+    fn refuse_others(&self, keys: &Keys<'_>) -> Result<()> {
+        keys.only_these(&DECODER)?;
+        for key in ["qkv_bias", "use_qkv_bias"] {
+            keys.only(key, Only::Flag(self.qkv_bias))?;
+        }
+        for key in ["qk_norm", "use_qk_norm"] {
+            keys.only(key, Only::Flag(self.qk_norm))?;
+        }
+        for key in ["rotary_dim", "query_pre_attn_scalar", "attn_head_dim", "v_head_dim"] {
+            keys.only(key, Only::Number(self.head_dim as f64))?;
+        }
+        keys.only("attention_multiplier", Only::Number((self.head_dim as f64).sqrt().recip()))?;
+        keys.optional_flag("is_decoder")?;
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            keys.token_ids(key)?;
+        }
+        Ok(())
+    }
+
+    /// The class of the model's own program must be a causal language model. Where it is that of another family there is a
+    /// warning: transformers goes by `model_type`, as is done here, other programs by the class.
+    fn check_class(&self, keys: &Keys<'_>) -> Result<Option<String>> {
+        let classes = keys.texts("architectures")?;
+        let Some(class) = classes.first() else { return Ok(None) };
+        let lower = class.to_ascii_lowercase();
+        let other =
+            lower.strip_suffix("forcausallm").filter(|name| FAMILIES.contains(name) && *name != self.model_type);
+        if let Some(family) = other {
+            let (place, model_type) = (keys.place, &self.model_type);
+            return Ok(Some(format!(
+                "{place}: architecture \"{class}\" is of {family}; the network is that of model_type \"{model_type}\""
+            )));
+        }
+        let is_causal = lower.ends_with("forcausallm") || lower.ends_with("model");
+        if !is_causal || lower.ends_with("bimodel") || lower.contains("bidirectional") {
+            return Err(keys.fault(format!(
+                "architecture \"{class}\" is not supported; supported decoders are causal language models"
+            )));
+        }
+        Ok(None)
     }
 
     fn check(&self, keys: &Keys<'_>) -> Result<()> {
@@ -145,7 +183,10 @@ impl Config {
                 self.kv_heads, self.heads
             )));
         }
-        if keys.optional("head_dim").is_none() && !self.hidden_size.is_multiple_of(self.heads) {
+        if keys.optional("head_dim").is_none()
+            && self.model_type != "qwen3"
+            && !self.hidden_size.is_multiple_of(self.heads)
+        {
             return Err(keys.fault(format!(
                 "num_attention_heads {} does not divide hidden_size {} and there is no head_dim",
                 self.heads, self.hidden_size
@@ -184,6 +225,15 @@ impl Config {
         json.remove("architectures");
     }
 
+    /// Longest sequence that the model was made for; linear stretching is on top of `max_position_embeddings`. Windows of
+    /// attention bound how far back a token looks, not this.
+    pub fn positions(&self) -> usize {
+        match self.rope_scaling {
+            RopeScaling::Linear { factor } if factor > 1.0 => (self.max_positions as f64 * factor) as usize,
+            _ => self.max_positions,
+        }
+    }
+
     /// Width of all query heads together.
     pub fn query_width(&self) -> usize {
         self.heads * self.head_dim
@@ -195,101 +245,103 @@ impl Config {
     }
 }
 
-impl Keys<'_> {
-    /// The rotary settings: `rope_parameters` since transformers 5, `rope_scaling` before.
-    fn rope(&self) -> Option<&Value> {
-        self.optional("rope_parameters").or_else(|| self.optional("rope_scaling"))
-    }
-
-    fn rope_theta(&self) -> Result<f64> {
-        const MAX_THETA: f64 = 1e12;
-        match self.rope() {
-            Some(rope) if rope.get("rope_theta").is_some() => self.number_in(rope, "rope_theta", 1.0, MAX_THETA),
-            _ if self.optional("rope_theta").is_some() => self.number("rope_theta", 1.0, MAX_THETA),
-            _ => Ok(10_000.0),
+/// The seed of `residual_rotation`, which a rotated `model_type` has and no other.
+fn rotation_seed(keys: &Keys<'_>, model_type: &str) -> Result<Option<u64>> {
+    let form = "{\"kind\": \"hadamard\", \"seed\": 1}, say";
+    let rotation = match (keys.optional(ROTATION), model_type.starts_with(ROTATED)) {
+        (None, false) => return Ok(None),
+        (Some(rotation), true) => rotation,
+        (None, true) => {
+            let problem =
+                format!("\"{ROTATION}\" is missing, which model_type \"{model_type}\" needs; expected {form}");
+            return Err(keys.fault(problem));
         }
-    }
-
-    fn rope_scaling(&self) -> Result<RopeScaling> {
-        const MAX_FACTOR: f64 = 1e6;
-        let Some(rope) = self.rope() else { return Ok(RopeScaling::None) };
-        let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str).unwrap_or("default");
-        match kind {
-            "default" => Ok(RopeScaling::None),
-            "linear" => Ok(RopeScaling::Linear { factor: self.number_in(rope, "factor", 0.0, MAX_FACTOR)? }),
-            "llama3" => {
-                let low = self.number_in(rope, "low_freq_factor", 0.0, MAX_FACTOR)?;
-                Ok(RopeScaling::Llama3 {
-                    factor: self.number_in(rope, "factor", 0.0, MAX_FACTOR)?,
-                    low,
-                    high: self.number_in(rope, "high_freq_factor", low, MAX_FACTOR)?,
-                    original_positions: self.number_in(
-                        rope,
-                        "original_max_position_embeddings",
-                        0.0,
-                        MAX_POSITIONS as f64,
-                    )?,
-                })
-            }
-            "frequency_factors" => self.frequency_factors(rope).map(RopeScaling::Factors),
-            other => Err(self
-                .fault(format!("rope scaling \"{other}\" is not supported; supported are default, linear and llama3"))),
+        (Some(_), false) => {
+            let problem =
+                format!("\"{ROTATION}\" belongs to model_type \"{ROTATED}{model_type}\", got \"{model_type}\"");
+            return Err(keys.fault(format!("{problem}; one of the two was changed, quantize the model again")));
         }
+    };
+    let entries = rotation.as_object().filter(|entries| entries.len() == 2);
+    let kind = entries.and_then(|entries| entries.get("kind")).and_then(Value::as_str);
+    let seed = entries.and_then(|entries| entries.get("seed")).and_then(Value::as_u64);
+    match (kind, seed) {
+        (Some("hadamard"), Some(seed)) => Ok(Some(seed)),
+        _ => Err(keys.fault(format!("\"{ROTATION}\" is {rotation}; expected {form}"))),
     }
+}
 
-    fn frequency_factors(&self, rope: &Value) -> Result<Vec<f32>> {
-        let factors = rope.get("factors").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        factors
-            .iter()
-            .map(|factor| {
-                factor
-                    .as_f64()
-                    .map(|f| f as f32)
-                    .filter(|f| f.is_finite() && *f > 0.0)
-                    .ok_or_else(|| self.fault(format!("rotary frequency factor {factor} is not a number above 0")))
-            })
-            .collect()
-    }
+/// The families differ in what a missing key stands for; null stands for as many as query heads in all of them.
+fn kv_heads(keys: &Keys<'_>, model_type: &str, heads: usize) -> Result<usize> {
+    let default = match (keys.stated("num_key_value_heads"), model_type) {
+        (None, "mistral") => 8,
+        (None, "qwen2" | "qwen3") => 32,
+        _ => heads,
+    };
+    keys.size_or("num_key_value_heads", MAX_WIDTH, default)
+}
 
-    /// The seed of `residual_rotation`, which a rotated `model_type` has and no other.
-    fn rotation_seed(&self, model_type: &str) -> Result<Option<u64>> {
-        let form = "{\"kind\": \"hadamard\", \"seed\": 1}, say";
-        let rotation = match (self.optional(ROTATION), model_type.starts_with(ROTATED)) {
-            (None, false) => return Ok(None),
-            (Some(rotation), true) => rotation,
-            (None, true) => {
-                let problem =
-                    format!("\"{ROTATION}\" is missing, which model_type \"{model_type}\" needs; expected {form}");
-                return Err(self.fault(problem));
-            }
-            (Some(_), false) => {
-                let problem =
-                    format!("\"{ROTATION}\" belongs to model_type \"{ROTATED}{model_type}\", got \"{model_type}\"");
-                return Err(self.fault(format!("{problem}; one of the two was changed, quantize the model again")));
-            }
-        };
-        let keys = rotation.as_object().filter(|keys| keys.len() == 2);
-        let kind = keys.and_then(|keys| keys.get("kind")).and_then(Value::as_str);
-        let seed = keys.and_then(|keys| keys.get("seed")).and_then(Value::as_u64);
-        match (kind, seed) {
-            (Some("hadamard"), Some(seed)) => Ok(Some(seed)),
-            _ => Err(self.fault(format!("\"{ROTATION}\" is {rotation}; expected {form}"))),
+/// Qwen3 does not derive the width of a head from the other sizes.
+fn head_dim(keys: &Keys<'_>, model_type: &str, derived: usize) -> Result<usize> {
+    keys.size_or("head_dim", MAX_HEAD_DIM, if model_type == "qwen3" { 128 } else { derived })
+}
+
+/// Mistral bounds all layers; Qwen files carry a window that `use_sliding_window` switches on from some layer on; Llama has
+/// none.
+fn sliding_window(keys: &Keys<'_>, model_type: &str, layers: usize, max_positions: usize) -> Result<Option<usize>> {
+    let stated = match keys.stated("sliding_window") {
+        None if model_type == "mistral" => Some(MISTRAL_WINDOW),
+        None | Some(Value::Null) => None,
+        Some(_) => Some(keys.size("sliding_window", MAX_POSITIONS)?),
+    };
+    let switched_on = keys.flag("use_sliding_window", model_type == "mistral")?;
+    let first = match keys.optional("max_window_layers") {
+        Some(_) => keys.count("max_window_layers", 0, MAX_LAYERS)?,
+        None if model_type == "mistral" => 0,
+        None => QWEN_FIRST_WINDOW,
+    };
+    let window = match (model_type, stated) {
+        ("mistral", window) if switched_on || window.is_none() => window,
+        ("mistral", Some(_)) => {
+            let problem =
+                "use_sliding_window is false, but sliding_window bounds all layers of mistral; set it to null";
+            return Err(keys.fault(problem.into()));
         }
-    }
-
-    /// Mistral bounds all layers; Qwen files carry a window that `use_sliding_window` switches on for some layers.
-    fn sliding_window(&self, model_type: &str) -> Result<Option<usize>> {
-        match model_type {
-            "mistral" if self.optional("sliding_window").is_some() => {
-                Ok(Some(self.size("sliding_window", MAX_POSITIONS)?))
-            }
-            "qwen2" | "qwen3" if self.flag("use_sliding_window", false)? => Err(self.fault(
+        // A window that no sequence reaches changes nothing.
+        ("llama", Some(window)) if window < max_positions => {
+            let problem =
+                format!("sliding_window {window} is not supported in a llama; expected null, or model_type mistral");
+            return Err(keys.fault(problem));
+        }
+        ("qwen2" | "qwen3", Some(_)) if switched_on && first < layers && keys.optional("layer_types").is_none() => {
+            return Err(keys.fault(
                 "use_sliding_window is true; windows in some layers only are not supported, set it to false for \
                  contexts shorter than sliding_window"
                     .to_owned(),
-            )),
-            _ => Ok(None),
+            ));
         }
+        _ => None,
+    };
+    check_layer_types(keys, layers, window)?;
+    Ok(window)
+}
+
+/// `layer_types` names the attention of every layer, which must be what `window` says.
+fn check_layer_types(keys: &Keys<'_>, layers: usize, window: Option<usize>) -> Result<()> {
+    let types = keys.texts("layer_types")?;
+    if types.is_empty() {
+        return Ok(());
+    }
+    if types.len() != layers {
+        return Err(keys.fault(format!("layer_types has {} entries, but num_hidden_layers is {layers}", types.len())));
+    }
+    let expected = if window.is_some() { ["sliding_attention", "sliding"] } else { ["full_attention", "attention"] };
+    match types.iter().find(|kind| !expected.contains(&kind.as_str())) {
+        None => Ok(()),
+        Some(kind) => Err(keys.fault(format!(
+            "layer_types has \"{kind}\", which is not supported; expected \"{}\" in every layer",
+            expected[0]
+        ))),
     }
 }
 
@@ -368,32 +420,6 @@ mod tests {
     }
 
     #[test]
-    fn rotary_scaling_in_both_spellings() {
-        let linear = with("rope_scaling", json!({"type": "linear", "factor": 2.0}));
-        assert_eq!(Config::from_json("c", &linear).unwrap().rope_scaling, RopeScaling::Linear { factor: 2.0 });
-        let llama3 = with(
-            "rope_parameters",
-            json!({"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-                   "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}),
-        );
-        let config = Config::from_json("c", &llama3).unwrap();
-        assert_eq!(config.rope_theta, 500_000.0);
-        assert_eq!(
-            config.rope_scaling,
-            RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original_positions: 8192.0 }
-        );
-        let factors: Vec<f32> = (1..=32).map(|f| f as f32).collect();
-        let gguf = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": factors}));
-        assert_eq!(Config::from_json("c", &gguf).unwrap().rope_scaling, RopeScaling::Factors(factors));
-        let short = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": [1.0]}));
-        assert!(message(&short).contains("expected 32 rotary frequency factors"));
-        let negative = with("rope_scaling", json!({"rope_type": "frequency_factors", "factors": [-1.0]}));
-        assert!(message(&negative).contains("-1"));
-        let yarn = with("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}));
-        assert!(message(&yarn).contains("rope scaling \"yarn\" is not supported"));
-    }
-
-    #[test]
     fn absurd_values_are_refused() {
         for (key, value, expected) in [
             ("model_type", json!("gpt2"), "model_type \"gpt2\""),
@@ -418,6 +444,7 @@ mod tests {
         assert!(message(&wide).contains("exceeds"));
         let mut qwen = with("model_type", json!("qwen2"));
         qwen["use_sliding_window"] = json!(true);
+        qwen["sliding_window"] = json!(4096);
         assert!(message(&qwen).contains("use_sliding_window"));
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::kernels::Pool;
 use crate::network::Decoder;
+use crate::network::range::check_finite;
 use crate::network::score::{BATCH_TOKENS, CHUNK, Chunk};
 
 /// A passage with what may follow it.
@@ -21,6 +22,12 @@ pub struct Continuations {
 }
 
 impl Continuations {
+    /// Tokens that the network reads for the longest continuation, whose last one is predicted only.
+    pub fn longest(&self) -> usize {
+        let longest = self.continuations.iter().map(Vec::len).max().unwrap_or(1);
+        (self.passage.len() + longest).saturating_sub(1)
+    }
+
     /// Lengths of the passage and of each continuation: items run together where these agree.
     fn lengths(&self) -> impl Iterator<Item = usize> {
         std::iter::once(&self.passage).chain(&self.continuations).map(Vec::len)
@@ -51,7 +58,7 @@ pub fn score_continuations(
         let count = together.take_while(|other| other.lengths().eq(item.lengths())).count();
         for (at, sums) in score_together(decoder, pool, &items[first..first + count])?.into_iter().enumerate() {
             if let Some(sum) = sums.iter().find(|sum| !sum.is_finite()) {
-                let problem = format!("item {}: a log-likelihood is {sum}; the logits are damaged", first + at);
+                let problem = format!("item {}: a log-likelihood is {sum}", first + at);
                 return Err(Error::Measurement(problem));
             }
             each(first + at, sums)?;
@@ -68,6 +75,9 @@ fn score_together(decoder: &Decoder, pool: &Pool, items: &[Continuations]) -> Re
     let mut cache = decoder.cache(items.len(), passage + lengths.iter().max().unwrap_or(&1) - 1);
     let passages: Vec<u32> = items.iter().flat_map(|item| &item.passage).copied().collect();
     let hidden = decoder.forward(pool, &passages, &mut cache)?;
+    for (item, hidden) in items.iter().zip(hidden.chunks_exact(passage * width)) {
+        check_finite(decoder, pool, hidden, &item.passage)?;
+    }
     // The last token of a passage predicts the first of every continuation.
     let last: Vec<f32> =
         hidden.chunks_exact(passage * width).flat_map(|rows| &rows[(passage - 1) * width..]).copied().collect();
@@ -77,6 +87,10 @@ fn score_together(decoder: &Decoder, pool: &Pool, items: &[Continuations]) -> Re
         let inputs: Vec<u32> =
             items.iter().flat_map(|item| &item.continuations[choice][..length - 1]).copied().collect();
         let following = if inputs.is_empty() { &[][..] } else { decoder.forward(pool, &inputs, &mut cache)? };
+        for (item, hidden) in items.iter().zip(following.chunks_exact(((length - 1) * width).max(1))) {
+            let read = [&item.passage[..], &item.continuations[choice][..length - 1]].concat();
+            check_finite(decoder, pool, hidden, &read)?;
+        }
         let mut hidden = Vec::with_capacity(items.len() * length * width);
         for (item, last) in last.chunks_exact(width).enumerate() {
             hidden.extend_from_slice(last);

@@ -6,29 +6,28 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Hadamard, Isa, KvFormat, Matrix, Pool, rows, vector};
-use crate::network::Config;
 use crate::network::block::{Block, Pass, Workspace};
 use crate::network::head::{EMBEDDING, Head};
 use crate::network::kv_cache::KvCache;
-use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector};
+use crate::network::linear::{LoadOptions, kernel_uses, kv_format, load_matrix, load_vector, published_in_bf16};
 use crate::network::lookup_table::check_tokens;
-use crate::network::pre_quant_scales::refuse_others;
 use crate::network::rotary::Rotary;
+use crate::network::{Architecture, Config};
 use crate::results::KernelUse;
 
 /// A decoder with packed weights.
 #[derive(Debug)]
 pub struct Decoder {
-    place: String,
-    config: Config,
+    pub(super) place: String,
+    pub(super) config: Config,
     /// `(vocab_size, hidden_size)`; `None` where the head's weight serves.
     embedding: Option<Matrix>,
     /// Of the residual stream while it runs through the blocks.
     rotation: Option<Hadamard>,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     norm: Vec<f32>,
     head: Head,
-    kv_format: KvFormat,
+    pub(super) kv_format: KvFormat,
 }
 
 impl Decoder {
@@ -38,8 +37,9 @@ impl Decoder {
     /// A damaged or unsupported model.
     pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Decoder> {
         let place = checkpoint.path().display().to_string();
-        let config = Config::from_json(&place, checkpoint.config())?;
-        refuse_others(checkpoint, None)?;
+        let Architecture::Decoder(config) = Architecture::of(checkpoint)? else {
+            return Err(Error::input(place, "is an encoder; expected a decoder"));
+        };
         let head = Head::load_for(checkpoint, &config, options)?;
         let embedding = if config.tied_head {
             None
@@ -52,7 +52,7 @@ impl Decoder {
             .map(|layer| Block::load(checkpoint, &config, layer, options))
             .collect::<Result<Vec<_>>>()?;
         let norm = load_vector(checkpoint, "model.norm.weight", config.hidden_size)?;
-        let suitable = || kv_format(blocks.iter().flat_map(Block::linears));
+        let suitable = || kv_format(blocks.iter().flat_map(Block::linears), published_in_bf16(checkpoint));
         let kv_format = options.kv_cache.unwrap_or_else(suitable);
         let rotation = config.rotation();
         Ok(Decoder { place, config, embedding, rotation, blocks, norm, head, kv_format })

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::kernels::{Activations, KvFormat, Matrix, Pool, Sequences, rows};
 use crate::network::encoder_block::{EncoderBlock, Workspace, attention_format};
 use crate::network::linear::{Linear, LoadOptions, kernel_uses};
-use crate::network::pre_quant_scales::refuse_others;
-use crate::network::{EncoderConfig, EncoderEmbeddings, Pooling};
+use crate::network::tensor_list::Shaped;
+use crate::network::{Architecture, EncoderConfig, EncoderEmbeddings, Pooling};
 use crate::results::KernelUse;
 
 /// Tokens of a pass, where sequences are shorter: what a pass writes between its products should stay in a core's cache.
@@ -42,7 +42,7 @@ pub struct Encoder {
 /// What becomes of the states.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "one per network")]
-enum End {
+pub(super) enum End {
     Embedding(Pooling),
     /// `output(tanh(dense(state of the first token)))`.
     Classes {
@@ -85,11 +85,10 @@ impl Encoder {
     /// # Errors
     /// A damaged or unsupported model.
     pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Encoder> {
-        let place = checkpoint.path().display().to_string();
-        let config = EncoderConfig::from_json(&place, checkpoint.config())?;
-        let prefix = prefix(checkpoint)?;
+        let Architecture::Encoder { config, prefix } = Architecture::of(checkpoint)? else {
+            return Err(Error::input(checkpoint.path().display(), "is a decoder; expected an encoder"));
+        };
         let of_blocks = format!("{prefix}encoder.layer.");
-        refuse_others(checkpoint, Some(&of_blocks))?;
         let blocks = (0..config.layers)
             .into_par_iter()
             .map(|layer| EncoderBlock::load(checkpoint, &config, &format!("{of_blocks}{layer}."), options))
@@ -233,16 +232,34 @@ impl Encoder {
 }
 
 impl End {
-    fn load(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str, options: LoadOptions) -> Result<End> {
-        if !config.classifies {
-            return Pooling::of(checkpoint).map(End::Embedding);
-        }
+    /// The two layers of a classifier, and the number of its classes.
+    fn classifier(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str) -> (String, &'static str, usize) {
         let (dense, output) = match config.model_type.as_str() {
             "bert" => (format!("{prefix}pooler.dense"), "classifier"),
             _ => ("classifier.dense".to_owned(), "classifier.out_proj"),
         };
+        let shape = checkpoint.shape(&format!("{output}.weight")).unwrap_or_default();
+        (dense, output, shape.first().copied().unwrap_or(0))
+    }
+
+    /// The tensors of a classifier with their shapes.
+    pub(super) fn tensors(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str) -> Vec<Shaped> {
+        if !config.classifies {
+            return Vec::new();
+        }
+        let (dense, output, classes) = End::classifier(checkpoint, config, prefix);
         let width = config.hidden_size;
-        let classes = checkpoint.shape(&format!("{output}.weight")).map_or(0, |shape| shape[0]);
+        let linear =
+            |name: &str, rows| [(format!("{name}.weight"), vec![rows, width]), (format!("{name}.bias"), vec![rows])];
+        [linear(&dense, width), linear(output, classes)].concat()
+    }
+
+    fn load(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str, options: LoadOptions) -> Result<End> {
+        if !config.classifies {
+            return Pooling::of(checkpoint).map(End::Embedding);
+        }
+        let (dense, output, classes) = End::classifier(checkpoint, config, prefix);
+        let width = config.hidden_size;
         Ok(End::Classes {
             dense: Linear::load(checkpoint, &dense, (width, width), true, options)?,
             output: Linear::load(checkpoint, output, (classes, width), true, options)?,

@@ -9,6 +9,7 @@ use crate::kernels::{
 };
 use crate::network::linear::{Linear, LoadOptions, apply_all, kv_format, load_vector, replace};
 use crate::network::pre_quant_scales::PreQuantScales;
+use crate::network::tensor_list::Shaped;
 use crate::network::{EncoderConfig, PRE_QUANT_SCALE, Site};
 
 /// One block.
@@ -131,6 +132,27 @@ impl EncoderBlock {
             scales,
             config: config.clone(),
         })
+    }
+
+    /// The tensors of the block with their shapes; of the scales of inputs those of the sites that have any.
+    pub(super) fn tensors(checkpoint: &Checkpoint, config: &EncoderConfig, prefix: &str) -> Vec<Shaped> {
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        let mut tensors = Vec::new();
+        for site in Site::ALL {
+            let (linears, cols) = (Self::linears_at(site), Self::features_at(config, site));
+            let rows = if site == Site::MlpInput { ffn } else { hidden };
+            for linear in linears {
+                tensors.push((format!("{prefix}{linear}.weight"), vec![rows, cols]));
+                tensors.push((format!("{prefix}{linear}.bias"), vec![rows]));
+            }
+            let scales: Vec<_> = linears.iter().map(|linear| format!("{prefix}{linear}{PRE_QUANT_SCALE}")).collect();
+            if scales.iter().any(|name| checkpoint.contains(name)) {
+                tensors.extend(scales.into_iter().map(|name| (name, vec![cols])));
+            }
+        }
+        let norms = ["attention.output.LayerNorm", "output.LayerNorm"];
+        tensors.extend(norms.iter().flat_map(|norm| layer_norm_tensors(&format!("{prefix}{norm}"), config)));
+        tensors
     }
 
     /// All linear layers in the order of execution.
@@ -278,10 +300,15 @@ pub(super) fn attention_format<'a>(
     linears: impl Iterator<Item = &'a Linear> + Clone,
 ) -> KvFormat {
     let pairs = (config.hidden_size / config.heads).is_multiple_of(2);
-    match kv_format(linears) {
+    match kv_format(linears, false) {
         KvFormat::Bf16 if pairs => KvFormat::Bf16,
         _ => KvFormat::F32,
     }
+}
+
+/// Weight and bias of a layer norm, with their shapes.
+pub(super) fn layer_norm_tensors(name: &str, config: &EncoderConfig) -> [Shaped; 2] {
+    ["weight", "bias"].map(|part| (format!("{name}.{part}"), vec![config.hidden_size]))
 }
 
 /// Loads weight and bias of a layer norm.

@@ -5,9 +5,11 @@
 
 use serde_json::Value;
 
+use crate::checkpoint::ENCODERS;
 use crate::error::Result;
 use crate::kernels::Gelu;
 use crate::network::config::{MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH};
+use crate::network::config_keys::{ENCODER, Only};
 use crate::network::keys::Keys;
 
 /// Hyperparameters; all sizes checked against each other.
@@ -42,29 +44,31 @@ pub struct EncoderConfig {
 impl EncoderConfig {
     /// Whether a `config.json` is that of an encoder.
     pub fn describes(json: &Value) -> bool {
-        matches!(json["model_type"].as_str(), Some("bert" | "roberta" | "xlm-roberta"))
+        json["model_type"].as_str().is_some_and(|kind| ENCODERS.contains(&kind))
     }
 
     /// Reads and checks a `config.json`; `place` names the file in errors.
     ///
     /// # Errors
-    /// A missing or absurd value, or an architecture that is not supported.
+    /// A missing or absurd value, a key that changes the arithmetic in a way that is not carried out, or an architecture
+    /// that is not supported.
     pub fn from_json(place: &str, json: &Value) -> Result<Self> {
-        let keys = Keys { place, json };
+        EncoderConfig::read(place, json).map(|(config, _)| config)
+    }
+
+    /// As [`EncoderConfig::from_json`], with warnings about keys that are not known.
+    ///
+    /// # Errors
+    /// As [`EncoderConfig::from_json`].
+    pub fn read(place: &str, json: &Value) -> Result<(Self, Vec<String>)> {
+        let keys = &Keys::new(place, json);
         let model_type = keys.text("model_type")?;
         if !EncoderConfig::describes(json) {
             let problem = "supported encoders are bert, roberta and xlm-roberta";
             return Err(keys.fault(format!("model_type \"{model_type}\" is not supported; {problem}")));
         }
-        if keys.optional("position_embedding_type").is_some_and(|kind| kind != "absolute") {
-            return Err(
-                keys.fault("position_embedding_type is not \"absolute\"; relative positions are not supported".into())
-            );
-        }
-        let first_position = match model_type.as_str() {
-            "bert" => 0,
-            _ => keys.size_or("pad_token_id", MAX_VOCABULARY, 1)? + 1,
-        };
+        keys.only_these(&ENCODER)?;
+        let first_position = first_position(keys, &model_type)?;
         let config = EncoderConfig {
             hidden_size: keys.size("hidden_size", MAX_WIDTH)?,
             intermediate_size: keys.size("intermediate_size", MAX_WIDTH)?,
@@ -74,11 +78,16 @@ impl EncoderConfig {
             position_rows: keys.size("max_position_embeddings", MAX_POSITIONS)?,
             first_position,
             token_types: keys.size_or("type_vocab_size", MAX_WIDTH, 2)?,
-            layer_norm_eps: keys.number("layer_norm_eps", 0.0, 0.1)? as f32,
-            gelu: gelu(&keys)?,
-            classifies: classifies(&keys)?,
+            layer_norm_eps: keys.optional_number("layer_norm_eps", 0.0, 0.1)?.unwrap_or(1e-12) as f32,
+            gelu: gelu(keys)?,
+            classifies: classifies(keys)?,
             model_type,
         };
+        keys.only("embedding_size", Only::Number(config.hidden_size as f64))?;
+        keys.optional_flag("tie_word_embeddings")?;
+        for key in ["bos_token_id", "eos_token_id"] {
+            keys.token_ids(key)?;
+        }
         if !config.hidden_size.is_multiple_of(config.heads) {
             let (heads, width) = (config.heads, config.hidden_size);
             return Err(keys.fault(format!("num_attention_heads {heads} does not divide hidden_size {width}")));
@@ -87,7 +96,7 @@ impl EncoderConfig {
             let rows = config.position_rows;
             return Err(keys.fault(format!("max_position_embeddings {rows} leaves no position after pad_token_id")));
         }
-        Ok(config)
+        Ok((config, keys.warnings()))
     }
 
     /// Longest sequence.
@@ -96,10 +105,20 @@ impl EncoderConfig {
     }
 }
 
+/// Row of the first position: 0 in BERT, behind the padding token's in the other families, where that is 1 if the file
+/// does not say.
+fn first_position(keys: &Keys<'_>, model_type: &str) -> Result<usize> {
+    match keys.stated("pad_token_id") {
+        _ if model_type == "bert" => keys.token_ids("pad_token_id").map(|()| 0),
+        None => Ok(2),
+        Some(_) => Ok(keys.count("pad_token_id", 0, MAX_VOCABULARY)? + 1),
+    }
+}
+
 fn gelu(keys: &Keys<'_>) -> Result<Gelu> {
-    match keys.text("hidden_act")?.as_str() {
+    match keys.optional_text("hidden_act")?.as_deref().unwrap_or("gelu") {
         "gelu" | "gelu_python" => Ok(Gelu::Erf),
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Gelu::Tanh),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" => Ok(Gelu::Tanh),
         other => Err(keys.fault(format!(
             "hidden_act \"{other}\" is not supported; supported are gelu, gelu_new, gelu_fast and gelu_pytorch_tanh"
         ))),
@@ -108,8 +127,8 @@ fn gelu(keys: &Keys<'_>) -> Result<Gelu> {
 
 /// Whether the network's own class ends in a classifier; other heads than that are refused.
 fn classifies(keys: &Keys<'_>) -> Result<bool> {
-    let architectures = keys.optional("architectures").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let Some(name) = architectures.first().and_then(Value::as_str) else { return Ok(false) };
+    let architectures = keys.texts("architectures")?;
+    let Some(name) = architectures.first() else { return Ok(false) };
     // Token states are the same below a head for masked words, which is left out.
     let states = ["Model", "ForMaskedLM", "ForPreTraining"].iter().any(|end| name.ends_with(end));
     match name.ends_with("ForSequenceClassification") {
@@ -154,7 +173,7 @@ mod tests {
             ("model_type", json!("llama"), "model_type \"llama\""),
             ("hidden_act", json!("relu"), "hidden_act \"relu\""),
             ("num_attention_heads", json!(7), "does not divide hidden_size"),
-            ("position_embedding_type", json!("relative_key"), "relative positions"),
+            ("position_embedding_type", json!("relative_key"), "\"position_embedding_type\" is \"relative_key\""),
             ("architectures", json!(["BertForTokenClassification"]), "BertForTokenClassification"),
             ("layer_norm_eps", json!(0), "\"layer_norm_eps\" is 0"),
         ] {

@@ -4,9 +4,10 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::{Activations, LayerNorm, Matrix, Pool, rows};
 use crate::network::EncoderConfig;
-use crate::network::encoder_block::load_layer_norm;
+use crate::network::encoder_block::{layer_norm_tensors, load_layer_norm};
 use crate::network::linear::LoadOptions;
 use crate::network::lookup_table::{LookupTable, check_tokens};
+use crate::network::tensor_list::Shaped;
 
 /// The tables of an encoder.
 #[derive(Debug)]
@@ -42,6 +43,18 @@ impl EncoderEmbeddings {
             norm: load_layer_norm(checkpoint, &name("LayerNorm"), config)?,
             config: config.clone(),
         })
+    }
+
+    /// The tensors of the tables and the norm, with their shapes.
+    pub(super) fn tensors(config: &EncoderConfig, prefix: &str) -> Vec<Shaped> {
+        let tables = [
+            ("word_embeddings", config.vocab_size),
+            ("position_embeddings", config.position_rows),
+            ("token_type_embeddings", config.token_types),
+        ];
+        let shaped = |(table, rows)| (format!("{prefix}embeddings.{table}.weight"), vec![rows, config.hidden_size]);
+        let norm = layer_norm_tensors(&format!("{prefix}embeddings.LayerNorm"), config);
+        tables.map(shaped).into_iter().chain(norm).collect()
     }
 
     /// Bytes of the tables and the norm.

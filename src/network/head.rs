@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::kernels::{Activations, Matrix, Part, Pool};
 use crate::network::Config;
 use crate::network::linear::{LoadOptions, load_matrix};
+use crate::network::tensor_list::HEAD;
 
 /// Name of the embedding's tensor.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -36,7 +37,7 @@ impl Head {
     }
 
     pub(super) fn load_for(checkpoint: &Checkpoint, config: &Config, options: LoadOptions) -> Result<Head> {
-        let name = if config.tied_head { EMBEDDING } else { "lm_head.weight" };
+        let name = if config.tied_head { EMBEDDING } else { HEAD };
         let weight = load_matrix(checkpoint, name, (config.vocab_size, config.hidden_size), options)?;
         Ok(Head::new(weight))
     }

@@ -1,10 +1,12 @@
 //! Linear layers and norms: tensors of a checkpoint, packed for the kernels.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
 use crate::kernels::{Activations, Isa, KvFormat, Matrix, Part, Pool, multiply_all, rows};
+use crate::network::head::EMBEDDING;
 use crate::results::KernelUse;
 use crate::tensor::DenseFormat;
 
@@ -14,8 +16,8 @@ pub struct LoadOptions {
     /// Format of all matrices, quantized ones included (they are dequantized); `None` keeps what is stored: quantized
     /// tensors run on integer kernels, floating-point ones in their own format.
     pub dense: Option<DenseFormat>,
-    /// Storage of keys and values; `None` is what suits the weights of the blocks: 32 bits where all have
-    /// them, bfloat16 where all are that or have 8-bit inputs, else 16 bits.
+    /// Storage of keys and values; `None` is what suits the weights of the blocks: 32 bits or f16 where all are that, else
+    /// bfloat16 where the model was published in it, or all are that or have 8-bit inputs, else f16.
     pub kv_cache: Option<KvFormat>,
 }
 
@@ -114,13 +116,18 @@ pub(super) fn apply_all<const N: usize>(pool: &Pool, x: &mut Activations, mut la
     }
 }
 
-/// Storage of keys and values that suits the arithmetic of all these layers: 32 bits where all weights have them,
-/// bfloat16 where all weights are that or have 8-bit inputs (which round more than it does), else 16 bits.
-pub(super) fn kv_format<'a>(linears: impl Iterator<Item = &'a Linear> + Clone) -> KvFormat {
-    let all = |test: fn(&Matrix) -> bool| linears.clone().all(|linear| test(&linear.weight));
-    if all(|weight| weight.dense_format() == Some(DenseFormat::F32)) {
+/// Storage of keys and values that suits all these layers: 32 bits or f16 where all weights are that; else bfloat16 where the
+/// model was published in it, since its keys and values may exceed the range of f16, or where all weights are bfloat16 or
+/// have 8-bit inputs, which round more than it does; else f16.
+pub(super) fn kv_format<'a>(linears: impl Iterator<Item = &'a Linear> + Clone, published_in_bf16: bool) -> KvFormat {
+    let all = |test: &dyn Fn(&Matrix) -> bool| linears.clone().all(|linear| test(&linear.weight));
+    let all_are = |format| all(&|weight| weight.dense_format() == Some(format));
+    let in_bf16 = |weight: &Matrix| weight.dense_format() == Some(DenseFormat::Bf16) || weight.has_8_bit_inputs();
+    if all_are(DenseFormat::F32) {
         KvFormat::F32
-    } else if all(|weight| weight.dense_format() == Some(DenseFormat::Bf16) || weight.has_8_bit_inputs()) {
+    } else if all_are(DenseFormat::F16) {
+        KvFormat::F16
+    } else if published_in_bf16 || all(&in_bf16) {
         KvFormat::Bf16
     } else {
         KvFormat::F16
@@ -150,15 +157,17 @@ pub(super) fn load_matrix(
     options: LoadOptions,
 ) -> Result<Matrix> {
     check_shape(checkpoint, name, &[rows, cols])?;
+    let dense = |format, read: &(dyn Fn(usize, &mut [f32]) + Sync)| {
+        dense_matrix(format, (rows, cols), read).map_err(|problem| fault(checkpoint, name, problem))
+    };
     let matrix = if let Some(stored) = checkpoint.dense_rows(name) {
-        let format = options.dense_format(stored.stored_as());
-        Matrix::from_rows(format, rows, cols, &|row, out| stored.read(row, out))
+        dense(options.dense_format(stored.stored_as()), &|row, out| stored.read(row, out))?
     } else {
         let StoredTensor::Quantized(tensor, activations) = checkpoint.tensor(name)? else {
             return Err(fault(checkpoint, name, "expected a matrix"));
         };
         match options.dense {
-            Some(format) => Matrix::from_rows(format, rows, cols, &|row, out| tensor.row_to_f32(row, out)),
+            Some(format) => dense(format, &|row, out| tensor.row_to_f32(row, out))?,
             None => Matrix::from_quantized(&tensor, activations).map_err(|problem| fault(checkpoint, name, problem))?,
         }
     };
@@ -166,13 +175,64 @@ pub(super) fn load_matrix(
     Ok(matrix)
 }
 
+/// Packs the rows that `read` gives; a value that the format cannot hold would spoil every answer.
+fn dense_matrix(
+    format: DenseFormat,
+    (rows, cols): (usize, usize),
+    read: &(dyn Fn(usize, &mut [f32]) + Sync),
+) -> std::result::Result<Matrix, String> {
+    let problem = Mutex::new(None);
+    let matrix = Matrix::from_rows(format, rows, cols, &|row, out| {
+        read(row, out);
+        if let Some(text) = unfit(format, out, |column| format!("({row}, {column})")) {
+            problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+        }
+    });
+    problem.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(matrix), Err)
+}
+
+/// What is wrong with the first of `values` that `format` does not hold as a finite number; `place` tells where it is.
+pub(super) fn unfit(format: DenseFormat, values: &[f32], place: impl Fn(usize) -> String) -> Option<String> {
+    let (end, largest, remedy) = match format {
+        DenseFormat::F16 => (F16_ENDS, "65504, the largest f16", "take bf16 or f32 (--as bf16, dtype = \"bf16\")"),
+        DenseFormat::Bf16 => (BF16_ENDS, "3.39e38, the largest bf16", "take f32 (--as fp32, dtype = \"f32\")"),
+        DenseFormat::F32 => (f32::INFINITY, "", ""),
+    };
+    let at = values.iter().position(|value| value.is_nan() || value.abs() >= end)?;
+    let (value, place) = (values[at], place(at));
+    Some(match value.is_finite() {
+        true => format!("weight {place} is {value:e}, beyond {largest}; {remedy}"),
+        false => format!("weight {place} is {value}; the file is damaged, fetch it again"),
+    })
+}
+
+/// The largest f16, and the least numbers that round to infinity.
+pub(super) const LARGEST_F16: f32 = 65504.0;
+pub(super) const F16_ENDS: f32 = 65520.0;
+const BF16_ENDS: f32 = f32::from_bits(0x7f7f_8000);
+
 /// Loads a norm's weight or a bias.
 ///
 /// # Errors
-/// A missing or wrongly sized tensor.
+/// A missing or wrongly sized tensor, or one that holds an infinity or NaN.
 pub(super) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) -> Result<Vec<f32>> {
     check_shape(checkpoint, name, &[length])?;
-    Ok(checkpoint.tensor_f32(name)?.1)
+    let values = checkpoint.tensor_f32(name)?.1;
+    match unfit(DenseFormat::F32, &values, |at| format!("({at})")) {
+        Some(problem) => Err(fault(checkpoint, name, problem)),
+        None => Ok(values),
+    }
+}
+
+/// Whether a model was published in bfloat16, or is a quantized form of one that was: as its configuration says
+/// (`torch_dtype`, `dtype` since transformers 5), else as its embedding is stored.
+pub fn published_in_bf16(checkpoint: &Checkpoint) -> bool {
+    let config = checkpoint.config();
+    let stated = config["torch_dtype"].as_str().or(config["dtype"].as_str());
+    match stated {
+        Some(dtype) => dtype.trim_start_matches("torch.") == "bfloat16",
+        None => checkpoint.dense_rows(EMBEDDING).is_some_and(|rows| rows.stored_as() == "bf16"),
+    }
 }
 
 /// Replaces the vector called `name`, if the block has it.

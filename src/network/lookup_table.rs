@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::network::linear::{LoadOptions, check_shape};
+use crate::network::linear::{LoadOptions, check_shape, fault, unfit};
 use crate::tensor::DenseFormat;
 
 /// `(rows, width)` floats in the format in which they are stored.
@@ -38,14 +38,17 @@ impl LookupTable {
             let place = format!("{}: tensor \"{name}\"", checkpoint.path().display());
             return Err(Error::input(place, "is quantized; an encoder's embeddings must be floating-point numbers"));
         };
-        let all = |read: &mut dyn FnMut(&[f32])| {
+        let format = options.dense_format(stored.stored_as());
+        let mut problem = None;
+        let mut all = |read: &mut dyn FnMut(&[f32])| {
             let mut row = vec![0.0; width];
             (0..rows).for_each(|index| {
                 stored.read(index, &mut row);
+                problem = problem.take().or_else(|| unfit(format, &row, |at| format!("({index}, {at})")));
                 read(&row);
             });
         };
-        let mut numbers = match options.dense_format(stored.stored_as()) {
+        let mut numbers = match format {
             DenseFormat::F32 => Numbers::F32(Vec::with_capacity(rows * width)),
             DenseFormat::F16 => Numbers::F16(Vec::with_capacity(rows * width)),
             DenseFormat::Bf16 => Numbers::Bf16(Vec::with_capacity(rows * width)),
@@ -54,6 +57,9 @@ impl LookupTable {
             Numbers::F32(to) => all(&mut |row| to.extend_from_slice(row)),
             Numbers::F16(to) => all(&mut |row| to.extend(row.iter().map(|&v| f16::from_f32(v)))),
             Numbers::Bf16(to) => all(&mut |row| to.extend(row.iter().map(|&v| bf16::from_f32(v)))),
+        }
+        if let Some(problem) = problem {
+            return Err(fault(checkpoint, name, problem));
         }
         checkpoint.release(name);
         Ok(LookupTable { width, numbers })

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, SentenceModule};
+use crate::checkpoint::{Checkpoint, SentenceModule, SentenceModules};
 use crate::error::{Error, Result};
 
 /// How states become a vector.
@@ -31,13 +31,24 @@ impl Pooling {
     /// A kind of pooling or a step after it that is not supported.
     pub fn of(checkpoint: &Checkpoint) -> Result<Pooling> {
         let mut pooling = Pooling { states: PooledStates::Mean, normalize: false };
-        for SentenceModule { kind, config } in &checkpoint.sentence_modules().modules {
+        let SentenceModules { modules, prompt, .. } = checkpoint.sentence_modules();
+        let mut pooled = false;
+        for SentenceModule { kind, config } in modules {
             match kind.as_str() {
                 "Transformer" => {}
                 "Normalize" => pooling.normalize = true,
+                "Pooling" if pooled || pooling.normalize => {
+                    let problem = "a Pooling behind another or behind Normalize is not supported";
+                    return Err(fault(checkpoint, problem.to_owned()));
+                }
+                "Pooling" if !prompt.is_empty() && config["include_prompt"] == Value::Bool(false) => {
+                    let problem = "\"include_prompt\": false with a default prompt is not supported; set \
+                                   default_prompt_name to null and put the prompt into the text";
+                    return Err(fault(checkpoint, problem.to_owned()));
+                }
                 "Pooling" => {
-                    let states = pooled_states(config).map_err(|problem| fault(checkpoint, problem))?;
-                    pooling.states = states;
+                    pooling.states = pooled_states(config).map_err(|problem| fault(checkpoint, problem))?;
+                    pooled = true;
                 }
                 _ => {
                     let problem = format!("module \"{kind}\" is not supported; supported: Pooling, Normalize");

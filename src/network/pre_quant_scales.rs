@@ -91,19 +91,3 @@ impl PreQuantScales {
         scaled
     }
 }
-
-/// Refuses scales that no block applies: those of modules that do not begin with `applied`, and all where that is `None`.
-///
-/// # Errors
-/// Such a scale, by its name.
-pub(super) fn refuse_others(checkpoint: &Checkpoint, applied: Option<&str>) -> Result<()> {
-    let is_applied = |name: &str| applied.is_some_and(|blocks| name.starts_with(blocks));
-    match checkpoint.names().iter().find(|name| name.ends_with(PRE_QUANT_SCALE) && !is_applied(name)) {
-        None => Ok(()),
-        Some(name) => {
-            let problem =
-                "explicit scales of inputs are supported in the blocks of encoders only; fold it into a weight";
-            Err(fault(checkpoint, name, problem))
-        }
-    }
-}

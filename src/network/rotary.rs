@@ -4,7 +4,7 @@
 //! so that late positions turn by the same angle.
 
 use crate::network::Config;
-use crate::network::config::RopeScaling;
+use crate::network::rope_config::RopeScaling;
 
 /// Cosines and sines of the positions `0..length`.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool, vector};
 use crate::network::Decoder;
+use crate::network::range::check_finite;
 
 /// Positions whose logits are held at once.
 pub(super) const CHUNK: usize = 64;
@@ -68,7 +69,7 @@ pub fn score_token(logits: &[f32], target: u32) -> TokenScore {
 /// order. Windows of the same length that follow each other run together where they are short.
 ///
 /// # Errors
-/// A window of fewer than two tokens, a token outside the vocabulary, or what `each` returns.
+/// A window of fewer than two tokens, a token outside the vocabulary, numbers out of range, or what `each` returns.
 pub fn score(
     decoder: &Decoder,
     pool: &Pool,
@@ -93,6 +94,9 @@ pub fn score(
         let mut cache = decoder.cache(count, length - 1);
         let hidden = decoder.forward(pool, &inputs, &mut cache)?;
         let width = decoder.config().hidden_size;
+        for (window, hidden) in batch.iter().zip(hidden.chunks_exact((length - 1) * width)) {
+            check_finite(decoder, pool, hidden, &window[..length - 1])?;
+        }
         for (index, (window, hidden)) in batch.iter().zip(hidden.chunks_exact((length - 1) * width)).enumerate() {
             for (chunk, (targets, hidden)) in window[1..].chunks(CHUNK).zip(hidden.chunks(CHUNK * width)).enumerate() {
                 decoder.logits(pool, hidden, &mut logits);

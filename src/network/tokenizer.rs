@@ -3,14 +3,20 @@
 //! A GGUF file holds tokens, merges and the *name* of the rule that cuts text into words before the merges; what the
 //! names mean is in llama.cpp's `llama-vocab.cpp`. Where llama.cpp and the published `tokenizer.json` differ (Unicode
 //! normalization of Qwen), the published one is followed: it is what the model was trained with.
+//!
+//! A `tokenizer.json` is untrusted, and the `tokenizers` library trusts it: damaged tables make it panic or allocate what a
+//! file claims, and steps that replace text may make it grow without bound. Every call into the library runs inside
+//! [`machine::guarded`], which bounds memory and time whatever the cause. What stays open: a pattern with lookaround that
+//! exceeds the backtracking limit of `fancy-regex` stops matching without an error, inside the library.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::NFC;
+use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -20,6 +26,8 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use crate::checkpoint::{Checkpoint, GgufVocabulary, TokenizerSource};
 use crate::error::{Error, Result};
+use crate::files;
+use crate::machine::{self, Allowance};
 
 /// The published tokenizer of a model.
 #[derive(Debug)]
@@ -38,21 +46,37 @@ impl Tokenizer {
     /// No tokenizer, a damaged one, or a kind that is not supported.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         let mut sha256 = None;
-        let (place, tokenizer) = match checkpoint.tokenizer() {
+        let (place, mut tokenizer) = match checkpoint.tokenizer() {
             TokenizerSource::Json(path) => {
-                let text = std::fs::read(&path).map_err(|source| Error::io(&path, "read", source))?;
+                let text = files::read(&path, files::limit::TOKENIZER)?;
                 sha256 = Some(Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect());
-                (path.display().to_string(), tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string()))
+                let place = path.display().to_string();
+                let load = || {
+                    check_added(&text)?;
+                    tokenizers::Tokenizer::from_bytes(&text).map_err(|e| e.to_string())
+                };
+                let tokenizer = guarded(&place, to_load(text.len()), load)?;
+                (place, tokenizer)
             }
             TokenizerSource::Gguf(vocabulary) => {
-                (checkpoint.path().display().to_string(), from_vocabulary(&vocabulary))
+                let place = checkpoint.path().display().to_string();
+                let size = vocabulary.tokens.iter().chain(&vocabulary.merges).map(|text| text.len() + 16).sum();
+                let tokenizer = guarded(&place, to_load(size), || from_vocabulary(&vocabulary))?;
+                (place, tokenizer)
             }
             TokenizerSource::Missing => {
                 let problem = "no tokenizer: put the model's tokenizer.json beside it";
                 return Err(Error::input(checkpoint.path().display(), problem));
             }
         };
-        let mut tokenizer = tokenizer.map_err(|problem| Error::input(&place, format!("tokenizer: {problem}")))?;
+        // Dropout of merges is for training: it would cut the same text in another way each time.
+        if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            tokenizer.with_model(bpe);
+        }
         // Texts are cut into windows by the tasks, never by the tokenizer.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|problem| Error::input(&place, problem.to_string()))?;
@@ -70,18 +94,35 @@ impl Tokenizer {
         self.ids(text, false)
     }
 
-    /// Ids of a text with the special tokens that the model puts around it (`[CLS] ... [SEP]`), at most `longest`: a
-    /// longer text loses its end, not the special tokens.
+    /// Ids of a text with the special tokens that the model puts around it (`[CLS] ... [SEP]`), at most `longest`, and whether
+    /// it was longer: it then loses its end, not the special tokens. Those that the text itself begins or ends with are not
+    /// doubled.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
-    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
+    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<(Vec<u32>, bool)> {
         let mut ids = self.ids(text, true)?;
-        if ids.len() > longest {
-            let behind = self.around.1.len();
-            ids.drain(longest.saturating_sub(behind)..ids.len() - behind);
+        let (front, behind) = self.around();
+        if !front.is_empty() && ids.get(front.len()..).is_some_and(|rest| rest.starts_with(front)) {
+            ids.drain(..front.len());
         }
-        Ok(ids)
+        let end = ids.len().saturating_sub(behind.len());
+        if !behind.is_empty() && end >= front.len() + behind.len() && ids[..end].ends_with(behind) {
+            ids.truncate(end);
+        }
+        let cut = ids.len() > longest;
+        if cut {
+            ids.drain(longest.saturating_sub(behind.len())..ids.len() - behind.len());
+        }
+        Ok((ids, cut))
+    }
+
+    /// Whether text is written in lower case first; `None` where the tokenizer is not BERT's.
+    pub fn lower_cases(&self) -> Option<bool> {
+        match self.tokenizer.get_normalizer() {
+            Some(NormalizerWrapper::BertNormalizer(normalizer)) => Some(normalizer.lowercase),
+            _ => None,
+        }
     }
 
     /// Text of ids, special tokens written out.
@@ -92,7 +133,8 @@ impl Tokenizer {
         if let Some(id) = ids.iter().find(|&&id| self.tokenizer.id_to_token(id).is_none()) {
             return Err(Error::input(&self.place, format!("token id {id} is outside the vocabulary")));
         }
-        self.tokenizer.decode(ids, false).map_err(|problem| Error::input(&self.place, problem.to_string()))
+        let decode = || self.tokenizer.decode(ids, false).map_err(|problem| problem.to_string());
+        guarded(&self.place, to_encode(16 * ids.len()), decode)
     }
 
     /// SHA-256 of the `tokenizer.json` as hex; `None` where the tokenizer comes from a GGUF file.
@@ -123,9 +165,8 @@ impl Tokenizer {
     }
 
     fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
-        let encoding = encoding.map_err(|problem| Error::input(&self.place, format!("tokenizer: {problem}")))?;
-        Ok(encoding.get_ids().to_vec())
+        let encode = || self.tokenizer.encode_fast(text, add_special_tokens).map_err(|problem| problem.to_string());
+        Ok(guarded(&self.place, to_encode(text.len()), encode)?.get_ids().to_vec())
     }
 
     /// What the tokenizer's post-processor puts before and after a text, whatever kind of post-processor it is.
@@ -134,6 +175,43 @@ impl Tokenizer {
         let front = whole.windows(bare.len().max(1)).position(|window| window == bare);
         Ok(front.map_or_else(Default::default, |front| (whole[..front].to_vec(), whole[front + bare.len()..].to_vec())))
     }
+}
+
+/// What the library may take to load a tokenizer of `bytes`: honest ones need about 20 bytes for each of the file, and a
+/// second for a few million.
+fn to_load(bytes: usize) -> Allowance {
+    Allowance { bytes: (512 << 20) + 64 * bytes as u64, seconds: 120 + bytes as u64 / 100_000 }
+}
+
+/// What the library may take for a text of `bytes`: it holds offsets, pieces and tokens of the whole text, some hundred
+/// bytes for each of the text's, and reads a million of them a second.
+fn to_encode(bytes: usize) -> Allowance {
+    Allowance { bytes: (512 << 20) + 512 * bytes as u64, seconds: 120 + bytes as u64 / 5_000 }
+}
+
+/// Most added tokens: speech models add 65,536, and the library's search for them takes time by the square of their number.
+const MOST_ADDED: usize = 70_000;
+
+/// Checks the number of added tokens; whatever else is wrong with the file is for the library to say.
+fn check_added(json: &[u8]) -> std::result::Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Added {
+        #[serde(default)]
+        added_tokens: Vec<serde::de::IgnoredAny>,
+    }
+    match serde_json::from_slice::<Added>(json) {
+        Ok(found) if found.added_tokens.len() > MOST_ADDED => {
+            Err(format!("{} added tokens, expected at most {MOST_ADDED}", found.added_tokens.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A call into the library.
+fn guarded<T>(place: &str, allowance: Allowance, call: impl FnOnce() -> std::result::Result<T, String>) -> Result<T> {
+    let outcome = machine::guarded(place, allowance, call);
+    let outcome = outcome.unwrap_or_else(|panic| Err(format!("damaged, or of a kind that is not supported ({panic})")));
+    outcome.map_err(|problem| Error::input(place, format!("tokenizer: {problem}")))
 }
 
 /// Types of tokens in a GGUF file.
@@ -304,6 +382,15 @@ mod tests {
         // Only Qwen composes characters first: two bytes for é instead of e and an accent's two bytes.
         assert_eq!(of("qwen2", "e\u{301}").matches('|').count(), 1);
         assert_eq!(of("llama-bpe", "e\u{301}").matches('|').count(), 2);
+    }
+
+    #[test]
+    fn the_number_of_added_tokens_is_bounded() {
+        let json = |count: usize| format!("{{\"added_tokens\": [{}{{}}], \"model\": {{}}}}", "{},".repeat(count - 1));
+        assert_eq!(check_added(json(MOST_ADDED).as_bytes()), Ok(()));
+        let problem = check_added(json(MOST_ADDED + 1).as_bytes()).unwrap_err();
+        assert!(problem.contains("70001 added tokens"), "{problem}");
+        assert_eq!(check_added(b"not JSON"), Ok(()));
     }
 
     #[test]

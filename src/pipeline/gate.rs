@@ -16,7 +16,7 @@ use crate::measure::{Arm, Inputs, IsaOutcome, Processes, Progress, Session, Vers
 use crate::results::{Built, Evidence, RunFolder, read_journal, write_whole};
 use crate::suite::{self, Suite};
 use crate::variant::ARTEFACTS;
-use crate::{assets, decide, report};
+use crate::{assets, decide, files, report};
 
 /// Slower than the base build by less is no matter, percent, where the suite does not say.
 const USUAL_SLOWDOWN_PERCENT: f64 = 5.0;
@@ -162,7 +162,7 @@ fn only_adds_a_record(file: &GateFile, old: &Baseline) -> bool {
 
 fn read_gate(folder: &Path) -> Result<GateFile> {
     let path = folder.join(GATE_FILE);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+    let bytes = files::read(&path, files::limit::RESULTS)?;
     serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(
             path.display(),
@@ -398,7 +398,8 @@ fn artefacts(evidence: &Evidence) -> BTreeMap<String, PathBuf> {
 /// A base build that is too old to understand this one's jobs is the likeliest reason.
 fn of_base(error: Error, program: &Path) -> Error {
     match error {
-        Error::Worker { task, reason } => Error::Worker {
+        Error::Worker { task, reason, kind } => Error::Worker {
+            kind,
             task: format!("{task} with the base build {}", program.display()),
             reason: format!("{reason}; if it is much older than this program, compare with a later revision"),
         },

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::text::one_line;
 use crate::decide::{Together, accuracy_question, judged_speedup, metric_name};
 use crate::results::{Estimate, Run, VariantResult};
 use crate::suite::{Suite, Task};
+use crate::text::one_line;
 use crate::units;
 
 /// What differs between two runs.

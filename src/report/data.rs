@@ -3,11 +3,11 @@
 
 use serde::Serialize;
 
-use super::text::name;
 use super::view;
 use crate::decide::{Point, accuracy_question, judged_metric, judged_speedup, metric_name, metrics};
 use crate::results::{Estimate, Outcome, Run, TurningPoints, VariantResult};
 use crate::suite::{AccuracyMetric, MemoryMetric};
+use crate::text::name;
 
 /// Bytes of a MiB.
 const MIB: f64 = 1_048_576.0;
@@ -116,7 +116,7 @@ fn candidate(run: &Run, variant: &VariantResult) -> Candidate {
         reference: variant.reference,
         outcome: variant.verdict.as_ref().map(|v| v.outcome),
         turning: variant.turning_points,
-        reason: variant.verdict.as_ref().map_or(String::new(), |v| super::text::one_line(&v.reason)),
+        reason: variant.verdict.as_ref().map_or(String::new(), |v| crate::text::one_line(&v.reason)),
         frontier: view::frontier(variant),
         speedup: judged_speedup(run, variant).map(|e| e.value),
         weights: variant.memory.map(|m| m.weight_bytes),
@@ -301,7 +301,7 @@ fn accuracies(run: &Run, all: &mut Vec<Measure>) {
     let rule = &run.suite.accept.accuracy;
     let sign = if rule.metric.rises_with_loss() { 1.0 } else { -1.0 };
     for (task, kind) in run.suite.tasks.iter().flat_map(|t| ACCURACIES.iter().map(move |kind| (&t.name, kind))) {
-        let label = format!("{}, task {}", kind.label, super::text::one_line(task));
+        let label = format!("{}, task {}", kind.label, crate::text::one_line(task));
         let values = (kind.scale, kind.own);
         let mut axis = measure(run, (label, kind.unit, kind.higher), values, |v| (kind.of)(v, task));
         let scored = axis.values.iter().zip(&run.variants).any(|(value, v)| !v.reference && value.is_some());

@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::imports::{Import, import};
 use super::samples::Strip;
-use super::text::one_line;
 use super::view;
 use crate::decide::{Point, metric_name, metrics};
 use crate::results::{
@@ -12,6 +11,7 @@ use crate::results::{
     Run, ScoreEstimates, SimilarityEstimates, VariantResult,
 };
 use crate::suite::{Recipe, Variant};
+use crate::text::one_line;
 use crate::units;
 
 /// A variant's section.

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::text::one_line;
 use crate::decide::{accuracy_question, judged_speedup};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Outcome, Run, VariantResult};
+use crate::text::{csv_cell, one_line};
 
 /// One row a variant: verdict, the rule's accuracy and speed with their intervals, memory in bytes.
 ///
@@ -47,7 +47,7 @@ fn row(run: &Run, variant: &VariantResult) -> Vec<String> {
         [number(e.map(|e| e.value)), number(e.and_then(|e| e.low)), number(e.and_then(|e| e.high))]
     };
     let mut row = vec![
-        cell(&variant.name),
+        csv_cell(&variant.name),
         verdict.map_or("reference".into(), |v| v.outcome.to_string()),
         (run.recommendation.variant.as_ref() == Some(&variant.name)).to_string(),
     ];
@@ -58,15 +58,9 @@ fn row(run: &Run, variant: &VariantResult) -> Vec<String> {
         bytes(variant.memory.and_then(|m| m.peak_rss)),
         bytes(variant.artefact.as_ref().map(|a| a.file_bytes)),
         number(variant.frontier_probability),
-        cell(verdict.map_or("", |v| v.reason.as_str())),
+        csv_cell(verdict.map_or("", |v| v.reason.as_str())),
     ]);
     row
-}
-
-/// Text as a cell that no spreadsheet runs as a formula.
-fn cell(text: &str) -> String {
-    let text = one_line(text);
-    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }
 
 /// One test case a candidate: rejected is a failure, failed to measure or accepted in an invalid run an error, inconclusive

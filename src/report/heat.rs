@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::text::{name, one_line};
 use crate::results::Run;
+use crate::text::{name, one_line};
 
 /// Stands for what lies outside the blocks, such as the head.
 const OUTSIDE: usize = usize::MAX;

@@ -7,11 +7,11 @@ use minijinja::Environment;
 use minijinja::value::Serde;
 use serde::Serialize;
 
-use super::text::{name, one_line};
 use super::view;
 use crate::decide::{accuracy_question, judged_metric, judged_speedup, metric_name};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Run, VariantResult, utc, write_whole};
+use crate::text::{name, one_line};
 use crate::units;
 
 /// Size of a history's drawing, pixels.

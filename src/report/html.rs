@@ -10,11 +10,11 @@ use super::charts::Chart;
 use super::details::{Detail, detail};
 use super::heat::{HeatMap, maps};
 use super::outlook::{Outlook, outlook};
-use super::text::{name, one_line};
 use super::{data, samples, view};
 use crate::decide::{disturbances, metric_name, metrics};
 use crate::error::{Error, Result};
 use crate::results::{BrokenControl, Estimate, Evidence, Run};
+use crate::text::{name, one_line};
 use crate::units;
 
 /// The page; its extension `.html` turns escaping on.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::text::one_line;
 use crate::results::LayerProof;
+use crate::text::one_line;
 
 /// An imported variant.
 #[derive(Debug, Clone, PartialEq, Serialize)]

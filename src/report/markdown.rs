@@ -18,10 +18,10 @@ pub(super) fn summary(run: &Run) -> String {
     };
     let _ = writeln!(out, "## {}: {ship}\n", escape(&answer.title));
     if let Some(leak) = &run.leak {
-        let _ = writeln!(out, "**Calibrated on what is scored**: {}.\n", escape(&super::text::one_line(leak)));
+        let _ = writeln!(out, "**Calibrated on what is scored**: {}.\n", escape(&crate::text::one_line(leak)));
     }
     for fault in &run.invalid {
-        let _ = writeln!(out, "**The run is invalid**: {}.\n", escape(&super::text::one_line(fault)));
+        let _ = writeln!(out, "**The run is invalid**: {}.\n", escape(&crate::text::one_line(fault)));
     }
     let _ = writeln!(out, "{}.\n", escape(&answer.reason));
     let thresholds = answer.thresholds.iter().map(|t| escape(t)).collect::<Vec<_>>().join("; ");
@@ -95,7 +95,7 @@ fn warnings(run: &Run, out: &mut String) {
     }
     let _ = writeln!(out, "\nWarnings:\n");
     for warning in run.warnings.iter().take(MOST_WARNINGS) {
-        let _ = writeln!(out, "- {}", escape(&super::text::one_line(warning)));
+        let _ = writeln!(out, "- {}", escape(&crate::text::one_line(warning)));
     }
     if run.warnings.len() > MOST_WARNINGS {
         let _ = writeln!(out, "- and {} more in the report", run.warnings.len() - MOST_WARNINGS);

@@ -19,7 +19,6 @@ mod plot;
 mod samples;
 mod sensitivity;
 mod terminal;
-mod text;
 mod view;
 
 use std::path::Path;

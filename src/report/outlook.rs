@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 
-use super::text::{name, one_line};
 use crate::decide::{judged_metric, metric_name};
 use crate::results::{Attempt, Change, Price, Run};
 use crate::suite::AccuracyMetric;
+use crate::text::{name, one_line};
 use crate::units;
 
 /// Everything beyond the answer.

@@ -7,9 +7,9 @@ use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::heat::{HeatMap, of_values};
-use super::text::one_line;
 use crate::error::{Error, Result};
 use crate::results::{Effect, Sensitivity};
+use crate::text::one_line;
 use crate::units;
 
 /// Units in the list of those that lose most.

@@ -77,8 +77,8 @@ pub fn terminal(run: &Run, width: usize) -> String {
     }
     for (variant, fit) in run.variants.iter().filter_map(|v| Some((v, v.fit.as_ref()?))) {
         let outcome = fit.failure.as_ref().map_or("runs".into(), |why| format!("does not run ({why})"));
-        let (name, limit) = (super::text::name(&variant.name), units::bytes(fit.limit_bytes));
-        let line = format!("{name} {} in {limit} of address space", super::text::one_line(&outcome));
+        let (name, limit) = (crate::text::name(&variant.name), units::bytes(fit.limit_bytes));
+        let line = format!("{name} {} in {limit} of address space", crate::text::one_line(&outcome));
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     for row in rows.iter().filter(|r| !r.reason.is_empty()) {
@@ -86,15 +86,15 @@ pub fn terminal(run: &Run, width: usize) -> String {
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     if let Some(leak) = &run.leak {
-        let line = format!("CALIBRATED ON WHAT IS SCORED: {}", super::text::one_line(leak));
+        let line = format!("CALIBRATED ON WHAT IS SCORED: {}", crate::text::one_line(leak));
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     for fault in &run.invalid {
-        let line = format!("INVALID: {}", super::text::one_line(fault));
+        let line = format!("INVALID: {}", crate::text::one_line(fault));
         let _ = writeln!(out, "{}", wrapped(&line, width, 2));
     }
     for warning in &run.warnings {
-        let _ = writeln!(out, "{}", wrapped(&format!("warning: {}", super::text::one_line(warning)), width, 2));
+        let _ = writeln!(out, "{}", wrapped(&format!("warning: {}", crate::text::one_line(warning)), width, 2));
     }
     let rule = format!("rule: {} at {} confidence ({})", answer.rule, answer.confidence, answer.thresholds.join("; "));
     let _ = writeln!(out, "{}", wrapped(&rule, width, 2));

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::text;
 use crate::decide::{Point, judged_metric, judged_speedup, metric_name};
 use crate::results::{Estimate, Frontier, Run, VariantResult};
 use crate::suite::{AccuracyMetric, MarginOf, Task};
+use crate::text;
 use crate::units;
 
 /// Stands where a number is missing.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Mixture;
+use crate::error::FailureKind;
 use crate::kernels::Profile;
 use crate::kernels::roofline::Bound;
 use crate::machine::{Covariates, MachineRecord};
@@ -19,8 +20,11 @@ pub enum Event {
     Started {
         /// Version of this file's schema.
         schema_version: u32,
-        /// Version of the program.
+        /// Version of the program, with its commit.
         tool_version: String,
+        /// Hash of the program's sources, libraries and target ([`crate::program::BUILD`]).
+        #[serde(default)]
+        build: String,
         /// Start, seconds since 1970-01-01 UTC.
         unix_s: f64,
         /// The suite as resolved.
@@ -32,6 +36,15 @@ pub enum Event {
     },
     /// A stage of the pipeline ended.
     Stage(Stage),
+    /// Texts are token files in the run's `data/`: those that every later worker reads.
+    Prepared {
+        /// The files.
+        files: Vec<FileHash>,
+        /// What a reader of the report must know.
+        warnings: Vec<String>,
+        /// Scored text that was also calibrated on, which the suite allows.
+        leak: Option<String>,
+    },
     /// How many blocks will be timed, fixed before any result was looked at. A second one goes on with a finished run.
     Planned {
         /// Blocks; the most, where candidates may leave earlier.
@@ -76,16 +89,14 @@ pub enum Event {
         draw: usize,
         /// Its score on the rule's task, or why there is none.
         score: std::result::Result<Score, String>,
+        /// What kind of failure it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<FailureKind>,
     },
     /// The score of the reference broken on purpose, on a sample of the rule's task: it must be rejected.
     Broken(BrokenScore),
     /// One slot's measurement.
     Slot(Slot),
-    /// Scored text that was also calibrated on, which the suite allows.
-    Leak {
-        /// What is shared, in words.
-        text: String,
-    },
     /// Whether a variant ran under a limit of its memory.
     Fit {
         /// Variant.
@@ -122,6 +133,9 @@ pub enum Event {
         stage: String,
         /// The worker's message, or how it died.
         reason: String,
+        /// What kind of failure it is: a resumed run tries again what may pass.
+        #[serde(default)]
+        kind: FailureKind,
     },
     /// The run took up again after an interruption.
     Resumed {
@@ -165,15 +179,29 @@ pub struct Stage {
     pub worker_peak_rss: Option<u64>,
 }
 
+/// A file as it was when its bytes were hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// Path inside its folder, with `/`; the file's own name where it lies alone.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// SHA-256, as hex.
+    pub sha256: String,
+}
+
 /// A variant on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Artefact {
     /// Folder or file.
     pub path: String,
-    /// Cache key: hash of model, recipe, calibration data and tool version.
+    /// Cache key: hash of model, recipe, calibration data and the sources that make artefacts.
     pub key: String,
     /// Bytes of all its files.
     pub file_bytes: u64,
+    /// Its files; builds before this one do not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileHash>,
     /// Seconds it took to make; 0 when taken from the cache.
     pub seconds: f64,
     /// Taken from the cache.
@@ -255,6 +283,9 @@ pub struct Fit {
     pub limit_bytes: u64,
     /// Why it did not run to its end; `None` where it did.
     pub failure: Option<String>,
+    /// What kind of failure it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<FailureKind>,
 }
 
 /// The negative control of accuracy: the reference, broken on purpose.
@@ -266,6 +297,9 @@ pub struct BrokenScore {
     pub score: Option<Score>,
     /// Why there is none.
     pub failure: Option<String>,
+    /// What kind of failure it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<FailureKind>,
 }
 
 /// Genres of a task's windows or items; empty where its data names none.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::event::{Artefact, BrokenScore, Event, Fit, Leaving, Score, Slot, Stage};
-use crate::error::{Error, Result};
+use super::event::{Artefact, BrokenScore, Event, FileHash, Fit, Leaving, Score, Slot, Stage};
+use super::plausible::check;
+use crate::error::{Error, FailureKind, Result};
 use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
@@ -59,11 +60,39 @@ pub struct BlockPlan {
     pub racing: bool,
 }
 
+/// A failure whose cause may have passed: a signal, a full disk, too little memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passing {
+    /// A stage of a variant.
+    Stage {
+        /// Variant.
+        variant: String,
+        /// `build`, `score` or `time`.
+        stage: String,
+    },
+    /// The score of a variant made of another draw of calibration windows.
+    Redrawn {
+        /// Variant.
+        variant: String,
+        /// Number of the draw.
+        draw: usize,
+    },
+    /// The score of the reference broken on purpose.
+    Broken,
+    /// Whether a variant runs under a limit of its memory.
+    Fit {
+        /// Variant.
+        variant: String,
+    },
+}
+
 /// Everything a run has measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// Program version that measured.
     pub tool_version: String,
+    /// Hash of that program's sources, libraries and target.
+    pub build: String,
     /// Start.
     pub started_unix_s: f64,
     /// End, if reached.
@@ -91,6 +120,10 @@ pub struct Evidence {
     pub set_aside: Vec<(usize, String)>,
     /// Slots that were set aside because their threads had moved.
     pub moved: usize,
+    /// Token files; `None` before the texts were prepared.
+    pub prepared: Option<Vec<FileHash>>,
+    /// Failures whose cause may have passed, and which a resumed run undoes.
+    pub passing: Vec<Passing>,
     /// Scored text that was also calibrated on.
     pub leak: Option<String>,
     /// Warnings.
@@ -106,7 +139,8 @@ impl Evidence {
     /// When the first event is not `Started`, its schema is another, or an event names a variant that the suite lacks.
     pub fn from_events(events: impl IntoIterator<Item = Event>) -> Result<Self> {
         let mut events = events.into_iter();
-        let Some(Event::Started { schema_version, tool_version, unix_s, suite, model_sha256, machine }) = events.next()
+        let Some(Event::Started { schema_version, tool_version, unix_s, suite, model_sha256, machine, build }) =
+            events.next()
         else {
             return Err(Error::input(
                 "journal.jsonl",
@@ -122,6 +156,7 @@ impl Evidence {
         let variants = suite.variants.iter().map(|v| (v.name.clone(), VariantEvidence::default())).collect();
         let mut evidence = Evidence {
             tool_version,
+            build,
             started_unix_s: unix_s,
             finished_unix_s: None,
             suite,
@@ -135,11 +170,18 @@ impl Evidence {
             broken: None,
             set_aside: Vec::new(),
             moved: 0,
+            prepared: None,
+            passing: Vec::new(),
             leak: None,
             warnings: Vec::new(),
             parent_peak_rss: None,
         };
-        for event in events {
+        for (number, event) in events.enumerate() {
+            // The first line is `started`.
+            check(&evidence, &event).map_err(|problem| {
+                let remedy = "this cannot have been measured: restore the journal or run again";
+                Error::input(format!("journal.jsonl:{}", number + 2), format!("{problem}; {remedy}"))
+            })?;
             evidence.add(event)?;
         }
         Ok(evidence)
@@ -165,10 +207,23 @@ impl Evidence {
             Event::Scored { variant, score } => {
                 self.variant(&variant)?.scores.insert(score.task.clone(), score);
             }
-            Event::Redrawn { variant, draw, score } => _ = self.variant(&variant)?.redrawn.insert(draw, score),
-            Event::Broken(broken) => self.broken = Some(broken),
-            Event::Leak { text } => self.leak = Some(text),
-            Event::Fit { variant, fit } => self.variant(&variant)?.fit = Some(fit),
+            Event::Prepared { files, warnings, leak } => {
+                self.prepared = Some(files);
+                self.warnings.extend(warnings);
+                self.leak = leak;
+            }
+            Event::Redrawn { variant, draw, score, kind } => {
+                self.variant(&variant)?.redrawn.insert(draw, score);
+                self.note_failure(kind, Passing::Redrawn { variant, draw });
+            }
+            Event::Broken(broken) => {
+                self.note_failure(broken.kind, Passing::Broken);
+                self.broken = Some(broken);
+            }
+            Event::Fit { variant, fit } => {
+                self.note_failure(fit.kind, Passing::Fit { variant: variant.clone() });
+                self.variant(&variant)?.fit = Some(fit);
+            }
             Event::Slot(slot) => self.variant(&slot.variant)?.slots.push(slot),
             Event::SetAside { block, why } => {
                 self.variants.values_mut().for_each(|found| found.slots.retain(|slot| slot.block != block));
@@ -179,8 +234,14 @@ impl Evidence {
                 self.variant(&variant)?.slots.retain(|slot| !same(slot));
                 self.moved += 1;
             }
-            Event::Failed { variant, stage, reason } => self.variant(&variant)?.failures.push((stage, reason)),
-            Event::Resumed { .. } => self.finished_unix_s = None,
+            Event::Failed { variant, stage, reason, kind } => {
+                self.variant(&variant)?.failures.push((stage.clone(), reason));
+                self.note_failure(Some(kind), Passing::Stage { variant, stage });
+            }
+            Event::Resumed { .. } => {
+                self.finished_unix_s = None;
+                std::mem::take(&mut self.passing).iter().for_each(|failure| self.undo(failure));
+            }
             Event::Warning { text } => self.warnings.push(text),
             Event::Finished { unix_s, parent_peak_rss } => {
                 self.finished_unix_s = Some(unix_s);
@@ -188,6 +249,44 @@ impl Evidence {
             }
         }
         Ok(())
+    }
+
+    fn note_failure(&mut self, kind: Option<FailureKind>, failure: Passing) {
+        if kind.is_some_and(FailureKind::may_pass) {
+            self.passing.push(failure);
+        }
+    }
+
+    /// Forgets a failure, so that what failed is tried again.
+    fn undo(&mut self, failure: &Passing) {
+        match failure {
+            Passing::Broken => self.broken = None,
+            Passing::Stage { variant, stage } => {
+                if let Some(found) = self.variants.get_mut(variant) {
+                    found.failures.retain(|(failed, _)| failed != stage);
+                }
+                if stage != "score" {
+                    self.forget_blocks_without(variant);
+                }
+            }
+            Passing::Redrawn { variant, draw } => {
+                _ = self.variants.get_mut(variant).and_then(|found| found.redrawn.remove(draw));
+            }
+            Passing::Fit { variant } => {
+                _ = self.variants.get_mut(variant).and_then(|found| found.fit.take());
+            }
+        }
+    }
+
+    /// Sets aside the blocks in which a variant is missing: the slots of a block are compared with each other, so they must
+    /// be measured in one go. This looks at nothing that was timed.
+    fn forget_blocks_without(&mut self, variant: &str) {
+        let points = self.suite.workload.batch.len() * self.suite.workload.threads.len();
+        let slots = self.variants.get(variant).map_or(&[][..], |found| &found.slots);
+        let in_block = |block| slots.iter().filter(|slot| slot.block == block && !slot.control).count();
+        let blocks = self.timed_blocks();
+        let first = (0..blocks).find(|block| in_block(*block) < points).unwrap_or(blocks);
+        self.variants.values_mut().for_each(|found| found.slots.retain(|slot| slot.block < first));
     }
 
     /// A second plan closes the blocks so far and gives those another chance that left undecided.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::journal::JOURNAL;
-use super::whole::create_folder;
+use super::whole::{BESIDE, create_folder};
 use crate::error::{Error, Result};
 
 /// A run's folder.
@@ -92,6 +92,27 @@ impl RunFolder {
     pub fn scores_csv(&self) -> PathBuf {
         self.path.join("scores.csv")
     }
+}
+
+/// Removes what a killed process has left in a run's folder: hidden states that were in use, and files that were being written.
+/// The caller holds the journal.
+///
+/// # Errors
+/// What cannot be removed.
+pub fn remove_remains(folder: &RunFolder) -> Result<()> {
+    let scratch = folder.scratch();
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch).map_err(|e| Error::io(&scratch, "delete", e))?;
+    }
+    for place in [folder.path().to_path_buf(), folder.data(), folder.path().join("report")] {
+        // One that is absent holds nothing.
+        for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(BESIDE)) {
+                fs::remove_file(entry.path()).map_err(|e| Error::io(&entry.path(), "delete", e))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A user's name as a file name: anything but letters, digits, `.`, `_` and `-` becomes `-`; never starts with a dot.

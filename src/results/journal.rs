@@ -2,23 +2,39 @@
 //!
 //! The file is locked while a run writes it, so that two processes never write one run. A process that is killed
 //! while writing leaves a last line without its newline: that line is dropped, and the reader is told. Any other
-//! damage is an error, because it means that somebody or something changed the record.
+//! damage is an error, because it means that somebody or something changed the record: each line ends in a checksum over
+//! itself and the line before it, so that changed, doubled, moved and missing lines are found. What a line says must
+//! also fit the run's plan (`plausible`).
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::event::Event;
+use super::run::SCHEMA_VERSION;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::machine::crash_point;
 
 /// The journal's name in a run folder.
 pub const JOURNAL: &str = "journal.jsonl";
+
+/// What stands between a line's event and its checksum, and behind it.
+const CHECK: &[u8] = b",\"check\":\"";
+const CHECK_END: &[u8] = b"\"}\n";
+
+/// Hexadecimal digits of a checksum: the first 64 bits of SHA-256.
+const CHECK_DIGITS: usize = 16;
 
 /// A journal open for appending, locked.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Checksum of the last line; empty before the first.
+    last: String,
 }
 
 /// What a journal holds.
@@ -28,6 +44,8 @@ pub struct Recorded {
     pub events: Vec<Event>,
     /// Bytes of a last line that was cut off while it was written; 0 for a whole journal.
     pub cut_off_bytes: usize,
+    /// Checksum of the last complete line.
+    last: String,
 }
 
 impl Journal {
@@ -40,7 +58,7 @@ impl Journal {
         let file =
             OpenOptions::new().append(true).create_new(true).open(&path).map_err(|e| Error::io(&path, "create", e))?;
         lock(&file, &path)?;
-        Ok(Journal { path, file })
+        Ok(Journal { path, file, last: String::new() })
     }
 
     /// Opens the journal in `folder` to go on with it; a line that was cut off is removed from the file.
@@ -57,7 +75,8 @@ impl Journal {
             let end = file.seek(SeekFrom::End(0)).map_err(|e| Error::io(&path, "read", e))?;
             file.set_len(end - recorded.cut_off_bytes as u64).map_err(|e| Error::io(&path, "shorten", e))?;
         }
-        Ok((Journal { path, file }, recorded))
+        let last = recorded.last.clone();
+        Ok((Journal { path, file, last }, recorded))
     }
 
     /// Appends one event and flushes it to disk.
@@ -67,10 +86,30 @@ impl Journal {
     pub fn append(&mut self, event: &Event) -> Result<()> {
         let mut line = serde_json::to_vec(event)
             .map_err(|e| Error::input(self.path.display(), format!("cannot write an event as JSON: {e}")))?;
-        line.push(b'\n');
+        let check = checksum(&self.last, &line);
+        line.pop();
+        line.extend([CHECK, check.as_bytes(), CHECK_END].concat());
+        crash_point("journal-before");
         self.file.write_all(&line).map_err(|e| Error::io(&self.path, "append to", e))?;
-        self.file.sync_data().map_err(|e| Error::io(&self.path, "flush", e))
+        self.file.sync_data().map_err(|e| Error::io(&self.path, "flush", e))?;
+        self.last = check;
+        crash_point("journal-after");
+        Ok(())
     }
+}
+
+/// Checksum of an event's JSON behind a line with the checksum `last`.
+fn checksum(last: &str, event: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(last).chain_update(event).finalize();
+    digest[..CHECK_DIGITS / 2].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A line's event as JSON, and its checksum; `None` where it has none.
+fn parts(line: &[u8]) -> Option<(Vec<u8>, &str)> {
+    let rest = line.strip_suffix(CHECK_END)?;
+    let (rest, check) = rest.split_at_checked(rest.len().checked_sub(CHECK_DIGITS)?)?;
+    let event = rest.strip_suffix(CHECK)?;
+    Some(([event, b"}"].concat(), std::str::from_utf8(check).ok()?))
 }
 
 fn lock(file: &File, path: &Path) -> Result<()> {
@@ -95,21 +134,40 @@ pub fn read_journal(folder: &Path) -> Result<Recorded> {
             format!("has no {JOURNAL}, so it is no run folder; give the folder that `bench run` printed"),
         ));
     }
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+    let bytes = files::read(&path, files::limit::RESULTS)?;
     let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    let mut events = Vec::new();
+    let (mut events, mut last) = (Vec::new(), String::new());
     for (number, line) in bytes[..whole].split_inclusive(|&b| b == b'\n').enumerate() {
-        let event = serde_json::from_slice(line).map_err(|e| {
-            Error::input(
-                format!("{}:{}", path.display(), number + 1),
-                format!(
-                    "is no event of this program ({e}); the journal was changed or damaged: restore it or run again"
-                ),
-            )
-        })?;
-        events.push(event);
+        let damaged = |what: String| {
+            let remedy = "the journal was changed or damaged: restore it or run again";
+            Error::input(format!("{}:{}", path.display(), number + 1), format!("{what}; {remedy}"))
+        };
+        if number == 0 {
+            refuse_another_schema(line)?;
+        }
+        let Some((event, check)) = parts(line) else {
+            return Err(damaged("expected a line of this program, which ends in its checksum".into()));
+        };
+        let expected = checksum(&last, &event);
+        if check != expected {
+            return Err(damaged(format!("its checksum is {check}, its text and the line before it give {expected}")));
+        }
+        events.push(serde_json::from_slice(&event).map_err(|e| damaged(format!("is no event of this program ({e})")))?);
+        last = expected;
     }
-    Ok(Recorded { events, cut_off_bytes: bytes.len() - whole })
+    Ok(Recorded { events, cut_off_bytes: bytes.len() - whole, last })
+}
+
+/// A journal of another schema is named as such, before its lines are looked at.
+fn refuse_another_schema(line: &[u8]) -> Result<()> {
+    let schema = serde_json::from_slice::<serde_json::Value>(line).ok().and_then(|e| e["schema_version"].as_u64());
+    match schema {
+        Some(schema) if schema != u64::from(SCHEMA_VERSION) => Err(Error::NotComparable(format!(
+            "journal has schema {schema}, this program reads {SCHEMA_VERSION}; use the version of bench that measured it, \
+             or run again"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_line_cut_off_anywhere_is_dropped_and_writing_goes_on_behind_the_last_whole_one() {
-        let line = serde_json::to_vec(&warning("two")).unwrap().len() as u64 + 1;
+        let json = serde_json::to_vec(&warning("two")).unwrap();
+        let line = (json.len() - 1 + CHECK.len() + CHECK_DIGITS + CHECK_END.len()) as u64;
         for missing in 1..line {
             let folder = journal_of(&["one", "two"]);
             cut(folder.path(), missing);
@@ -160,11 +219,46 @@ mod tests {
     fn damage_elsewhere_is_an_error_with_its_line() {
         let folder = journal_of(&["one", "two", "three"]);
         let path = folder.path().join(JOURNAL);
-        let damaged = fs::read_to_string(&path).unwrap().replace("\"two\"", "\"tw");
-        fs::write(&path, damaged).unwrap();
-        let error = read_journal(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("journal.jsonl:2:"), "{error}");
-        assert!(Journal::resume(folder.path()).is_err());
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        let swapped = [lines[0], lines[2], lines[1]];
+        let doubled = [lines[0], lines[1], lines[1], lines[2]];
+        let cases: [(String, usize); 6] = [
+            (whole.replace("\"two\"", "\"tw"), 2),
+            (whole.replace("two", "too"), 2),
+            (swapped.join("\n") + "\n", 2),
+            (doubled.join("\n") + "\n", 3),
+            ([lines[0], lines[2]].join("\n") + "\n", 2),
+            (whole.replacen(",\"check\"", " ,\"check\"", 1), 1),
+        ];
+        for (text, line) in cases {
+            std::fs::write(&path, &text).unwrap();
+            let error = read_journal(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("journal.jsonl:{line}:")), "{error}");
+            assert!(Journal::resume(folder.path()).is_err());
+        }
+    }
+
+    #[test]
+    fn every_changed_bit_is_found() {
+        let folder = journal_of(&["one", "two"]);
+        let path = folder.path().join(JOURNAL);
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() - 1 {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            assert!(read_journal(folder.path()).is_err(), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_journal_of_another_schema_is_named_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(JOURNAL), "{\"event\":\"started\",\"schema_version\":1}\n").unwrap();
+        let error = read_journal(folder.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("schema 1, this program reads 2"), "{error}");
     }
 
     #[test]

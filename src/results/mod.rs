@@ -10,8 +10,11 @@ mod estimates;
 mod event;
 mod evidence;
 mod folder;
+mod hashes;
 mod journal;
+mod lock;
 mod mixture;
+mod plausible;
 mod run;
 mod sensitivity;
 mod tables;
@@ -23,12 +26,14 @@ pub use estimates::{
     PointEstimates, ScoreEstimates, SimilarityEstimates, Unit,
 };
 pub use event::{
-    Artefact, BrokenScore, Event, Fit, Generation, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory,
+    Artefact, BrokenScore, Event, FileHash, Fit, Generation, Genres, ItemScore, KernelUse, LayerProof, Leaving, Memory,
     PhaseProfile, ProductProof, Sample, Score, SentenceScore, Slot, Stage, WindowScore,
 };
-pub use evidence::{BlockPlan, Built, Evidence, Standing, VariantEvidence};
-pub use folder::{RunFolder, utc};
+pub use evidence::{BlockPlan, Built, Evidence, Passing, Standing, VariantEvidence};
+pub use folder::{RunFolder, remove_remains, utc};
+pub use hashes::{hash_files, hash_folder, read_checked, sha256_of, write_checked};
 pub use journal::{JOURNAL, Journal, Recorded, read_journal};
+pub use lock::Lock;
 pub use mixture::{Mixture, TriedMixture};
 pub use run::{
     Answer, Answers, Attempt, BrokenControl, Change, Frontier, Hypervolume, OpenQuestion, Outcome, Price, Question,
@@ -36,4 +41,4 @@ pub use run::{
 };
 pub use sensitivity::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity};
 pub use tables::{samples_csv, scores_csv};
-pub use whole::{create_folder, folder_of, write_whole};
+pub use whole::{create_folder, folder_of, write_whole, write_whole_from};

@@ -12,7 +12,7 @@ use crate::machine::MachineRecord;
 use crate::suite::Suite;
 
 /// Version of `run.json` and `journal.jsonl`.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,10 +325,21 @@ impl Run {
         self.variants.iter().find(|v| v.reference)
     }
 
+    /// Whether the reference was scored on the rule's task: without, no accuracy can be judged.
+    pub fn reference_is_scored(&self) -> bool {
+        let task = &self.suite.accept.accuracy.task;
+        self.reference().is_some_and(|reference| {
+            reference.scores.contains_key(task)
+                || reference.choices.contains_key(task)
+                || reference.similarities.contains_key(task)
+        })
+    }
+
     /// Exit code: 0 when a variant is recommended, 3 when inconclusive verdicts stand in the way, 1 when every
-    /// candidate is rejected, 5 when nothing could be measured or the run's own controls failed.
+    /// candidate is rejected, 5 when nothing could be measured, the reference has no score on the rule's task, or the run's
+    /// own controls failed.
     pub fn exit_code(&self) -> u8 {
-        if !self.invalid.is_empty() {
+        if !self.invalid.is_empty() || !self.reference_is_scored() {
             return 5;
         }
         if self.recommendation.variant.is_some() {

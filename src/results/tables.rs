@@ -4,6 +4,7 @@
 use super::event::{ItemScore, Score};
 use super::evidence::Evidence;
 use crate::error::{Error, Result};
+use crate::text::csv_cell;
 
 /// Every timed iteration of every slot, as CSV.
 ///
@@ -33,7 +34,7 @@ pub fn samples_csv(evidence: &Evidence) -> Result<Vec<u8>> {
         let kernels = kernels.join(" ");
         for (iteration, sample) in slot.samples.iter().enumerate() {
             rows.push(vec![
-                cell(&slot.variant),
+                csv_cell(&slot.variant),
                 slot.control.to_string(),
                 slot.block.to_string(),
                 slot.position.to_string(),
@@ -44,7 +45,7 @@ pub fn samples_csv(evidence: &Evidence) -> Result<Vec<u8>> {
                 sample.decode_s.to_string(),
                 sample.prompt_tokens.to_string(),
                 sample.generated_tokens.to_string(),
-                cell(&kernels),
+                csv_cell(&kernels),
             ]);
         }
     }
@@ -83,8 +84,8 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
             for (window, w) in score.windows.iter().enumerate() {
                 let genre = score.genres.of.get(window).and_then(|genre| score.genres.names.get(*genre));
                 let own = [
-                    cell(name),
-                    cell(task),
+                    csv_cell(name),
+                    csv_cell(task),
                     window.to_string(),
                     w.document.to_string(),
                     w.tokens.to_string(),
@@ -94,14 +95,14 @@ pub fn scores_csv(evidence: &Evidence) -> Result<Vec<u8>> {
                     optional(w.agree),
                     optional(w.flips.map(|f| f.0)),
                     optional(w.flips.map(|f| f.1)),
-                    genre.map_or_else(String::new, |genre| cell(genre)),
+                    genre.map_or_else(String::new, |genre| csv_cell(genre)),
                 ];
                 let of_items = std::iter::repeat_n(String::new(), 5);
                 rows.push(own.into_iter().chain(of_items).chain([optional(w.squared_difference)]).collect());
             }
             rows.extend(score.items.iter().enumerate().map(|(at, item)| item_row([name, task], score, at, item)));
             for (at, sentence) in score.sentences.iter().enumerate() {
-                let head = [cell(name), cell(task), at.to_string(), sentence.document.to_string()];
+                let head = [csv_cell(name), csv_cell(task), at.to_string(), sentence.document.to_string()];
                 let unknown = std::iter::repeat_n(String::new(), 11);
                 let own = head.into_iter().chain([sentence.tokens.to_string()]).chain(unknown);
                 rows.push(own.chain([optional(sentence.cosine), String::new()]).collect());
@@ -116,11 +117,11 @@ fn item_row([name, task]: [&str; 2], score: &Score, at: usize, item: &ItemScore)
     let genre = score.genres.of.get(at).and_then(|genre| score.genres.names.get(*genre));
     let sums: Vec<String> = item.log_likelihoods.iter().map(f64::to_string).collect();
     let correct = usize::from(item.picked == item.answer);
-    let head = [cell(name), cell(task), at.to_string(), item.document.to_string()];
+    let head = [csv_cell(name), csv_cell(task), at.to_string(), item.document.to_string()];
     let unknown = || String::new();
     let middle = [unknown(), unknown(), correct.to_string(), unknown(), unknown(), unknown(), unknown()];
     let own = [
-        genre.map_or_else(String::new, |genre| cell(genre)),
+        genre.map_or_else(String::new, |genre| csv_cell(genre)),
         item.answer.to_string(),
         item.picked.to_string(),
         item.picked_norm.to_string(),
@@ -137,12 +138,6 @@ fn in_suite_order(evidence: &Evidence) -> impl Iterator<Item = (&str, &super::ev
 
 fn optional(value: Option<impl ToString>) -> String {
     value.map_or_else(String::new, |v| v.to_string())
-}
-
-/// Text from a suite as a cell. Spreadsheets run a cell that starts with `=`, `+`, `-`, `@` or a control character as
-/// a formula; an apostrophe in front makes it text.
-fn cell(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{text}") } else { text.to_string() }
 }
 
 fn table(header: &[&str], rows: &[Vec<String>]) -> Result<Vec<u8>> {

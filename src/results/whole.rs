@@ -5,19 +5,34 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::machine::crash_point;
+
+/// How names of files begin that are being written; a killed process leaves one behind.
+pub(super) const BESIDE: &str = ".tmp";
 
 /// Writes `bytes` to `path`, replacing what is there; the folder must exist.
 ///
 /// # Errors
 /// When the folder cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = folder_of(path);
-    let mut beside = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, "write into", e))?;
+    write_whole_from(folder_of(path), path, bytes)
+}
+
+/// As [`write_whole`], written first in the folder `beside` of the same file system.
+///
+/// # Errors
+/// As [`write_whole`].
+pub fn write_whole_from(beside: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = beside;
+    let beside = tempfile::Builder::new().prefix(BESIDE).tempfile_in(folder);
+    let mut beside = beside.map_err(|e| Error::io(folder, "write into", e))?;
     beside.write_all(bytes).map_err(|e| Error::io(path, "write", e))?;
     beside.as_file().sync_all().map_err(|e| Error::io(path, "flush", e))?;
     allow_everyone_to_read(beside.as_file());
+    crash_point("rename-before");
     beside.persist(path).map_err(|e| Error::io(path, "rename into place", e.error))?;
-    sync_folder(folder);
+    crash_point("rename-after");
+    sync_folder(folder_of(path));
     Ok(())
 }
 

@@ -14,7 +14,7 @@
 //! | `[[task]]` | at least one; `kind` and `data` required; `name` the kind |
 //! | .. `perplexity` | `length` 512, `windows` all |
 //! | .. `choice` | `items` all |
-//! | .. `similarity` | `length` 128, `sentences` all |
+//! | .. `similarity` | `length` 128 or the model's `max_seq_length`, the lesser; `sentences` all |
 //! | `[workload]` | `prompt` 128, `generate` 32, `batch` `[1]`, `threads` `[1]`, `iterations` 3 (`"auto"`: chosen from three pilot blocks), `blocks` `[6, 30]` |
 //! | .. of an encoder | `length` instead of `prompt` and `generate`: tokens of a sequence |
 //! | `[accept]` | `accuracy` required, `speed` and `memory` optional, `confidence` 0.95, `rule` over what is given |
@@ -24,17 +24,16 @@
 //! `documents = "0..100"` is half-open and counts files in natural order. `blocks = 8` means exactly eight; with
 //! a range, variants leave as soon as their verdict is decided.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::fields::{At, Faults, Fields, TOP, parse};
 use super::schema::{Calibration, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload};
 use super::{accept, variants};
-use crate::error::{Error, Result};
-use crate::machine;
+use crate::error::Result;
 use crate::tensor::DenseFormat;
+use crate::{files, machine, text};
 
-/// Largest suite file, in bytes; anything larger is not one.
-const LARGEST_FILE: u64 = 1 << 20;
 /// Longest window or prompt, in tokens.
 const LONGEST: u64 = 1 << 20;
 /// Longest name, in characters.
@@ -58,13 +57,7 @@ pub fn read_for_any_machine(path: &Path) -> Result<Suite> {
 }
 
 fn read_with(path: &Path, cores: Option<usize>) -> Result<Suite> {
-    let size = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
-    if size > LARGEST_FILE {
-        return Err(Error::input(path.display(), format!("{size} bytes are no suite file; expected at most 1 MiB")));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::input(path.display(), format!("not UTF-8 text: {e}; a suite is a TOML file")))?;
+    let text = files::read_text(path, files::limit::SUITE)?;
     let name = path.file_stem().map_or_else(|| "suite".into(), |stem| stem.to_string_lossy().into_owned());
     from_text(&path.display().to_string(), &name, &text, cores)
 }
@@ -149,7 +142,7 @@ pub(super) fn source(fields: &Fields<'_>, key: &'static str) -> Option<String> {
     }
 }
 
-/// A name: printable, at most 64 characters, without spaces at its ends.
+/// A name: visible characters, at most 64, without spaces at its ends.
 pub(super) fn name<'a>(fields: &Fields<'a>, key: &'static str) -> Option<At<&'a str>> {
     let name = fields.text(key)?;
     let length = name.value.chars().count();
@@ -157,13 +150,31 @@ pub(super) fn name<'a>(fields: &Fields<'a>, key: &'static str) -> Option<At<&'a 
         "is empty or has spaces at its ends"
     } else if length > LONGEST_NAME {
         "is too long"
-    } else if name.value.chars().any(char::is_control) {
-        "has control characters"
+    } else if text::has_invisible(name.value) {
+        "has control, formatting or other characters that are not visible"
+    } else if name.value.starts_with(['=', '+', '-', '@']) {
+        "starts with =, +, - or @, as a formula or an option does"
     } else {
         return Some(name);
     };
-    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} printable characters"));
+    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} visible characters"));
     None
+}
+
+/// Names by their look: those that a reader cannot tell apart are one.
+#[derive(Default)]
+pub(super) struct Looks<'a>(HashMap<String, &'a str>);
+
+impl<'a> Looks<'a> {
+    /// Adds a name; reports it where it equals an earlier one but for Unicode forms and accents.
+    pub(super) fn add(&mut self, fields: &Fields<'_>, name: At<&'a str>, what: &str) {
+        let problem = match self.0.insert(text::look(name.value), name.value) {
+            Some(other) if other == name.value => format!("a second {what} named {other:?}; give each its own `name`"),
+            Some(other) => format!("looks like the {what} {other:?}; give each a name of its own look"),
+            None => return,
+        };
+        fields.fault_at(name.at, problem);
+    }
 }
 
 fn read_data(data: Fields<'_>, seed: u64) -> Option<At<Calibration>> {
@@ -219,6 +230,7 @@ fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
     if tables.is_empty() {
         top.missing("[[task]]", "one with kind = \"perplexity\" and data = \"path:heldout/*.txt\"");
     }
+    let mut looks = Looks::default();
     let mut tasks: Vec<At<Task>> = Vec::new();
     for table in tables {
         let at = table.at();
@@ -226,14 +238,13 @@ fn read_tasks(top: &Fields<'_>) -> Vec<At<Task>> {
             table.missing("kind", "kind = \"perplexity\", \"choice\" or \"similarity\"");
         }
         let kind = read_kind(&table);
-        let name = name(&table, "name").map_or(kind.map_or("perplexity", TaskKind::name), |n| n.value);
+        let usual = At { value: kind.map_or("perplexity", TaskKind::name), at };
+        let name = name(&table, "name").unwrap_or(usual);
         let text = read_task_text(&table, kind);
-        if tasks.iter().any(|t| t.value.name == name) {
-            table.fault(format!("a second task named {name:?}; give each its own `name`"));
-        }
+        looks.add(&table, name, "task");
         table.finish();
         if let (Some(kind), Some(text)) = (kind, text) {
-            tasks.push(At { value: Task { name: name.into(), kind, text }, at });
+            tasks.push(At { value: Task { name: name.value.into(), kind, text }, at });
         }
     }
     tasks
@@ -248,7 +259,7 @@ fn read_kind(table: &Fields<'_>) -> Option<TaskKind> {
     };
     let choice = || TaskKind::Choice { items: table.count("items", 1..=1_000_000) };
     let similarity = || {
-        let length = table.count("length", 3..=LONGEST).unwrap_or(128);
+        let length = table.count("length", 3..=LONGEST);
         TaskKind::Similarity { length, sentences: table.count("sentences", 2..=1_000_000) }
     };
     match kind {
@@ -362,6 +373,10 @@ fn add_reference(top: &Fields<'_>, reference: Option<At<&str>>, variants: &mut V
             return top.fault_at(at, problem);
         }
     };
+    if let Some(variant) = variants.iter().find(|v| text::look(&v.value.name) == name) {
+        let other = &variant.value.name;
+        top.fault_at(variant.at, format!("variant {other:?} looks like the reference {name:?}; give it another name"));
+    }
     let value = Variant { name: name.into(), recipe: Recipe::Cast { dtype }, kv_cache: None };
     variants.insert(0, At { value, at });
 }

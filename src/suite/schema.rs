@@ -119,8 +119,9 @@ pub enum TaskKind {
     },
     /// How close an encoder's embeddings of sentences are to the reference's.
     Similarity {
-        /// Most tokens of a sentence, special tokens included; a longer one loses its end.
-        length: usize,
+        /// Most tokens of a sentence, special tokens included; a longer one loses its end. `None` is 128, or what the
+        /// model's side files say where that is less.
+        length: Option<usize>,
         /// At most this many sentences, spread evenly over the documents; `None` takes all.
         sentences: Option<usize>,
     },

@@ -28,7 +28,7 @@
 use super::activations::{self, InputScheme};
 use super::fields::{At, Faults, Fields, list_names, parse, suggestion};
 use super::format::Format;
-use super::read::{name, source};
+use super::read::{Looks, name, source};
 use super::schema::{Budget, Method, Observer, Override, Recipe, Rotation, Search, Smooth, Variant, WeightScheme};
 use crate::error::Result;
 use crate::kernels::KvFormat;
@@ -66,7 +66,7 @@ pub(super) fn read(top: &Fields<'_>) -> Vec<At<Variant>> {
             "one such as name = \"int8\", method = \"rtn\", weights = { bits = 8, granularity = \"channel\" }",
         );
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut looks = Looks::default();
     let mut variants = Vec::new();
     for mut table in tables {
         let at = table.at();
@@ -76,10 +76,7 @@ pub(super) fn read(top: &Fields<'_>) -> Vec<At<Variant>> {
         let name = name(&table, "name");
         if let Some(name) = name {
             table.rename(format!("variant {:?}", name.value));
-            if names.contains(&name.value) {
-                table.fault_at(name.at, "a second variant of this name; give each its own");
-            }
-            names.push(name.value);
+            looks.add(&table, name, "variant");
         }
         let recipe = read_recipe(&table);
         let kv_cache = table.choice("kv_cache", &KvFormat::NAMED);

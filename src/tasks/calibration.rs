@@ -35,11 +35,12 @@ impl Encoder {
                 "expected text, got a token file; an encoder calibrates on sentences, which are cut from text";
             return Err(Error::input(&text.source, problem));
         };
+        let longest = self.longest_sentence().min(*length);
         let mut corpus = Corpus::default();
         let mut whole = Vec::new();
         for document in &texts {
             for sentence in sentences(&document.text) {
-                let tokens = self.encode_whole(sentence, *length)?;
+                let (tokens, _) = self.encode_sentence(sentence, longest)?;
                 corpus.documents.push(self.without_special(&tokens).to_vec());
                 corpus.names.push(document.name.clone());
                 whole.push(tokens);

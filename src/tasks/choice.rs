@@ -37,11 +37,17 @@ pub struct ChoiceItems {
 }
 
 impl ChoiceItems {
-    /// Reads the items of a source; with a `limit`, that many of them, evenly spaced over the file.
+    /// Reads the items of a source but those that are longer than the model's positions, whose number is returned, too; with
+    /// a `limit`, that many of them, evenly spaced over the file.
     ///
     /// # Errors
     /// As [`read_choices`]; text that the tokenizer refuses or makes nothing of; token ids of another model.
-    pub fn read(encoder: &Encoder, source: &TextSource, base: &Path, limit: Option<usize>) -> Result<ChoiceItems> {
+    pub fn read(
+        encoder: &Encoder,
+        source: &TextSource,
+        base: &Path,
+        limit: Option<usize>,
+    ) -> Result<(ChoiceItems, usize)> {
         let (items, genres) = match read_choices(source, base)? {
             Choices::Texts(items) => {
                 let items = items.iter().map(|item| encode(encoder, source, item)).collect::<Result<Vec<_>>>()?;
@@ -52,11 +58,19 @@ impl ChoiceItems {
                 (items, Genres { names: genres, of: genre_of })
             }
         };
-        let wanted = limit.unwrap_or(items.len()).min(items.len());
-        let places: Vec<usize> = spread(wanted, items.len()).collect();
+        let items: Vec<ChoiceItem> = items.iter().map(|item| begin(encoder, item)).collect();
+        let fits = |item: &ChoiceItem| item.tokens.longest() <= encoder.positions();
+        let fitting: Vec<usize> = (0..items.len()).filter(|at| fits(&items[*at])).collect();
+        let too_long = items.len() - fitting.len();
+        if fitting.is_empty() && too_long > 0 {
+            let problem = format!("all {too_long} items exceed the model's {} positions", encoder.positions());
+            return Err(Error::input(&source.source, problem));
+        }
+        let wanted = limit.unwrap_or(fitting.len()).min(fitting.len());
+        let places: Vec<usize> = spread(wanted, fitting.len()).map(|place| fitting[place]).collect();
         let of = places.iter().filter_map(|place| genres.of.get(*place).copied()).collect();
-        let items = places.iter().map(|place| begin(encoder, &items[*place])).collect();
-        Ok(ChoiceItems { items, genres: Genres { names: genres.names, of } })
+        let items = places.iter().map(|place| items[*place].clone()).collect();
+        Ok((ChoiceItems { items, genres: Genres { names: genres.names, of } }, too_long))
     }
 }
 

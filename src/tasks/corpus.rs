@@ -1,19 +1,23 @@
 //! Documents of a source as tokens of one model, be they text or token ids already.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::assets::{Documents, TokenOwner, read_documents};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::SentenceModules;
 use crate::error::Result;
-use crate::network::{Architecture, Tokenizer};
+use crate::network::{Architecture, Model, Tokenizer};
 use crate::suite::TextSource;
 
 /// What turns text into a model's tokens, and checks ids that are claimed to be its own.
 #[derive(Debug)]
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     vocabulary: usize,
-    reads_sentences: bool,
+    /// Longest sequence that the model was made for.
+    positions: usize,
+    /// What is done to sentences; `None` for a decoder.
+    sentences: Option<SentenceModules>,
 }
 
 /// Documents as tokens, without the beginning-of-sequence token that [`Encoder::bos`] names.
@@ -31,19 +35,31 @@ pub struct Corpus {
 
 impl Encoder {
     /// The tokenizer and the vocabulary of a model.
-    ///
-    /// # Errors
-    /// No tokenizer, or one that is not supported; a damaged config.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Encoder> {
-        let architecture = Architecture::of(checkpoint)?;
-        let reads_sentences = matches!(architecture, Architecture::Encoder { .. });
-        let vocabulary = architecture.vocab_size();
-        Ok(Encoder { tokenizer: Tokenizer::from_checkpoint(checkpoint)?, vocabulary, reads_sentences })
+    pub fn of(model: &Model) -> Encoder {
+        let (positions, sentences) = match model.architecture() {
+            Architecture::Decoder(config) => (config.positions(), None),
+            Architecture::Encoder { config, .. } => {
+                (config.max_positions(), Some(model.checkpoint().sentence_modules().clone()))
+            }
+        };
+        let vocabulary = model.architecture().vocab_size();
+        Encoder { tokenizer: Arc::clone(model.tokenizer()), vocabulary, positions, sentences }
     }
 
     /// Whether the network reads sentences as wholes, as encoders do.
     pub fn reads_sentences(&self) -> bool {
-        self.reads_sentences
+        self.sentences.is_some()
+    }
+
+    /// Longest sequence that the model was made for.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Tokens of the longest sentence as the model's side files say, special ones included.
+    pub fn longest_sentence(&self) -> usize {
+        let stated = self.sentences.as_ref().and_then(|sentences| sentences.max_length);
+        stated.unwrap_or(self.positions).min(self.positions)
     }
 
     /// The id to put before every window, where the model was trained with one and its tokenizer adds it.
@@ -51,12 +67,16 @@ impl Encoder {
         self.tokenizer.bos()
     }
 
-    /// Ids of a text with the special tokens around it, at most `longest`.
+    /// Ids of a sentence with the special tokens around it, at most `longest`, and whether it was longer and lost its end;
+    /// behind the model's prompt and in the case that its side files ask for.
     ///
     /// # Errors
     /// When the tokenizer refuses the text.
-    pub fn encode_whole(&self, text: &str, longest: usize) -> Result<Vec<u32>> {
-        self.tokenizer.encode_whole(text, longest)
+    pub fn encode_sentence(&self, text: &str, longest: usize) -> Result<(Vec<u32>, bool)> {
+        match &self.sentences {
+            Some(sentences) => self.tokenizer.encode_whole(&sentences.text(text), longest),
+            None => self.tokenizer.encode_whole(text, longest),
+        }
     }
 
     /// Special tokens that the model puts before and after a text.
@@ -64,7 +84,7 @@ impl Encoder {
         self.tokenizer.around()
     }
 
-    /// `ids` of [`Encoder::encode_whole`] without the special tokens around them.
+    /// `ids` of [`Encoder::encode_sentence`] without the special tokens around them.
     pub fn without_special<'t>(&self, ids: &'t [u32]) -> &'t [u32] {
         let (front, behind) = self.around();
         &ids[front.len()..ids.len() - behind.len()]
@@ -103,7 +123,7 @@ impl Encoder {
         match read_documents(source, base)? {
             Documents::Texts(texts) => {
                 for document in texts {
-                    corpus.documents.push(self.encode(&document.text)?);
+                    corpus.documents.push(self.without_bos(self.encode(&document.text)?));
                     corpus.names.push(document.name);
                 }
             }

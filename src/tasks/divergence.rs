@@ -55,7 +55,7 @@ pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Re
             let (log_sum, kl) = vector::softmax_divergence(isa, reference, logits);
             // Written so that NaN is caught too.
             if !(kl >= -KL_ROUNDING && kl.is_finite()) {
-                return Err(format!("KL divergence {kl} is no number of at least 0; the logits are damaged"));
+                return Err(format!("KL divergence {kl} is no number of at least 0"));
             }
             let (agree, reference_correct) = (best == reference_best, reference_best == target as usize);
             let of_reference = probability(reference, vector::log_sum_exp(isa, reference));
@@ -65,7 +65,7 @@ pub fn score_token(logits: &[f32], target: u32, reference: Option<&[f32]>) -> Re
     };
     let nll = log_sum - f64::from(logits[target as usize]);
     if !nll.is_finite() {
-        return Err(format!("the log-likelihood of token {target} is {}; the logits are damaged", -nll));
+        return Err(format!("the log-likelihood of token {target} is {}", -nll));
     }
     Ok(TokenScore { nll, correct: best == target as usize, against })
 }

@@ -1,6 +1,5 @@
 //! Token files: what was prepared once is read by every worker, so that all variants see the same tokens.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Window;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::results::{Genres, write_whole};
 
 /// Where the token files of a run lie.
@@ -46,11 +46,6 @@ impl TokenFiles {
     pub fn prompts(&self) -> PathBuf {
         self.folder.join("prompts.json")
     }
-
-    /// Exists when all others do.
-    pub fn complete(&self) -> PathBuf {
-        self.folder.join("complete")
-    }
 }
 
 /// What a variant is scored on.
@@ -85,7 +80,7 @@ pub fn write_tokens<T: Serialize>(path: &Path, tokens: &T) -> Result<()> {
 /// # Errors
 /// When it is missing or damaged.
 pub fn read_tokens<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = files::read(path, files::limit::RESULTS)?;
     serde_json::from_slice(&bytes).map_err(|e| {
         Error::input(path.display(), format!("is no token file of this program ({e}); delete it and resume the run"))
     })

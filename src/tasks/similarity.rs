@@ -17,7 +17,9 @@ impl Embeddings {
     pub fn new(values: &[f32], width: usize) -> Result<Self, String> {
         let vectors: Vec<Vec<f64>> = values.chunks_exact(width).map(unit).collect();
         match vectors.iter().position(|vector| vector.iter().any(|v| !v.is_finite())) {
-            Some(bad) => Err(format!("sentence {bad}: the embedding is no number or zero")),
+            Some(bad) => Err(format!(
+                "sentence {bad}: the embedding is zero or holds an infinity or NaN, though all weights are finite"
+            )),
             None => Ok(Embeddings(vectors)),
         }
     }

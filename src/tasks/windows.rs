@@ -1,8 +1,9 @@
 //! Tokens of documents to windows that are scored and to prompts of the timed work.
 //!
-//! Windows of one document do not overlap and never cross into another document. What is left at a document's end is
-//! too short for a window and is not used. Where the tokenizer has a beginning-of-sequence token it stands before
-//! every window, and the window's first token is then predicted too.
+//! Windows of one document do not overlap and never cross into another document; the last one of a document is shorter
+//! where its length is no multiple. So every token of the text is in a window, as in the rolling log-likelihood of
+//! lm-evaluation-harness. Where the tokenizer has a beginning-of-sequence token it stands before every window, and the
+//! window's first token is then predicted too. [`Coverage`] counts what is not.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,24 +17,50 @@ pub struct Window {
     pub tokens: Vec<u32>,
 }
 
-/// All windows of `length` tokens in `documents`, in order; with a `limit`, that many of them, spread evenly over
-/// the documents and over each document's length.
+/// All windows of at most `length` tokens in `documents`, in order, but those in which no token is predicted. A `limit`
+/// takes that many of them, spread evenly over the documents and over each document's length: whole windows first, so that
+/// the sampled tokens have the same context, and shorter ones where there are too few of those.
 ///
 /// # Panics
 /// When `length` is 0.
 pub fn windows(documents: &[Vec<u32>], length: usize, limit: Option<usize>, bos: Option<u32>) -> Vec<Window> {
-    let available: Vec<usize> = documents.iter().map(|tokens| tokens.len() / length).collect();
-    let quotas = match limit {
-        Some(limit) => share_evenly(&available, limit),
-        None => available.clone(),
-    };
+    let whole: Vec<usize> = documents.iter().map(|tokens| tokens.len() / length).collect();
+    let predicts = |rest: usize| rest > 0 && rest + usize::from(bos.is_some()) >= 2;
+    let short: Vec<usize> = documents.iter().map(|tokens| usize::from(predicts(tokens.len() % length))).collect();
+    let of_whole = share_evenly(&whole, limit.unwrap_or(usize::MAX));
+    let left = limit.map_or(usize::MAX, |limit| limit - of_whole.iter().sum::<usize>());
+    let of_short = share_evenly(&short, left);
     let mut windows = Vec::new();
     for (document, tokens) in documents.iter().enumerate() {
-        for place in spread(quotas[document], available[document]) {
-            windows.push(Window { document, tokens: window(tokens, place, length, bos) });
+        // The last one.
+        let short = (of_short[document] > 0).then_some(whole[document]);
+        for place in spread(of_whole[document], whole[document]).chain(short) {
+            let part = tokens[place * length..].iter().take(length);
+            windows.push(Window { document, tokens: bos.iter().chain(part).copied().collect() });
         }
     }
     windows
+}
+
+/// What of a text is predicted, and what is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Predicted tokens.
+    pub predicted: usize,
+    /// Tokens that are in no window or, without a beginning-of-sequence token before it, the first of one.
+    pub not_predicted: usize,
+    /// Documents without a window.
+    pub documents_left_out: usize,
+}
+
+impl Coverage {
+    /// Of `windows` of `documents`.
+    pub fn of(documents: &[Vec<u32>], windows: &[Window]) -> Coverage {
+        let predicted = windows.iter().map(|window| window.tokens.len() - 1).sum();
+        let tokens: usize = documents.iter().map(Vec::len).sum();
+        let used: std::collections::HashSet<usize> = windows.iter().map(|window| window.document).collect();
+        Coverage { predicted, not_predicted: tokens - predicted, documents_left_out: documents.len() - used.len() }
+    }
 }
 
 /// `count` prompts of exactly `length` tokens, taken one after the other from the documents' text and starting over
@@ -58,10 +85,6 @@ pub fn prompts(documents: &[Vec<u32>], count: usize, length: usize, bos: Option<
         bos.into_iter().chain(text.iter().copied().cycle().skip(start).take(body)).collect()
     };
     Ok((0..count).map(prompt).collect())
-}
-
-fn window(tokens: &[u32], place: usize, length: usize, bos: Option<u32>) -> Vec<u32> {
-    bos.into_iter().chain(tokens[place * length..(place + 1) * length].iter().copied()).collect()
 }
 
 /// `wanted` places out of `0..available`, evenly spaced, ascending.
@@ -106,13 +129,39 @@ mod tests {
         let tokens: Vec<(usize, &[u32])> = windows.iter().map(|w| (w.document, w.tokens.as_slice())).collect();
         let expected: [(usize, &[u32]); 4] =
             [(0, &[0, 1, 2, 3]), (0, &[4, 5, 6, 7]), (2, &[13, 14, 15, 16]), (2, &[17, 18, 19, 20])];
-        assert_eq!(tokens, expected);
+        let (whole, short) = (tokens.iter().filter(|w| w.1.len() == 4), tokens.iter().filter(|w| w.1.len() < 4));
+        assert!(whole.eq(&expected));
+        assert!(short.eq(&[(0, &[8, 9][..]), (1, &[10, 11, 12][..])]), "every token is in a window");
+        assert!(windows.is_sorted_by_key(|w| w.document));
     }
 
     #[test]
     fn a_beginning_token_is_added_not_exchanged() {
-        let windows = windows(&documents(&[4]), 4, None, Some(99));
+        let windows = windows(&documents(&[5]), 4, None, Some(99));
         assert_eq!(windows[0].tokens, [99, 0, 1, 2, 3]);
+        assert_eq!(windows[1].tokens, [99, 4]);
+    }
+
+    #[test]
+    fn what_is_not_predicted_is_counted() {
+        let text = documents(&[9, 0, 1, 4]);
+        let of = |limit, bos| Coverage::of(&text, &windows(&text, 4, limit, bos));
+        let all = Coverage { predicted: 14, not_predicted: 0, documents_left_out: 1 };
+        assert_eq!(of(None, Some(99)), all);
+        // The first of each window, and two tokens that have none before them.
+        assert_eq!(of(None, None), Coverage { predicted: 9, not_predicted: 5, documents_left_out: 2 });
+        assert_eq!(of(Some(1), Some(99)), Coverage { predicted: 4, not_predicted: 10, documents_left_out: 3 });
+    }
+
+    #[test]
+    fn a_limit_takes_whole_windows_first() {
+        let lengths = |limit| {
+            let windows = windows(&documents(&[9, 3, 6]), 4, Some(limit), None);
+            windows.iter().map(|w| (w.document, w.tokens.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(3), [(0, 4), (0, 4), (2, 4)]);
+        assert_eq!(lengths(4).len(), 4);
+        assert_eq!(lengths(9), [(0, 4), (0, 4), (1, 3), (2, 4), (2, 2)], "a last token alone predicts nothing");
     }
 
     #[test]

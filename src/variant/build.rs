@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPoolBuilder;
@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::maker::Maker;
 use super::plan::{EMBEDDING, HEAD, Plan, Quantization};
-use super::unfinished::{KEEP_EVERY, Unfinished};
+use super::unfinished::{Unfinished, keep_every};
 use super::{Order, compressed_tensors, proof, rotation};
 use crate::checkpoint::{Checkpoint, StoredTensor};
 use crate::error::{Error, Result};
-use crate::network::Tokenizer;
-use crate::results::{Artefact, folder_of};
+use crate::files;
+use crate::machine::crash_point;
+use crate::network::{self, Architecture, Model, Tokenizer};
+use crate::results::{Artefact, folder_of, hash_files, hash_folder};
 use crate::suite::{InputScheme, Recipe};
 use crate::tensor::{DenseFormat, QuantizedTensor};
 
@@ -29,7 +31,7 @@ pub fn build(order: &Order<'_>, into: &Path, progress: &mut dyn FnMut(usize, usi
     if let Recipe::Import { source, activations } = order.recipe {
         return describe_import(order, source, *activations);
     }
-    build_keeping(order, into, KEEP_EVERY, progress)
+    build_keeping(order, into, keep_every(), progress, &mut |_| ())
 }
 
 /// As [`build`], keeping what is done at such intervals.
@@ -37,6 +39,20 @@ pub(super) fn build_keeping(
     order: &Order<'_>,
     into: &Path,
     every: Duration,
+    progress: &mut dyn FnMut(usize, usize),
+    waiting: &mut dyn FnMut(&str),
+) -> Result<Artefact> {
+    let mut unfinished = Unfinished::open(into, &order.key(), every, waiting)?;
+    let artefact = build_in(order, into, &mut unfinished, progress);
+    unfinished.remove();
+    artefact
+}
+
+/// As [`build`] of a recipe that makes something, in a folder that is open.
+pub(super) fn build_in(
+    order: &Order<'_>,
+    into: &Path,
+    unfinished: &mut Unfinished,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Artefact> {
     let start = Instant::now();
@@ -47,35 +63,35 @@ pub(super) fn build_keeping(
         .build()
         .map_err(|e| Error::Usage(format!("cannot start {} threads: {e}", order.threads)))?;
 
-    let mut unfinished = Unfinished::open(into, &order.key(), every)?;
-    let finished = (|| {
-        let rotated = match rotation::rotates(order.recipe) {
-            true => Some(rotation::rotate(&original, &workers, &unfinished.folder().join("rotated"))?),
-            false => None,
-        };
-        let checkpoint = rotated.as_ref().unwrap_or(&original);
-        if rotated.is_some() {
-            plan = Plan::new(checkpoint, order.recipe)?;
-        }
-        let made = Maker::new(checkpoint, &plan, &workers, &unfinished)?.make(order, &mut unfinished, progress)?;
-        let folder = unfinished.artefact();
-        write_config(checkpoint, &plan, made.scaled, &folder.join("config.json"))?;
-        Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
-        for file in &original.sentence_modules().files {
-            copy(original.path(), &folder, file)?;
-        }
-        let file_bytes = make_durable(&folder)?;
-        fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
-        let parent = folder_of(into);
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
-        Ok((made, file_bytes))
-    })();
-    unfinished.remove();
-    let (made, file_bytes) = finished?;
+    let rotated = match rotation::rotates(order.recipe) {
+        true => Some(rotation::rotate(&original, &workers, &unfinished.folder().join("rotated"))?),
+        false => None,
+    };
+    let checkpoint = rotated.as_ref().unwrap_or(&original);
+    if rotated.is_some() {
+        plan = Plan::new(checkpoint, order.recipe)?;
+    }
+    let made = Maker::new(checkpoint, &plan, &workers, unfinished)?.make(order, unfinished, progress)?;
+    let folder = unfinished.artefact();
+    write_config(checkpoint, &plan, made.scaled, &folder.join("config.json"))?;
+    Tokenizer::from_checkpoint(&original)?.save(&folder.join("tokenizer.json"))?;
+    for file in &original.sentence_modules().files {
+        copy(original.path(), &folder, file)?;
+    }
+    // What is shipped must be what every other command reads.
+    Model::open(&folder)?;
+    let file_bytes = make_durable(&folder)?;
+    let files = hash_folder(&folder)?;
+    crash_point("rename-before");
+    fs::rename(&folder, into).map_err(|e| Error::io(into, "rename the finished artefact to", e))?;
+    crash_point("rename-after");
+    let parent = folder_of(into);
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(|e| Error::io(parent, "write", e))?;
     Ok(Artefact {
         path: into.display().to_string(),
         key: order.key(),
         file_bytes,
+        files,
         seconds: start.elapsed().as_secs_f64(),
         cached: false,
         layer_errors: made.layer_errors,
@@ -94,6 +110,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) ->
     }
     let path = order.import.unwrap_or(order.model);
     let checkpoint = Checkpoint::open(path)?;
+    Architecture::of(&checkpoint)?;
     let mut size = QuantizedSize::default();
     for name in checkpoint.names() {
         if let StoredTensor::Quantized(tensor, _) = checkpoint.tensor(&name)? {
@@ -106,6 +123,7 @@ fn describe_import(order: &Order<'_>, source: &str, activations: InputScheme) ->
         path: path.display().to_string(),
         key: order.key(),
         file_bytes: checkpoint.files().iter().map(|file| bytes(file)).sum::<Result<u64>>()?,
+        files: hash_files(path, &checkpoint.files().iter().map(PathBuf::from).collect::<Vec<_>>())?,
         seconds: 0.0,
         cached: false,
         layer_errors: BTreeMap::new(),
@@ -140,11 +158,14 @@ fn write_config(checkpoint: &Checkpoint, plan: &Plan, scaled: bool, path: &Path)
     let Some(keys) = config.as_object_mut() else {
         return Err(Error::input(checkpoint.path().display(), "the configuration is not a JSON object"));
     };
-    let dtype = match plan.dense {
+    // What a bfloat16 model computes may exceed f16, whatever its left dense tensors are stored in.
+    let quantized_bf16 = plan.quantized().next().is_some() && network::published_in_bf16(checkpoint);
+    let dtype = match if quantized_bf16 { DenseFormat::Bf16 } else { plan.dense } {
         DenseFormat::F32 => "float32",
         DenseFormat::F16 => "float16",
         DenseFormat::Bf16 => "bfloat16",
     };
+    keys.remove("dtype");
     keys.insert("torch_dtype".into(), dtype.into());
     if plan.architecture.head().is_some() {
         keys.insert("tie_word_embeddings".into(), plan.architecture.tied_head().into());
@@ -172,7 +193,7 @@ fn copy(from: &Path, to: &Path, file: &Path) -> Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
     }
-    fs::copy(&source, &target).map(|_| ()).map_err(|e| Error::io(&source, "copy", e))
+    files::copy(&source, &target)
 }
 
 /// Makes all files of a folder durable, those of its folders too, and returns their bytes.

@@ -4,6 +4,8 @@
 //! gaps, lowest bits first, into 32-bit words; zero points likewise along a column. 8-bit codes are `int-quantized`: one
 //! signed byte each; so are those of an embedding that is also the head, at any width. Source: the `compressed-tensors` package, version 0.20.
 
+use std::collections::BTreeSet;
+
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -13,6 +15,9 @@ use super::safetensors_writer::SafetensorsWriter;
 use crate::error::Result;
 use crate::suite::{InputScheme, WeightScheme};
 use crate::tensor::{ActivationScheme, Granularity, QuantizedTensor, Zero};
+
+/// Release of the `compressed-tensors` package whose layout is written.
+const VERSION: &str = "0.20.1";
 
 /// How codes and zero points are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +161,23 @@ pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &
         .collect();
     json!({
         "quant_method": "compressed-tensors",
+        "version": VERSION,
         "quantization_status": "compressed",
         "format": if one_format { groups.first().map_or("dense", |(_, layout, _)| layout.name()) } else { "mixed-precision" },
         "config_groups": config_groups,
         "ignore": dense,
+    })
+}
+
+/// What other programs need to read an artefact with this `config.json`; `None` where any release does.
+pub fn packing_note(config: &Value) -> Option<String> {
+    let groups = config["quantization_config"]["config_groups"].as_object()?;
+    let bits = |group: &Value| group["weights"]["num_bits"].as_u64().filter(|bits| *bits > 0 && 32 % bits != 0);
+    let packed = groups.values().filter(|group| group["format"] == Layout::Packed.name());
+    let bits: BTreeSet<String> = packed.filter_map(bits).map(|bits| bits.to_string()).collect();
+    let bits = Vec::from_iter(bits).join(", ");
+    (!bits.is_empty()).then(|| {
+        format!("weights of {bits} bits are packed as compressed-tensors 0.18 and later does; older releases cannot read them")
     })
 }
 

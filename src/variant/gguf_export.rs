@@ -17,7 +17,7 @@ use super::gguf_writer::GgufWriter;
 use super::{Order, build, rotation};
 use crate::checkpoint::{Checkpoint, FREQUENCY_FACTORS, StoredTensor, gguf_name};
 use crate::error::{Error, Result};
-use crate::network::{Config, frequency_factors};
+use crate::network::{Architecture, Config, frequency_factors};
 use crate::results::{Artefact, folder_of};
 use crate::tensor::ActivationScheme;
 
@@ -109,16 +109,25 @@ impl<'a> Export<'a> {
                 "the model has no tokenizer.json, so the file has no vocabulary, and other programs may refuse it",
             );
         }
+        if self.config.sliding_window.is_some_and(|window| window < self.config.max_positions) {
+            self.note("llama.cpp does not read the sliding window of a llama: contexts longer than it give other results there");
+        }
         if let Some(factors) = frequency_factors(&self.config) {
+            let model_type = &self.config.model_type;
+            if !matches!(model_type.as_str(), "llama" | "mistral") {
+                let problem =
+                    format!("a GGUF file cannot state the scaling llama3 of rotary frequencies in a {model_type}");
+                return Err(Error::input(
+                    self.checkpoint.path().display(),
+                    format!("{problem}; write the compressed-tensors format"),
+                ));
+            }
             let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
             self.writer.add(FREQUENCY_FACTORS, 0, &[factors.len()], &bytes).map_err(failed)?;
         }
-        for name in self.checkpoint.names() {
-            let redundant_head = self.config.tied_head && name == "lm_head.weight";
-            if !redundant_head && name != FREQUENCY_FACTORS {
-                self.add(&name)?;
-                self.checkpoint.release(&name);
-            }
+        for name in Architecture::of(self.checkpoint)?.kept_tensors(self.checkpoint)? {
+            self.add(&name)?;
+            self.checkpoint.release(&name);
         }
         let file_type = self.file_type();
         let mut metadata = model_metadata(&self.config, title, file_type);
@@ -214,6 +223,7 @@ fn dense(values: &[f32], rows: &[usize], stored_as: &str) -> ((u32, &'static str
 /// Opens the file and compares every weight with the original, bit for bit.
 fn check_same(original: &Checkpoint, file: &Path) -> Result<()> {
     let written = Checkpoint::open(file)?;
+    Architecture::of(&written)?;
     for name in written.names().iter().filter(|name| *name != FREQUENCY_FACTORS) {
         let (expected, got) = (original.tensor_f32(name)?, written.tensor_f32(name)?);
         let same = expected.1.iter().zip(&got.1).all(|(a, b)| a.to_bits() == b.to_bits());

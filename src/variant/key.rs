@@ -6,28 +6,32 @@ use sha2::{Digest, Sha256};
 
 use super::Order;
 use crate::assets::cache_dir;
-
-/// Raised whenever a change of the code changes the numbers or the files of an artefact.
-const ALGORITHM_REVISION: u32 = 6;
+use crate::error::{Error, Result};
+use crate::program;
+use crate::suite::Recipe;
 
 impl Order<'_> {
-    /// Cache key: SHA-256 of model, recipe, calibration tokens and tool version, as hex. The number of threads is not
-    /// in it, as it changes no number.
+    /// Cache key: SHA-256 of model, recipe, calibration tokens and of the sources that make artefacts ([`program::MAKER`]),
+    /// as hex. The number of threads is not in it, as it changes no number.
     pub fn key(&self) -> String {
-        // Fields are written in the order of their declaration, so equal recipes have equal JSON.
-        let recipe = serde_json::to_string(self.recipe).unwrap_or_default();
-        let import = self.import.map(|path| path.display().to_string()).unwrap_or_default();
+        let recipe = recipe_text(self.recipe);
+        let import = self.import.map_or_else(String::new, |path| path.display().to_string());
         let windows = self.calibration.iter().flat_map(|tokens| &tokens.windows);
         let parts = [self.model_sha256.as_bytes(), recipe.as_bytes(), import.as_bytes()].into_iter();
         key_of(&parts.chain(windows.map(|window| bytemuck::cast_slice(window))).collect::<Vec<&[u8]>>())
     }
 }
 
-/// SHA-256 of the tool's version and of `parts`, as hex.
+/// A recipe as text; equal recipes have equal ones, since fields are written in the order of their declaration. One that JSON
+/// cannot hold, such as a number that is not finite, is written as its fields instead: it has a key of its own too.
+fn recipe_text(recipe: &Recipe) -> String {
+    serde_json::to_string(recipe).unwrap_or_else(|_| format!("{recipe:?}"))
+}
+
+/// SHA-256 of the sources that make artefacts and of `parts`, as hex.
 pub(super) fn key_of(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
-    let revision = ALGORITHM_REVISION.to_le_bytes();
-    for part in [env!("CARGO_PKG_VERSION").as_bytes(), &revision].iter().chain(parts) {
+    for part in [program::MAKER.as_bytes()].iter().chain(parts) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -38,9 +42,12 @@ pub(super) fn key_of(parts: &[&[u8]]) -> String {
 pub const ARTEFACTS: &str = "BENCH_ARTEFACTS";
 
 /// Folder of an artefact in the cache; it exists only when complete.
-pub fn cached(key: &str) -> PathBuf {
+///
+/// # Errors
+/// As [`cache_dir`].
+pub fn cached(key: &str) -> Result<PathBuf> {
     let folder = std::env::var_os(ARTEFACTS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    folder.unwrap_or_else(|| cache_dir().join("artefacts")).join(key)
+    Ok(folder.map_or_else(|| Ok(cache_dir()?.join("artefacts")), Ok::<_, Error>)?.join(key))
 }
 
 #[cfg(test)]
@@ -49,7 +56,6 @@ mod tests {
 
     use super::super::CalibrationTokens;
     use super::*;
-    use crate::suite::Recipe;
     use crate::tensor::DenseFormat;
 
     #[test]

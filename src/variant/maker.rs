@@ -319,8 +319,12 @@ impl<'a> Maker<'a> {
         match format {
             DenseFormat::F32 => self.writer.add(&tensor.name, Dtype::F32, shape, &values),
             DenseFormat::Bf16 => {
-                let values = self.convert(&values, <[bf16]>::convert_from_f32_slice);
-                self.writer.add(&tensor.name, Dtype::BF16, shape, &values)
+                let halves = self.convert(&values, <[bf16]>::convert_from_f32_slice);
+                if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
+                    let problem = format!("holds {:e}, but bf16 ends at 3.39e38; use f32", values[at]);
+                    return Err(self.fault(tensor, problem));
+                }
+                self.writer.add(&tensor.name, Dtype::BF16, shape, &halves)
             }
             DenseFormat::F16 => {
                 let halves = self.convert(&values, <[f16]>::convert_from_f32_slice);

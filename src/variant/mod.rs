@@ -5,6 +5,7 @@
 
 mod bias_correction;
 mod build;
+mod cache;
 mod calibration;
 mod compressed_tensors;
 mod gguf_blocks;
@@ -36,7 +37,9 @@ mod unfinished;
 use std::path::Path;
 
 pub use build::build;
+pub use cache::{Found, cached_or_built};
 pub use calibration::CalibrationTokens;
+pub use compressed_tensors::packing_note;
 pub use gguf_export::{Exported, build_gguf};
 pub use key::{ARTEFACTS, cached};
 pub use mixture::{Survey, Work, search};

@@ -3,7 +3,7 @@
 //! Sequences run through a block in batches, and a batch is in memory while it does: with a bound on the rest, memory does
 //! not grow with the calibration text or the width of the model.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::network::Passage;
 
 /// Where activations go that exceed a number of bytes; `None` where they never do.
@@ -121,8 +122,8 @@ impl Spilled {
     fn read(&self, index: usize) -> Result<Passage> {
         let (file, (ends, hidden)) = (self.file(index), &self.batches[index]);
         let failed = |e| Error::io(&file, "read", e);
-        let mut open = File::open(&file).map_err(failed)?;
-        let mut values = vec![0.0f32; open.metadata().map_err(failed)?.len() as usize / size_of::<f32>()];
+        let (mut open, metadata) = files::open(&file)?;
+        let mut values = vec![0.0f32; metadata.len() as usize / size_of::<f32>()];
         open.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(failed)?;
         if values.len() < *hidden {
             return Err(Error::input(

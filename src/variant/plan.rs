@@ -127,11 +127,8 @@ impl Plan {
             }
         };
         let mut tensors = Vec::new();
-        for name in checkpoint.names() {
-            let redundant_head = architecture.tied_head() && name == format!("{HEAD}.weight");
-            // Old checkpoints of BERT hold the numbers 0, 1, 2, ... as a tensor of whole numbers.
-            let counting = name.ends_with("embeddings.position_ids");
-            let Some(shape) = checkpoint.shape(&name).filter(|_| !redundant_head && !counting) else { continue };
+        for name in architecture.kept_tensors(checkpoint)? {
+            let Some(shape) = checkpoint.shape(&name) else { continue };
             // Norms and biases stay in 32 bits: they are a thousandth of the model, the kernels read them so, and
             // rounding them would mix another error into the effect of the matrices' format.
             let storage = Storage::Dense(if shape.len() < 2 { DenseFormat::F32 } else { dense });

@@ -191,7 +191,7 @@ mod tests {
 
         let workers = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let beside = tempfile::tempdir().unwrap();
-        let unfinished = Unfinished::open(&beside.path().join("into"), "key", KEEP_EVERY).unwrap();
+        let unfinished = Unfinished::open(&beside.path().join("into"), "key", KEEP_EVERY, &mut |_| ()).unwrap();
         let mut maker = Maker::new(checkpoint, &plan, &workers, &unfinished).unwrap();
         let propagation = maker.propagation(tokens, None, None).unwrap();
         maker.rescale_block(1, &propagation, load().as_mut()).unwrap();

@@ -52,12 +52,9 @@ pub(super) fn rotate(checkpoint: &Checkpoint, workers: &ThreadPool, folder: &Pat
     }
     std::fs::create_dir(folder).map_err(|e| Error::io(folder, "create", e))?;
     let mut writer = SafetensorsWriter::create(&folder.join("model.safetensors"), folder)?;
-    for name in checkpoint.names() {
-        let redundant_head = model.config.tied_head && name == format!("{HEAD}.weight");
-        if !redundant_head {
-            let (shape, values) = model.tensor(&name)?;
-            writer.add(&name, Dtype::F32, &shape, &values)?;
-        }
+    for name in model.architecture.kept_tensors(checkpoint)? {
+        let (shape, values) = model.tensor(&name)?;
+        writer.add(&name, Dtype::F32, &shape, &values)?;
     }
     writer.finish()?;
     let mut config = checkpoint.config().clone();

@@ -4,7 +4,7 @@
 //! tensor aligned to its element size. So the data of each element size is spooled to a file of its own, and the spools
 //! are joined behind the header in falling order of element size.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -125,6 +125,10 @@ impl SafetensorsWriter {
 fn header(spools: &[Spool]) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut start = 0;
     let mut infos = Vec::new();
+    let mut names = HashSet::new();
+    if let Some((twin, ..)) = spools.iter().flat_map(|spool| &spool.tensors).find(|(name, ..)| !names.insert(name)) {
+        return Err(format!("two tensors would be called \"{twin}\"; the model has one of that name already").into());
+    }
     for (name, dtype, shape, bytes) in spools.iter().flat_map(|spool| &spool.tensors) {
         let data_offsets = (start, start + bytes);
         infos.push((name.clone(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets }));

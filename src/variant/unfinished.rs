@@ -1,11 +1,11 @@
 //! The folder in which an artefact is made, and what a build that was cut short leaves there so that the next one of the
 //! same order goes on behind the last block that was kept.
 //!
-//! The folder's name holds the order's key, so it is found again by whoever wants the same artefact; a lock keeps a second
-//! build at the same time out of it, which then begins a folder of its own. An error removes the folder; only a killed
-//! program leaves it. What is kept: the tensors written so far, and the calibration sequences behind the last block.
+//! The folder's name holds the order's key, so it is found again by the next build of the same artefact; a lock makes a second
+//! build at the same time wait for the first. An error removes the folder; only a killed program leaves it. What is kept: the
+//! tensors written so far, and the calibration sequences behind the last block.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,11 +16,25 @@ use super::maker::Made;
 use super::propagation::Propagation;
 use super::safetensors_writer::{ELEMENT_BYTES, SafetensorsWriter, Written};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Isa;
-use crate::results::{folder_of, write_whole};
+use crate::machine::crash_point;
+use crate::results::{Lock, folder_of, sha256_of, write_whole};
 
 /// Time between two times that a build is kept: the work that a killed program loses.
 pub(super) const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// Name of the lock's file in the folder.
+const LOCK: &str = "lock";
+
+/// Environment variable for tests: another such time, in milliseconds.
+const KEEP_EVERY_MS: &str = "BENCH_KEEP_EVERY_MS";
+
+/// [`KEEP_EVERY`], or what a test asks for.
+pub(super) fn keep_every() -> Duration {
+    let asked = std::env::var(KEEP_EVERY_MS).ok().and_then(|text| text.parse().ok());
+    asked.map_or(KEEP_EVERY, Duration::from_millis)
+}
 
 /// How long a folder that nobody works in is kept for its build to be started again.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -29,8 +43,8 @@ const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub(super) struct Unfinished {
     folder: PathBuf,
-    /// Held until the end; `None` where another build of the same artefact holds it and the folder has a name of its own.
-    _lock: Option<File>,
+    /// Held until the end; `None` where the file system has no locks and the folder has a name of its own.
+    lock: Option<Lock>,
     every: Duration,
     last: Instant,
 }
@@ -44,38 +58,47 @@ pub(super) struct Kept {
     pub written: Written,
     /// Instruction set on which calibration ran: 8-bit products are the same on all, sums in floating point are not.
     isa: String,
-    /// File of the sequences behind the last block, and its bytes; `None` without calibration.
-    streams: Option<(String, u64)>,
+    /// File of the sequences behind the last block, and its SHA-256; `None` without calibration.
+    streams: Option<(String, String)>,
 }
 
 impl Unfinished {
-    /// Opens the folder for the artefact of `key` beside `into`.
+    /// Opens the folder for the artefact of `key` beside `into`, once no other build is in it; `waiting` is told whom for.
     ///
     /// # Errors
     /// A folder that cannot be made.
-    pub(super) fn open(into: &Path, key: &str, every: Duration) -> Result<Unfinished> {
+    pub(super) fn open(into: &Path, key: &str, every: Duration, waiting: &mut dyn FnMut(&str)) -> Result<Unfinished> {
         let parent = folder_of(into);
         remove_abandoned(parent, KEPT_FOR);
         let shared = parent.join(format!(".unfinished-{key}"));
-        fs::create_dir_all(&shared).map_err(|e| Error::io(&shared, "create", e))?;
-        let file = shared.join("lock");
-        let lock = File::create(&file).map_err(|e| Error::io(&file, "create", e))?;
-        let (folder, lock) = match lock.try_lock() {
-            Ok(()) => (shared, Some(lock)),
-            Err(TryLockError::WouldBlock) => {
+        let what = format!("the build of {}", into.display());
+        let (folder, lock) = match Lock::take(&shared.join(LOCK), &what, waiting)? {
+            Some(lock) => (shared, Some(lock)),
+            None => {
                 let own = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(parent);
                 (own.map_err(|e| Error::io(parent, "create a folder in", e))?.keep(), None)
             }
-            // A file system without locks: two builds at once would only be slower on one without.
-            Err(TryLockError::Error(e)) => return Err(Error::io(&file, "lock", e)),
         };
-        let unfinished = Unfinished { folder, _lock: lock, every, last: Instant::now() };
+        let unfinished = Unfinished { folder, lock, every, last: Instant::now() };
         let artefact = unfinished.artefact();
         if artefact.exists() {
             fs::remove_dir_all(&artefact).map_err(|e| Error::io(&artefact, "remove", e))?;
         }
         fs::create_dir(&artefact).map_err(|e| Error::io(&artefact, "create", e))?;
         Ok(unfinished)
+    }
+
+    /// Moves what lies at `path`, and is not whole, out of the way: a process that has it open goes on reading it.
+    ///
+    /// # Errors
+    /// What cannot be moved.
+    pub(super) fn take_away(&self, path: &Path) -> Result<()> {
+        let away = self.folder.join("damaged");
+        let _ = fs::remove_dir_all(&away);
+        match fs::rename(path, &away) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "move away", e)),
+            _ => Ok(()),
+        }
     }
 
     /// Where tensors and activations lie until the artefact is whole.
@@ -94,9 +117,9 @@ impl Unfinished {
 
     /// What an earlier build has kept; `None` where there is nothing, or nothing that is whole.
     pub(super) fn kept(&self) -> Option<Kept> {
-        let kept: Kept = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
-        let whole = kept.streams.as_ref().is_none_or(|(name, bytes)| {
-            !name.contains(['/', '\\']) && fs::metadata(self.folder.join(name)).is_ok_and(|file| file.len() == *bytes)
+        let kept: Kept = serde_json::from_slice(&files::read(&self.record(), files::limit::JSON).ok()?).ok()?;
+        let whole = kept.streams.as_ref().is_none_or(|(name, sha256)| {
+            !name.contains(['/', '\\']) && sha256_of(&self.folder.join(name)).is_ok_and(|found| found == *sha256)
         });
         let whole = whole && kept.written.len() == ELEMENT_BYTES.len();
         (whole && kept.isa == Isa::active().name()).then_some(kept)
@@ -110,7 +133,7 @@ impl Unfinished {
         let Some((name, _)) = &kept.streams else { return Ok(()) };
         let path = self.folder.join(name);
         let failed = |e| Error::io(&path, "read", e);
-        let mut file = BufReader::new(File::open(&path).map_err(failed)?);
+        let mut file = BufReader::new(files::open(&path)?.0);
         for propagation in propagation {
             propagation.restore_streams(|stream| file.read_exact(bytemuck::cast_slice_mut(stream)).map_err(failed))?;
         }
@@ -143,12 +166,13 @@ impl Unfinished {
         let kept = Kept { layers, made: made.clone(), written, isa, streams };
         let json = serde_json::to_vec(&kept).map_err(|e| Error::input(self.record().display(), e.to_string()))?;
         write_whole(&self.record(), &json)?;
+        crash_point("build-kept");
         self.last = Instant::now();
         Ok(())
     }
 
-    /// Writes the sequences and returns the file's bytes.
-    fn write_streams(&self, name: &str, propagation: &[&Propagation<'_>]) -> Result<u64> {
+    /// Writes the sequences and returns the file's SHA-256.
+    fn write_streams(&self, name: &str, propagation: &[&Propagation<'_>]) -> Result<String> {
         let path = self.folder.join(name);
         let failed = |e| Error::io(&path, "write", e);
         let mut file = BufWriter::new(File::create(&path).map_err(failed)?);
@@ -157,13 +181,34 @@ impl Unfinished {
         }
         let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_data().map_err(failed)?;
-        Ok(file.metadata().map_err(failed)?.len())
+        sha256_of(&path)
     }
 
-    /// Removes the folder with all that is left in it.
+    /// Removes the folder with all that is left in it, the lock's file last: as long as it is there, nobody else enters.
     pub(super) fn remove(self) {
-        // What cannot be removed is in nobody's way.
-        let _ = fs::remove_dir_all(&self.folder);
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten().filter(|e| e.file_name() != LOCK) {
+            // What cannot be removed is in nobody's way.
+            let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
+        }
+        let Unfinished { folder, lock, .. } = self;
+        drop(lock);
+        let _ = fs::remove_dir(folder);
+    }
+
+    /// Removes what a build of `key` left that was killed when its artefact was finished, unless somebody is in it.
+    pub(super) fn clear(into: &Path, key: &str) {
+        let folder = folder_of(into).join(format!(".unfinished-{key}"));
+        if folder.exists() {
+            let lock = Lock::take_at_once(&folder.join(LOCK));
+            if let Ok(Some(lock)) = lock {
+                Unfinished { folder, lock: Some(lock), every: KEEP_EVERY, last: Instant::now() }.remove();
+            } else if lock.is_err() {
+                let _ = fs::remove_dir(folder);
+            }
+        }
     }
 }
 
@@ -177,7 +222,7 @@ fn remove_abandoned(parent: &Path, age: Duration) {
         let changed = entry.metadata().and_then(|found| found.modified());
         let old = changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|since| since >= age));
         // Held for as long as the folder is being removed. One without a lock is known by its age alone.
-        let lock = File::open(entry.path().join("lock"));
+        let lock = files::open(&entry.path().join(LOCK)).map(|(lock, _)| lock);
         if old && lock.as_ref().map_or(true, |lock| lock.try_lock().is_ok()) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -198,7 +243,7 @@ mod tests {
     #[test]
     fn abandoned_folders_are_removed_and_others_left() {
         let root = tempfile::tempdir().unwrap();
-        let held = Unfinished::open(&root.path().join("into"), "held", KEEP_EVERY).unwrap();
+        let held = Unfinished::open(&root.path().join("into"), "held", KEEP_EVERY, &mut |_| ()).unwrap();
         for folder in [".unfinished-killed/artefact", ".unfinished-own", "unfinished-of-the-user"] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
         }
@@ -248,7 +293,7 @@ mod tests {
         fn build(&self, name: &str, threads: usize) -> (Vec<u8>, Vec<usize>) {
             let (model, into, mut told) = (self.root.path().join("model"), self.cache().join(name), Vec::new());
             let order = self.order(&model, threads);
-            build_keeping(&order, &into, Duration::ZERO, &mut |done, _| told.push(done)).unwrap();
+            build_keeping(&order, &into, Duration::ZERO, &mut |done, _| told.push(done), &mut |_| ()).unwrap();
             (fs::read(into.join("model.safetensors")).unwrap(), told)
         }
 
@@ -257,7 +302,8 @@ mod tests {
             let model = self.root.path().join("model");
             let order = self.order(&model, 1);
             let die = |done, _| assert!(done < 2, "killed");
-            let build = || build_keeping(&order, &self.cache().join("killed"), Duration::ZERO, &mut { die });
+            let build =
+                || build_keeping(&order, &self.cache().join("killed"), Duration::ZERO, &mut { die }, &mut |_| ());
             assert!(catch_unwind(AssertUnwindSafe(build)).is_err());
             self.cache().join(format!(".unfinished-{}", order.key()))
         }
@@ -307,16 +353,24 @@ mod tests {
     }
 
     #[test]
-    fn a_second_build_at_the_same_time_keeps_to_itself() {
+    fn a_second_build_at_the_same_time_waits_for_the_first() {
         let work = Work::new("gptq", false);
         let model = work.root.path().join("model");
         let key = work.order(&model, 1).key();
-        fs::create_dir_all(work.cache()).unwrap();
-        let first = Unfinished::open(&work.cache().join("first"), &key, Duration::ZERO).unwrap();
-        assert_eq!(work.build("second", 1).1, [1, 2]);
-        assert_eq!(work.names(), [format!(".unfinished-{key}").as_str(), "second"]);
-        first.remove();
-        assert_eq!(work.names(), ["second"]);
+        let open = |into: &str| Unfinished::open(&work.cache().join(into), &key, Duration::ZERO, &mut |_| ()).unwrap();
+        let first = open("first");
+        let order = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let second = open("second");
+                order.lock().unwrap().push("second");
+                second.remove();
+            });
+            order.lock().unwrap().push("first");
+            first.remove();
+        });
+        assert_eq!(order.into_inner().unwrap(), ["first", "second"]);
+        assert!(work.names().is_empty());
     }
 
     #[test]
@@ -326,7 +380,8 @@ mod tests {
         let mut kept = Vec::new();
         let see =
             |_, _| kept.push(fs::read_dir(work.cache()).unwrap().any(|e| e.unwrap().path().join("kept.json").exists()));
-        build_keeping(&work.order(&model, 1), &work.cache().join("into"), KEEP_EVERY, &mut { see }).unwrap();
+        let into = work.cache().join("into");
+        build_keeping(&work.order(&model, 1), &into, KEEP_EVERY, &mut { see }, &mut |_| ()).unwrap();
         assert_eq!(kept, [false, false]);
     }
 }

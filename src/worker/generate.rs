@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::kernels::{Isa, Pool, vector};
-use crate::network::Decoder;
+use crate::network::{Decoder, check_finite};
 use crate::results::Generation;
 use crate::tasks::runs_in_circles;
 
@@ -31,10 +31,13 @@ pub(super) fn generations(
     let ends = end_tokens(config);
     let mut cache = decoder.cache(count, PROMPT_TOKENS + MOST_TOKENS);
     let (mut next, mut logits) = (prompts.concat(), Vec::new());
-    let mut generated = vec![Vec::new(); count];
+    let mut generated: Vec<Vec<u32>> = vec![Vec::new(); count];
     for _ in 0..MOST_TOKENS {
         decoder.next_logits(pool, &next, &mut cache, &mut logits)?;
         let rows = logits.chunks_exact(decoder.config().vocab_size);
+        for ((row, prompt), generated) in rows.clone().zip(&prompts).zip(&generated) {
+            check_finite(decoder, pool, row, &[*prompt, generated.as_slice()].concat())?;
+        }
         next = rows.map(|logits| vector::argmax(Isa::active(), logits) as u32).collect();
         generated.iter_mut().zip(&next).for_each(|(own, token)| own.push(*token));
     }

@@ -1,18 +1,18 @@
 //! The job that reads the suite's data and writes it as tokens.
 
 use std::collections::HashSet;
-use std::fs;
 
 use super::protocol::{PrepareJob, Prepared};
 use crate::assets::{Documents, read_documents};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::network::Architecture;
-use crate::results::Genres;
+use crate::network::Model;
+use crate::results::{Genres, create_folder, hash_folder};
 use crate::suite::{Calibration, Suite, Task, TaskKind};
-use crate::tasks::{ChoiceItems, Corpus, Encoder, Passages, Prompts, Window, Windows, prompts, spread_sentences};
-use crate::tasks::{windows, write_tokens};
+use crate::tasks::{
+    ChoiceItems, Corpus, Coverage, Encoder, LONGEST_SENTENCE, Passages, Prompts, Window, Windows, prompts,
+    spread_sentences, windows, write_tokens,
+};
 
 /// Warm-up prompts per sequence; the warm-up uses them in turn.
 const WARMUP_PROMPTS: usize = 2;
@@ -20,11 +20,16 @@ const WARMUP_PROMPTS: usize = 2;
 /// Reads the data, tokenizes what is text and writes the token files.
 pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) -> Result<Prepared> {
     let suite = &job.suite;
-    let checkpoint = Checkpoint::open(&job.model)?;
-    check_kind(suite, &checkpoint)?;
-    let encoder = Encoder::of(&checkpoint)?;
+    // What an earlier attempt has left, half a file perhaps.
+    let folder = job.files.folder();
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, "delete the remains of", e))?;
+    }
+    create_folder(folder)?;
+    let model = Model::open(&job.model)?;
+    let encoder = Encoder::of(&model);
     let steps = suite.tasks.len() + 1;
-    let mut warnings = Vec::new();
+    let mut warnings = model.warnings().to_vec();
     let mut scored = Scored::default();
     let mut leak = None;
     for (number, task) in suite.tasks.iter().enumerate() {
@@ -34,13 +39,14 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 let corpus = encoder.read(&task.text, &job.base)?;
                 let cut = cut(task, &encoder, &corpus, length, windows)?;
                 write_tokens(&job.files.windows(number), &cut)?;
-                warnings.extend(short_documents(&task.name, &corpus.documents, length));
+                warnings.extend(left_out(&task.name, &corpus.documents, &cut.windows, windows.and(Some(length))));
                 scored.add(&corpus);
                 scored.asked.push((task.name.clone(), cut.windows.into_iter().map(|w| w.tokens).collect()));
                 corpus.documents
             }
             TaskKind::Choice { items } => {
-                let choices = ChoiceItems::read(&encoder, &task.text, &job.base, items)?;
+                let (choices, too_long) = ChoiceItems::read(&encoder, &task.text, &job.base, items)?;
+                warnings.extend(items_left_out(&task.name, too_long, encoder.positions()));
                 write_tokens(&job.files.windows(number), &choices)?;
                 let passages = choices.items.into_iter().map(|item| encoder.without_bos(item.tokens.passage));
                 let passages: Vec<Vec<u32>> = passages.collect();
@@ -48,7 +54,11 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
                 passages
             }
             TaskKind::Similarity { length, sentences } => {
-                let cut = cut_sentences(task, job, &encoder, length, sentences)?;
+                let longest = encoder.longest_sentence();
+                let (cut, shortened) =
+                    cut_sentences(task, job, &encoder, length.unwrap_or(longest.min(LONGEST_SENTENCE)), sentences)?;
+                warnings.extend(shortened);
+                warnings.extend(longer_sentences(&task.name, length, longest));
                 write_tokens(&job.files.windows(number), &cut)?;
                 let bare = |sentence: &Window| encoder.without_special(&sentence.tokens).to_vec();
                 let sentences: Vec<_> = cut.windows.iter().map(bare).collect();
@@ -85,8 +95,8 @@ pub(super) fn prepare(job: &PrepareJob, progress: &mut dyn FnMut(usize, usize)) 
             return Err(Error::input(&calibration.text.source, format!("{text}; {remedy}")));
         }
     }
-    fs::write(job.files.complete(), "").map_err(|e| Error::io(&job.files.complete(), "write", e))?;
-    Ok(Prepared { warnings, leak, peak_rss: machine::peak_rss() })
+    let files = hash_folder(job.files.folder())?;
+    Ok(Prepared { warnings, leak, files, peak_rss: machine::peak_rss() })
 }
 
 /// The windows of a task, with their genres.
@@ -96,7 +106,7 @@ fn cut(task: &Task, encoder: &Encoder, corpus: &Corpus, length: usize, limit: Op
         return Err(Error::input(
             &task.text.source,
             format!(
-                "task \"{}\": expected a document of at least {length} tokens, the longest has {}; lower `length` or \
+                "task \"{}\": expected a document of two tokens or more, so that one is predicted, the longest has {}; \
                  give longer texts",
                 task.name,
                 corpus.documents.iter().map(Vec::len).max().unwrap_or(0)
@@ -107,41 +117,37 @@ fn cut(task: &Task, encoder: &Encoder, corpus: &Corpus, length: usize, limit: Op
     Ok(Windows { windows, genres: Genres { names: corpus.genres.clone(), of } })
 }
 
-/// A decoder's suite cannot run an encoder, nor the other way round.
-fn check_kind(suite: &Suite, checkpoint: &Checkpoint) -> Result<()> {
-    let problem = match (Architecture::of(checkpoint)?, suite.workload.encodes()) {
-        (Architecture::Encoder { .. }, false) => {
-            "is an encoder; give the suite's [workload] `length` instead of `prompt` and `generate`, and tasks of kind \
-             \"similarity\""
-        }
-        (Architecture::Decoder(_), true) => {
-            "is a decoder; give the suite's [workload] `prompt` and `generate` instead of `length`"
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::input(checkpoint.path().display(), problem))
-}
-
-/// The sentences of a similarity.
+/// The sentences of a similarity, and what a reader must know of those that are cut.
 fn cut_sentences(
     task: &Task,
     job: &PrepareJob,
     encoder: &Encoder,
     length: usize,
     limit: Option<usize>,
-) -> Result<Windows> {
+) -> Result<(Windows, Option<String>)> {
     let fault = |problem: &str| Error::input(&task.text.source, format!("task \"{}\": {problem}", task.name));
     let Documents::Texts(texts) = read_documents(&task.text, &job.base)? else {
         return Err(fault("expected text, got a token file; sentences are cut from text"));
     };
     let texts: Vec<&str> = texts.iter().map(|document| document.text.as_str()).collect();
-    let encode =
-        |(document, sentence): (usize, &str)| Ok(Window { document, tokens: encoder.encode_whole(sentence, length)? });
+    let mut shortened = 0;
+    let encode = |(document, sentence): (usize, &str)| {
+        let (tokens, cut) = encoder.encode_sentence(sentence, length)?;
+        shortened += usize::from(cut);
+        Ok(Window { document, tokens })
+    };
     let windows: Vec<Window> = spread_sentences(&texts, limit).into_iter().map(encode).collect::<Result<_>>()?;
     if windows.len() < 2 {
         return Err(fault("expected at least two sentences; give longer texts"));
     }
-    Ok(Windows { windows, genres: Genres::default() })
+    let all = windows.len();
+    let warning = (shortened > 0).then(|| {
+        format!(
+            "task \"{}\": {shortened} of {all} sentences are longer than {length} tokens and lose their end",
+            task.name
+        )
+    });
+    Ok((Windows { windows, genres: Genres::default() }, warning))
 }
 
 /// Prompts from the first task's text: real text has the activations that the model was made for.
@@ -162,14 +168,39 @@ fn timed_prompts(suite: &Suite, documents: &[Vec<u32>], encoder: &Encoder) -> Re
     Ok(Prompts { timed: all.split_off(warmup), warmup: all })
 }
 
-fn short_documents(task: &str, documents: &[Vec<u32>], length: usize) -> Option<String> {
-    let short = documents.iter().filter(|tokens| tokens.len() < length).count();
-    (short > 0).then(|| {
+/// What of a task's text is not predicted; of a sample which documents are too short to be in it.
+fn left_out(task: &str, documents: &[Vec<u32>], windows: &[Window], sample_of: Option<usize>) -> Option<String> {
+    let all = documents.len();
+    if let Some(length) = sample_of {
+        let used: HashSet<usize> = windows.iter().map(|window| window.document).collect();
+        let short = (0..all).filter(|at| documents[*at].len() < length && !used.contains(at)).count();
+        return (short > 0).then(|| {
+            format!(
+                "task \"{task}\": {short} of {all} documents are shorter than a window of {length} tokens and are not scored"
+            )
+        });
+    }
+    let Coverage { predicted, not_predicted, documents_left_out } = Coverage::of(documents, windows);
+    (not_predicted + documents_left_out > 0).then(|| {
         format!(
-            "task \"{task}\": {short} of {} documents are shorter than a window of {length} tokens and are not scored",
-            documents.len()
+            "task \"{task}\": {not_predicted} of {} tokens are not predicted, since none is before them in their window; \
+             {documents_left_out} of {all} documents have nothing to predict",
+            predicted + not_predicted
         )
     })
+}
+
+fn items_left_out(task: &str, too_long: usize, positions: usize) -> Option<String> {
+    (too_long > 0).then(|| {
+        format!("task \"{task}\": {too_long} items exceed the model's {positions} positions and are not scored")
+    })
+}
+
+fn longer_sentences(task: &str, length: Option<usize>, longest: usize) -> Option<String> {
+    let length = length.filter(|length| *length > longest)?;
+    Some(format!(
+        "task \"{task}\": sentences are cut at {length} tokens as the suite says; the model's side files say {longest}"
+    ))
 }
 
 /// Of so many scored sequences one may have a passage that is also calibrated on: phrases do recur.

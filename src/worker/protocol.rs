@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FailureKind;
 use crate::kernels::KvFormat;
 use crate::machine::Covariates;
-use crate::results::{Artefact, KernelUse, Memory, PhaseProfile, Sample};
+use crate::program;
+use crate::results::{Artefact, FileHash, KernelUse, Memory, PhaseProfile, Sample};
 use crate::suite::{Recipe, Suite, TaskKind};
 use crate::tasks::TokenFiles;
 
@@ -25,11 +27,13 @@ pub enum Job {
     Time(TimeJob),
 }
 
-/// A line on a worker's standard output: `{"progress":{"done":3,"total":30}}`, `"ready"`, and last `{"result":...}` or
-/// `{"error":"..."}`.
+/// A line on a worker's standard output: first `{"identity":...}`, then `{"progress":{"done":3,"total":30}}`,
+/// `{"waiting":"..."}` and `"ready"`, and last `{"result":...}` or `{"failed":{"kind":"input","reason":"..."}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
+    /// Which program the worker is.
+    Identity(Identity),
     /// Work done so far, in units of the job (tensors, windows, texts).
     Progress {
         /// Units done.
@@ -37,12 +41,46 @@ pub enum Message {
         /// Units in all.
         total: usize,
     },
+    /// Waits for another process, in words.
+    Waiting(String),
     /// Waits for a line on standard input, its turn.
     Ready,
     /// The job's answer.
     Result(serde_json::Value),
     /// Why there is none.
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// The message.
+        reason: String,
+    },
+    /// Why there is none, as builds before this protocol had kinds tell it.
     Error(String),
+}
+
+/// Which program a worker is. The parent goes on only with one that is itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// [`program::VERSION`].
+    pub version: String,
+    /// [`program::BUILD`].
+    pub build: String,
+}
+
+impl Identity {
+    /// This program.
+    pub fn own() -> Identity {
+        Identity { version: program::VERSION.into(), build: program::BUILD.into() }
+    }
+}
+
+/// What a worker tells while it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// Units done, units in all.
+    Done(usize, usize),
+    /// It waits for another process, in words.
+    Waiting(&'a str),
 }
 
 /// Texts to token files.
@@ -66,6 +104,9 @@ pub struct Prepared {
     /// Scored text that is also calibrated on, which the suite allows.
     #[serde(default)]
     pub leak: Option<String>,
+    /// The token files; builds before this one do not tell.
+    #[serde(default)]
+    pub files: Vec<FileHash>,
     /// VmHWM of the worker.
     pub peak_rss: Option<u64>,
 }
@@ -94,6 +135,9 @@ pub struct BuildJob {
 pub struct BuildOutcome {
     /// The artefact.
     pub artefact: Artefact,
+    /// What a reader of the report must know, such as a damaged copy in the cache.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// VmHWM of the worker.
     pub peak_rss: Option<u64>,
 }
@@ -212,6 +256,11 @@ mod tests {
             (Message::Progress { done: 3, total: 30 }, r#"{"progress":{"done":3,"total":30}}"#),
             (Message::Ready, r#""ready""#),
             (Message::Result(serde_json::json!([1])), r#"{"result":[1]}"#),
+            (Message::Waiting("a".into()), r#"{"waiting":"a"}"#),
+            (
+                Message::Failed { kind: FailureKind::Input, reason: "no".into() },
+                r#"{"failed":{"kind":"input","reason":"no"}}"#,
+            ),
             (Message::Error("no \"x\"".into()), r#"{"error":"no \"x\""}"#),
         ];
         for (message, line) in lines {

@@ -2,21 +2,24 @@
 //!
 //! The reference's worker stores its final hidden states, f32, one row per predicted token. Another variant's worker
 //! loads the reference's output head alone and recomputes the reference's logits from them by the kernel that made
-//! them: the divergence is exact, no probability is rounded for storage, and the reference runs once.
+//! them: the divergence is exact, no probability is rounded for storage, and the reference runs once. The file ends in the
+//! SHA-256 of the states, so that damaged or cut ones give an error instead of a divergence.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::generate::generations;
 use super::protocol::{Reference, ScoreJob};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernels::Pool;
-use crate::machine;
+use crate::machine::{self, crash_point};
 use crate::network::{self, Chunk, Decoder, Head, LoadOptions};
 use crate::results::Score;
 use crate::stats::quantile;
@@ -28,12 +31,14 @@ enum Side {
     /// Written under another name until complete, so that a killed worker leaves nothing that looks whole.
     Store {
         file: BufWriter<File>,
+        hash: Sha256,
         unfinished: PathBuf,
         finished: PathBuf,
     },
     Compare {
         head: Head,
         file: BufReader<File>,
+        hash: Sha256,
         path: PathBuf,
         hidden: Vec<f32>,
         logits: Vec<f32>,
@@ -115,7 +120,8 @@ impl Side {
             Reference::Store(path) => {
                 let unfinished = path.with_extension("unfinished");
                 let file = File::create(&unfinished).map_err(|e| Error::io(&unfinished, "create", e))?;
-                Ok(Side::Store { file: BufWriter::new(file), unfinished, finished: path.clone() })
+                let (file, hash) = (BufWriter::new(file), Sha256::new());
+                Ok(Side::Store { file, hash, unfinished, finished: path.clone() })
             }
             Reference::Compare { artefact, hidden } => {
                 let head = Head::load(&Checkpoint::open(artefact)?, LoadOptions::default())?;
@@ -128,9 +134,9 @@ impl Side {
                         ),
                     ));
                 }
-                let file = File::open(hidden).map_err(|e| Error::io(hidden, "open", e))?;
-                let (file, path) = (BufReader::new(file), hidden.clone());
-                Ok(Side::Compare { head, file, path, hidden: Vec::new(), logits: Vec::new() })
+                let file = files::open(hidden)?.0;
+                let (file, path, hash) = (BufReader::new(file), hidden.clone(), Sha256::new());
+                Ok(Side::Compare { head, file, hash, path, hidden: Vec::new(), logits: Vec::new() })
             }
         }
     }
@@ -140,25 +146,49 @@ impl Side {
     fn meet(&mut self, pool: &Pool, chunk: &Chunk<'_>) -> Result<Option<&[f32]>> {
         match self {
             Side::Alone => Ok(None),
-            Side::Store { file, unfinished, .. } => {
-                file.write_all(bytemuck::cast_slice(chunk.hidden)).map_err(|e| Error::io(unfinished, "write", e))?;
+            Side::Store { file, hash, unfinished, .. } => {
+                let bytes = bytemuck::cast_slice(chunk.hidden);
+                hash.update(bytes);
+                file.write_all(bytes).map_err(|e| Error::io(unfinished, "write", e))?;
                 Ok(None)
             }
-            Side::Compare { head, file, path, hidden, logits } => {
+            Side::Compare { head, file, hash, path, hidden, logits } => {
                 hidden.resize(chunk.targets.len() * head.hidden_size(), 0.0);
                 file.read_exact(bytemuck::cast_slice_mut(hidden)).map_err(|e| Error::io(path, "read", e))?;
+                hash.update(bytemuck::cast_slice::<f32, u8>(hidden));
                 head.logits(pool, hidden, logits);
                 Ok(Some(logits))
             }
         }
     }
 
-    /// Completes what was stored.
+    /// Completes what was stored, or checks what was read.
     fn close(self) -> Result<()> {
-        let Side::Store { mut file, unfinished, finished } = self else { return Ok(()) };
-        file.flush().map_err(|e| Error::io(&unfinished, "write", e))?;
-        fs::rename(&unfinished, &finished).map_err(|e| Error::io(&finished, "rename into place", e))
+        match self {
+            Side::Alone => Ok(()),
+            Side::Store { mut file, hash, unfinished, finished } => {
+                let written = file.write_all(&hash.finalize()).and_then(|()| file.flush());
+                written.map_err(|e| Error::io(&unfinished, "write", e))?;
+                crash_point("rename-before");
+                fs::rename(&unfinished, &finished).map_err(|e| Error::io(&finished, "rename into place", e))?;
+                crash_point("rename-after");
+                Ok(())
+            }
+            Side::Compare { mut file, hash, path, .. } => {
+                let mut sum = Vec::new();
+                file.read_to_end(&mut sum).map_err(|e| Error::io(&path, "read", e))?;
+                if sum != hash.finalize().as_slice() {
+                    return Err(damaged_states(&path));
+                }
+                Ok(())
+            }
+        }
     }
+}
+
+/// States of the reference that are not as they were written: a fault of the disk, so the run may try again.
+pub(super) fn damaged_states(path: &Path) -> Error {
+    Error::io(path, "use", std::io::Error::other("the reference's states are not as they were written (SHA-256)"))
 }
 
 /// p50, p90, p99, p999 and the largest; `None` where nothing was compared.

@@ -4,17 +4,17 @@
 //! each embedding is to the reference's (cosine), and whether the variant orders pairs of sentences by their similarity
 //! as the reference does (Spearman's rank correlation), which is what search and clustering live on.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use super::protocol::{Reference, ScoreJob};
+use super::score::damaged_states;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::Pool;
 use crate::machine;
 use crate::network::{Encoder, LoadOptions};
-use crate::results::{Score, SentenceScore, write_whole};
+use crate::results::{Score, SentenceScore, read_checked, write_checked};
 use crate::tasks::{Embeddings, Windows, read_tokens};
 
 /// Sentences of a forward pass.
@@ -47,7 +47,7 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
         _ if job.broken.is_some() => Some(whole),
         Reference::Absent => None,
         Reference::Store(path) => {
-            write_whole(path, bytemuck::cast_slice(&embeddings))?;
+            write_checked(path, bytemuck::cast_slice(&embeddings))?;
             Some(whole)
         }
         Reference::Compare { hidden, .. } => Some(unit(&stored(hidden, embeddings.len())?)?),
@@ -76,7 +76,7 @@ pub(super) fn compare(job: &ScoreJob, progress: &mut dyn FnMut(usize, usize)) ->
 
 /// The reference's embeddings.
 fn stored(path: &Path, numbers: usize) -> Result<Vec<f32>> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_checked(path, u64::MAX).ok_or_else(|| damaged_states(path))?;
     if bytes.len() != numbers * size_of::<f32>() {
         let problem = "holds embeddings of another number or width; the reference is not a form of the same model";
         return Err(Error::input(path.display(), problem));

@@ -297,6 +297,7 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
             path: format!("artefacts/{}", truth.name),
             key: format!("{:064x}", 77 + at),
             file_bytes: truth.weight_bytes + 2 * MIB,
+            files: Vec::new(),
             seconds: if quantized { 48.0 } else { 0.0 },
             cached: !quantized,
             layer_errors: if quantized { (0..30).map(layer).collect() } else { BTreeMap::new() },
@@ -334,6 +335,9 @@ pub fn evidence(truths: &[Truth], setting: Setting) -> Evidence {
     }
     let stage = |name: &str, seconds, rss: u64| Stage { name: name.into(), seconds, worker_peak_rss: Some(rss * MIB) };
     Evidence {
+        build: String::new(),
+        prepared: None,
+        passing: Vec::new(),
         tool_version: "0.1.0".into(),
         started_unix_s: 1_795_000_000.0,
         finished_unix_s: Some(1_795_001_234.0),

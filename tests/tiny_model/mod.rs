@@ -283,3 +283,41 @@ pub fn write_tokens(folder: &Path, path: &Path, tokenizer: &str) {
         [vector("ids", Dtype::U16, ids), vector("starts", Dtype::U32, starts), vector("genres", Dtype::U8, genres)];
     write_numbers(&folder.join(path), &tensors, &metadata);
 }
+
+/// Gives a tensor of `model/` this value at place `at`.
+pub fn set_weight(folder: &Path, tensor: &str, at: usize, value: f32) {
+    let path = folder.join("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = json[tensor]["data_offsets"][0].as_u64().unwrap() as usize + 8 + header + 4 * at;
+    bytes[start..start + 4].copy_from_slice(&value.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+/// Sets a key of `model/config.json`.
+pub fn set_config(folder: &Path, key: &str, value: serde_json::Value) {
+    let path = folder.join("model/config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json[key] = value;
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// Makes byte 255, which no UTF-8 text has, the beginning-of-sequence token `<s>`, which the tokenizer puts before texts.
+pub fn add_bos(folder: &Path) {
+    let path = folder.join("model/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    vocabulary.retain(|_, id| *id != 255);
+    vocabulary.insert("<s>".into(), 255.into());
+    json["added_tokens"] = json!([{ "id": 255, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                                    "normalized": false, "special": true }]);
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } },
+                 { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { "<s>": { "id": "<s>", "ids": [255], "tokens": ["<s>"] } },
+    });
+    fs::write(path, json.to_string()).unwrap();
+}

@@ -111,6 +111,167 @@ fn configurations_that_are_not_read_are_refused() {
     }
 }
 
+/// Sets every zero point of 4 bits, as stored.
+fn stored_zeros(nibble: u8) -> impl Fn(&mut Parts) {
+    move |parts| {
+        let zeros = parts.iter_mut().filter(|(name, ..)| name.ends_with("qzeros"));
+        zeros.for_each(|(.., data)| data.fill(nibble << 4 | nibble));
+    }
+}
+
+#[test]
+fn a_symmetric_file_whose_zero_points_are_not_is_refused_with_the_format_that_would_fit() {
+    let format = |name: &'static str| move |config: &mut Value| config["checkpoint_format"] = json!(name);
+    for (name, stored) in [("gptq", 7), ("gptq_v2", 8)] {
+        read_all(changed("gptq/w4_v1", &format(name), &stored_zeros(stored)).path()).unwrap();
+    }
+    for (name, stored, expected) in [
+        ("gptq", 8, "there is 9; as \"gptq_v2\" all would be 8: set \"checkpoint_format\": \"gptq_v2\""),
+        ("gptq_v2", 7, "there is 7; as \"gptq\" all would be 8"),
+        ("gptq", 0, "there is 1; set \"sym\" to false"),
+    ] {
+        let message = fault_of(&changed("gptq/w4_v1", &format(name), &stored_zeros(stored)));
+        assert!(message.contains("qzeros\"") && message.contains(expected), "{message}");
+    }
+    let asymmetric = |config: &mut Value| config["sym"] = json!(false);
+    let folder = changed("gptq/w4_v1", &asymmetric, &stored_zeros(15));
+    let warnings = Checkpoint::open(folder.path()).unwrap().warnings().join("\n");
+    assert!(warnings.contains("zero points are stored as all ones"), "{warnings}");
+    let awq = |config: &mut Value| config["sym"] = json!(true);
+    assert!(fault_of(&changed("awq/gemm", &awq, &stored_zeros(7))).contains("zero points other than 8"));
+    read_all(changed("awq/gemm", &awq, &stored_zeros(8)).path()).unwrap();
+    read_all(changed("awq/gemv", &awq, &stored_zeros(8)).path()).unwrap();
+}
+
+#[test]
+fn two_statements_of_one_setting_must_agree() {
+    let set = |entries: Value| {
+        move |config: &mut Value| config.as_object_mut().unwrap().extend(entries.as_object().unwrap().clone())
+    };
+    for (golden, entries) in [
+        ("gptq/w4_v1", json!({"format": "gptq", "pack_dtype": "int32", "static_groups": true})),
+        ("awq/gemm", json!({"w_bit": 4, "q_group_size": 32, "format": "GEMM"})),
+    ] {
+        let folder = changed(golden, &set(entries), &|_| {});
+        assert!(Checkpoint::open(folder.path()).unwrap().warnings().is_empty());
+    }
+    for (golden, entries, expected) in [
+        ("gptq/w4_v1", json!({"format": "gptq_v2"}), "checkpoint_format is \"gptq\", but format is \"gptq_v2\""),
+        ("gptq/w4_v1", json!({"pack_dtype": "int16"}), "pack_dtype \"int16\""),
+        ("gptq/w4_v1", json!({"rotation": "hadamard"}), "rotation \"hadamard\""),
+        ("gptq/w8_v1_desc_act", json!({"desc_act": false}), "the groups are not in order"),
+        ("awq/gemm", json!({"w_bit": 8}), "bits is 4, but w_bit is 8"),
+        ("awq/gemm", json!({"q_group_size": 64}), "group_size is 32, but q_group_size is 64"),
+        ("awq/gemm", json!({"format": "gemv"}), "version is \"gemm\", but format is \"gemv\""),
+        ("awq/gemm", json!({"desc_act": true}), "desc_act true"),
+    ] {
+        let message = fault_of(&changed(golden, &set(entries), &|_| {}));
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+    let folder = changed("gptq/w4_v1", &|_| {}, &|_| {});
+    let beside = folder.path().join("quantize_config.json");
+    fs::write(&beside, r#"{"bits": 4, "group_size": 32, "sym": true, "damp_percent": NaN}"#).unwrap();
+    read_all(folder.path()).unwrap();
+    fs::write(&beside, r#"{"bits": 4, "group_size": 32, "sym": false}"#).unwrap();
+    assert!(refusal(folder.path()).contains("sym is false, but quantization_config in config.json says true"));
+    let folder = changed("gptq/w4_v1", &set(json!({"wobble": 1})), &|_| {});
+    let warnings = Checkpoint::open(folder.path()).unwrap().warnings().join("\n");
+    assert!(warnings.contains("not carried out: \"wobble\""), "{warnings}");
+}
+
+/// A packed matrix of one row in either layout, of codes 0 and 1 in turn.
+fn packed(bits: u32, cols: u32, padded: bool) -> Parts {
+    let per_word = 32 / bits;
+    let length = if padded { cols.div_ceil(per_word) } else { (cols * bits).div_ceil(32) };
+    let mut words = vec![0u64; length as usize + 1];
+    for at in 0..cols {
+        let code = u64::from(at % 2 + (1 << (bits - 1)));
+        let bit = if padded { at / per_word * 32 + at % per_word * bits } else { at * bits };
+        let shifted = code << (bit % 32);
+        words[bit as usize / 32] |= shifted & 0xffff_ffff;
+        words[bit as usize / 32 + 1] |= shifted >> 32;
+    }
+    let data = words[..length as usize].iter().flat_map(|&word| (word as u32).to_le_bytes()).collect();
+    let shape = [1u64, u64::from(cols)].iter().flat_map(|n| n.to_le_bytes()).collect();
+    vec![
+        ("m.weight_packed".into(), Dtype::I32, vec![1, length as usize], data),
+        ("m.weight_shape".into(), Dtype::I64, vec![2], shape),
+        ("m.weight_scale".into(), Dtype::F32, vec![1, 1], 1.0f32.to_le_bytes().to_vec()),
+    ]
+}
+
+#[test]
+fn odd_bits_are_read_in_the_layout_of_the_release_that_wrote_them() {
+    let config = |bits: u32, version: Value| {
+        json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": null,
+            "version": version, "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits,
+            "symmetric": true, "strategy": "channel"}}}}})
+    };
+    let folder = |bits, cols, padded, version| {
+        let folder = self::folder(&[("config.json", config(bits, version).to_string().as_bytes())]);
+        let tensors = packed(bits, cols, padded);
+        let views: Vec<(&str, Dtype, &[usize], Vec<u8>)> = tensors
+            .iter()
+            .map(|(name, dtype, shape, data)| (name.as_str(), *dtype, &shape[..], data.clone()))
+            .collect();
+        safetensors_file(&folder.path().join("model.safetensors"), &views);
+        folder
+    };
+    let read = |bits, cols, padded, version| {
+        let folder = folder(bits, cols, padded, version);
+        Checkpoint::open(folder.path()).unwrap().tensor_f32("m.weight").unwrap().1
+    };
+    let expected = |cols: u32| (0..cols).map(|at| (at % 2) as f32).collect::<Vec<_>>();
+    for bits in [3, 5, 6, 7] {
+        // One column more than fits into a word takes two words in both layouts; 64 columns tell them apart.
+        let few = 32 / bits;
+        for (cols, padded, version) in [
+            (64, true, json!("0.17.1")),
+            (64, true, json!("0.15.0.1")),
+            (64, false, json!("0.18.0")),
+            (64, false, json!("0.20.1")),
+            (64, true, Value::Null),
+            (64, false, Value::Null),
+            (64, false, json!("0.18.1.dev3+g0123")),
+            (few + 1, true, json!("0.17.1")),
+            (few + 1, false, json!("0.20.1")),
+        ] {
+            assert_eq!(read(bits, cols, padded, version.clone()), expected(cols), "{bits} {cols} {padded} {version}");
+        }
+        for version in [Value::Null, json!("0.18.0a20260101"), json!("latest")] {
+            let message = refusal(folder(bits, few + 1, false, version.clone()).path());
+            assert!(message.contains("\"version\": \"0.20.1\""), "{version}: {message}");
+        }
+        assert!(refusal(folder(bits, 64, true, json!("0.20.1")).path()).contains("before 0.18 packs, it does"));
+        assert!(refusal(folder(bits, 64, false, json!("0.17.1")).path()).contains("since 0.18 packs, it does"));
+    }
+    for bits in [2, 4, 8] {
+        for version in [Value::Null, json!("0.17.1"), json!("0.20.1")] {
+            assert_eq!(read(bits, 64, false, version), expected(64), "{bits}");
+        }
+    }
+}
+
+#[test]
+fn patterns_are_few_and_small() {
+    let config = |targets: Vec<String>| {
+        json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups":
+            {"g": {"targets": targets, "weights": {"num_bits": 4, "strategy": "channel"}}}}})
+    };
+    let message = |targets| {
+        refusal(
+            self::folder(&[
+                ("config.json", config(targets).to_string().as_bytes()),
+                ("model.safetensors", &fs::read(fixture("gptq/w4_v1/model.safetensors")).unwrap()),
+            ])
+            .path(),
+        )
+    };
+    assert!(message((0..1000).map(|n| format!("re:layer{n}$")).collect()).contains("more than 512 different"));
+    assert!(message(vec![r"re:\w{60}x0".into()]).contains("too large a regular expression"));
+    assert!(message(vec!["re:(?!x)".into()]).contains("not a regular expression known here"));
+}
+
 #[test]
 fn damaged_parts_are_named() {
     let index = |parts: &Parts, name: &str| parts.iter().position(|part| part.0.ends_with(name)).unwrap();

@@ -9,6 +9,7 @@ mod decoder;
 mod encoder;
 mod work;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,16 +20,15 @@ use self::work::{Phase, Timed, Work};
 use super::model::{self, Form};
 use super::progress::Progress;
 use super::quantize::read_recipe;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::roofline::{Bound, Limits};
 use crate::kernels::{Isa, KvFormat, Pool, Profile};
 use crate::measure::{Processes, Workers};
-use crate::network::{Architecture, Decoder, Encoder, LoadOptions};
+use crate::network::{Architecture, Decoder, Encoder, LoadOptions, Model};
 use crate::results::KernelUse;
 use crate::stats::median_interval;
 use crate::units;
-use crate::worker::BuildJob;
+use crate::worker::{BuildJob, Told};
 
 /// Time prompts and generation of one model, and say where the time goes.
 ///
@@ -50,8 +50,8 @@ pub struct Args {
     /// Arithmetic: as stored (quantized weights on integer kernels), or all matrices in one float format.
     #[arg(long = "as", value_enum, default_value_t = Form::Stored, value_name = "FORM", conflicts_with = "recipe")]
     form: Form,
-    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 where all weights
-    /// are, bf16 where all are that or have 8-bit inputs, else f16].
+    /// Storage of keys and values: f32, f16, bf16 or int8 [default: f32 or f16 where all weights are; else bf16 where the
+    /// model was published in it, or all weights are or have 8-bit inputs; else f16].
     #[arg(long, value_name = "FORMAT", value_parser = model::kv_format)]
     kv_cache: Option<KvFormat>,
     /// Quantize it first, by a recipe as `bench quantize` takes it (a method that learns nothing); the result is cached.
@@ -136,6 +136,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if works.is_empty() {
         return Err(Error::Usage("nothing to time: --prompt and --generate are 0".into()));
     }
+    say_beyond_positions(&network, &works);
     let load_s = began.elapsed().as_secs_f64();
     let mut speeds = Vec::new();
     for threads in threads {
@@ -170,10 +171,10 @@ enum Network {
 
 impl Network {
     fn load(path: &Path, options: LoadOptions) -> Result<Network> {
-        let checkpoint = Checkpoint::open(path)?;
-        match Architecture::of(&checkpoint)? {
-            Architecture::Decoder(_) => Decoder::load(&checkpoint, options).map(Network::Decoder),
-            Architecture::Encoder { .. } => Encoder::load(&checkpoint, options).map(Network::Encoder),
+        let model = Model::open(path)?;
+        match model.architecture() {
+            Architecture::Decoder(_) => Decoder::load(model.checkpoint(), options).map(Network::Decoder),
+            Architecture::Encoder { .. } => Encoder::load(model.checkpoint(), options).map(Network::Encoder),
         }
     }
 
@@ -230,11 +231,25 @@ fn works(args: &Args, network: &Network) -> Vec<Work> {
     works
 }
 
+/// Notes on standard error that a decoder is timed beyond the positions that it was made for; its time is as real as any,
+/// its answers are not.
+fn say_beyond_positions(network: &Network, works: &[Work]) {
+    let Network::Decoder(decoder) = network else { return };
+    let positions = decoder.config().positions();
+    if let Some(longest) = works.iter().map(|work| work.depth + work.tokens).filter(|n| *n > positions).max() {
+        // A closed standard error is no reason to stop.
+        _ = writeln!(std::io::stderr(), "contexts of {longest} tokens exceed the model's {positions} positions");
+    }
+}
+
 /// Where the variant is that was asked for, and its name.
 fn find(args: &Args) -> Result<(PathBuf, String)> {
-    let local = model::locate(&args.model)?;
+    let Some(text) = &args.recipe else {
+        let model = model::open(&args.model)?;
+        return Ok((model.checkpoint().path().to_path_buf(), args.form.name().into()));
+    };
+    let (_, local) = model::fetch(&args.model)?;
     let path = model::single(&args.model, &local)?;
-    let Some(text) = &args.recipe else { return Ok((path.to_path_buf(), args.form.name().into())) };
     let recipe = read_recipe(text)?;
     let variant = recipe.to_string();
     let job = BuildJob {
@@ -247,7 +262,10 @@ fn find(args: &Args) -> Result<(PathBuf, String)> {
         threads: model::threads(None)?,
     };
     let mut shown = Progress::new("quantizing");
-    let built = Processes::new()?.build(job, &mut |done, total| shown.advance(done, total))?;
+    let built = Processes::new()?.build(job, &mut |told| match told {
+        Told::Done(done, total) => shown.advance(done, total),
+        Told::Waiting(text) => crate::cli::tell(text),
+    })?;
     Ok((Path::new(&built.artefact.path).to_path_buf(), variant))
 }
 

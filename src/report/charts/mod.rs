@@ -10,12 +10,12 @@ mod slots;
 
 use plotters::prelude::*;
 
-use super::text;
 use super::view;
 use crate::decide::{Point, accuracy_question, judged_metric, memory_bytes, metric_name};
 use crate::error::{Error, Result};
 use crate::results::{Estimate, Evidence, Outcome, PhaseProfile, Run, VariantResult};
 use crate::suite::{AccuracyMetric, MemoryMetric};
+use crate::text;
 use rows::Reached;
 use scatter::{Axis, Limit, Mark, Scatter};
 

@@ -93,7 +93,7 @@ fn grid_line(canvas: &Canvas<'_>, x: i32, bottom: i32, text: String) -> Drawn {
 
 fn row_name(canvas: &Canvas<'_>, name: &str, y: i32) -> Drawn {
     let beside = style(INK).pos(Pos::new(HPos::Right, VPos::Center));
-    canvas.draw(&Text::new(super::text::shorten(name, 26), (LEFT - 14, y), beside))?;
+    canvas.draw(&Text::new(crate::text::shorten(name, 26), (LEFT - 14, y), beside))?;
     Ok(())
 }
 

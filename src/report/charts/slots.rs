@@ -37,7 +37,7 @@ pub(super) fn rows(run: &Run, evidence: &Evidence, point: Point) -> Vec<Row> {
             let here = |s: &&Slot| s.batch == point.batch && s.threads == point.threads && s.control == control;
             slots.iter().filter(here).collect()
         };
-        let name = super::text::shorten(&super::text::name(&variant.name), 26);
+        let name = crate::text::shorten(&crate::text::name(&variant.name), 26);
         let kind = Kind::of(variant);
         rows.push(row(name, kind, &of(false)));
         if variant.reference {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::text::one_line;
 use crate::error::{Error, Result};
 use crate::gate::{GateReport, Metric};
+use crate::text::one_line;
 
 /// Bencher's metric format: benchmark to measure to value with bounds.
 ///

@@ -1,8 +1,8 @@
 //! Workflow commands that GitHub shows as annotations.
 
-use super::super::text::one_line;
 use super::counts;
 use crate::gate::{GateReport, State};
+use crate::text::one_line;
 
 /// Annotations of one kind that GitHub shows for a step; the worst come first, and the last one counts the rest.
 const MOST_SHOWN: usize = 10;

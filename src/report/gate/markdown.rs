@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::super::markdown::escape;
-use super::super::text::one_line;
 use super::{answer, counts, in_words};
 use crate::gate::{GateReport, State};
+use crate::text::one_line;
 
 /// Rows that a table shows; GitHub takes at most 64 KiB of a comment.
 const MOST_ROWS: usize = 60;

@@ -11,10 +11,10 @@ use std::path::Path;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 
-use super::text::{name, one_line};
 use crate::error::Result;
 use crate::gate::{Change, GateReport, State};
 use crate::results::{utc, write_whole};
+use crate::text::{name, one_line};
 
 pub use github::annotations;
 pub use markdown::markdown;

@@ -117,7 +117,7 @@ pub(super) fn bytes_outside(model: &Checkpoint, units: &[UnitOptions], dense: De
         let each = if shape.len() < 2 { DenseFormat::F32 } else { dense }.bytes();
         (shape.iter().product::<usize>() * each) as u64
     };
-    let names = model.names().into_iter().filter(|name| !in_units(name));
+    let names = architecture.kept_tensors(model)?.into_iter().filter(|name| !in_units(name));
     Ok(names.filter_map(|name| model.shape(&name)).map(bytes).sum())
 }
 

@@ -24,13 +24,15 @@ use crate::error::{Error, Result};
 use crate::kernels::{Isa, Pool, vector};
 use crate::machine;
 use crate::network::{self, Decoder, Head, LoadOptions};
-use crate::results::{Mixture, TriedMixture, create_folder, write_whole};
+use crate::results::{Lock, Mixture, TriedMixture, create_folder, read_checked, write_checked};
 use crate::stats::mean_interval;
 use crate::suite::{Budget, Recipe, Search};
 use crate::units;
 
 /// Mixtures that are made at most under a divergence.
 const MOST_TRIES: usize = 8;
+/// Largest file of a decision.
+const MOST_BYTES: u64 = 64 << 20;
 /// Share of the limit that a second knapsack aims at, as what it loses is not known to the last digit.
 const AIM: f64 = 0.95;
 
@@ -45,6 +47,7 @@ pub fn search(
     held_out: &CalibrationTokens,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
+    waiting: &mut dyn FnMut(&str),
 ) -> Result<Mixture> {
     let needed = search.probe_windows + search.check_windows;
     let Some((probe, check)) =
@@ -54,7 +57,13 @@ pub fn search(
         return Err(Error::Usage(format!("a search compares on {needed} windows of text, but there are {there}")));
     };
     let file = decision_file(order, held_out, cache);
-    if let Some(known) = std::fs::read(&file).ok().and_then(|json| serde_json::from_slice(&json).ok()) {
+    let known = || serde_json::from_slice::<Mixture>(&read_checked(&file, MOST_BYTES)?).ok();
+    if let Some(known) = known() {
+        return Ok(known);
+    }
+    // Held to the end: another process that wants the same waits, and finds it.
+    let _lock = Lock::take(&file.with_extension("lock"), "a search for the same mixture", waiting)?;
+    if let Some(known) = known() {
         return Ok(known);
     }
     let found = Survey {
@@ -68,7 +77,7 @@ pub fn search(
         threads: order.threads,
         cache,
     }
-    .run(progress)?;
+    .run(progress, waiting)?;
     let checkpoint = Checkpoint::open(order.model)?;
     let mut units = options(&found, search);
     if matches!(search.budget, Budget::Speedup(_)) {
@@ -81,7 +90,7 @@ pub fn search(
         create_folder(folder)?;
     }
     let json = serde_json::to_vec_pretty(&decision).map_err(|e| Error::input(file.display(), e.to_string()))?;
-    write_whole(&file, &json)?;
+    write_checked(&file, &json)?;
     Ok(decision)
 }
 

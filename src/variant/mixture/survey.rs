@@ -23,10 +23,15 @@ use crate::error::{Error, Result};
 use crate::kernels::{Isa, Matrix, Pool, vector};
 use crate::network::{Architecture, Config, Decoder, Head, LoadOptions, Site};
 use crate::quantize::{InputStatistics, Quantizer, StatisticsAccumulator, method, output_energies};
-use crate::results::{Effect, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity, create_folder, write_whole};
+use crate::results::{
+    Effect, Lock, SENSITIVITY_SCHEMA, Sensitivity, UnitSensitivity, create_folder, read_checked, write_checked,
+};
 use crate::stats::mean_interval;
 use crate::suite::{Format, Observer};
 use crate::tensor::{DenseFormat, QuantizedTensor};
+
+/// Largest file of results.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// Positions whose logits are held at once.
 const CHUNK: usize = 64;
@@ -98,13 +103,16 @@ impl Survey<'_> {
         Ok(Work::new(self.decoder(&architecture)?, self.formats.len()))
     }
 
-    /// Measures all units, or finds what was measured before. `progress(done, total)` is told steps of [`Work`].
+    /// Measures all units, or finds what was measured before. `progress(done, total)` is told steps of [`Work`],
+    /// `waiting` for whom it waits.
     ///
     /// # Errors
     /// A model that is damaged or no decoder; a method that rescales or lacks calibration text; windows that do not fit the
     /// model; predictions that are no numbers.
-    pub fn run(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<Sensitivity> {
+    pub fn run(&self, progress: &mut dyn FnMut(usize, usize), waiting: &mut dyn FnMut(&str)) -> Result<Sensitivity> {
         let file = self.file();
+        // Held to the end: another process that wants the same waits, and finds it.
+        let _lock = Lock::take(&file.with_extension("lock"), "the same survey of units", waiting)?;
         let mut found = self.read(&file).unwrap_or_else(|| self.nothing_yet());
         let checkpoint = Checkpoint::open(self.model)?;
         let architecture = Architecture::of(&checkpoint)?;
@@ -157,7 +165,7 @@ impl Survey<'_> {
     fn nothing_yet(&self) -> Sensitivity {
         Sensitivity {
             schema_version: SENSITIVITY_SCHEMA,
-            tool_version: env!("CARGO_PKG_VERSION").into(),
+            tool_version: crate::program::VERSION.into(),
             model_sha256: self.model_sha256.into(),
             method: self.method.into(),
             reference: self.dense.name().into(),
@@ -172,9 +180,13 @@ impl Survey<'_> {
 
     /// Where results are kept: everything that changes them is in the name, the number of threads is not.
     fn file(&self) -> PathBuf {
-        let formats = serde_json::to_vec(self.formats).unwrap_or_default();
-        let mut parts: Vec<&[u8]> =
-            vec![self.model_sha256.as_bytes(), self.method.as_bytes(), &formats, self.dense.name().as_bytes()];
+        let formats = serde_json::to_string(self.formats).unwrap_or_else(|_| format!("{:?}", self.formats));
+        let mut parts: Vec<&[u8]> = vec![
+            self.model_sha256.as_bytes(),
+            self.method.as_bytes(),
+            formats.as_bytes(),
+            self.dense.name().as_bytes(),
+        ];
         parts.push(Isa::active().name().as_bytes());
         for tokens in [Some(self.windows), self.calibration] {
             parts.push(b"windows");
@@ -184,7 +196,7 @@ impl Survey<'_> {
     }
 
     fn read(&self, file: &Path) -> Option<Sensitivity> {
-        let found: Sensitivity = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        let found: Sensitivity = serde_json::from_slice(&read_checked(file, MOST_BYTES)?).ok()?;
         // Whole blocks only, as they are written.
         (found.formats == self.formats && (found.units.len() % UNITS <= 1)).then_some(found)
     }
@@ -194,7 +206,7 @@ impl Survey<'_> {
             create_folder(folder)?;
         }
         let json = serde_json::to_vec(found).map_err(|e| Error::input(file.display(), e.to_string()))?;
-        write_whole(file, &json)
+        write_checked(file, &json)
     }
 }
 

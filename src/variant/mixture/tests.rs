@@ -37,7 +37,7 @@ fn survey(model: &Path, cache: &Path, method: &str, names: &[&str], threads: usi
         cache,
     };
     let mut calls = 0;
-    let found = survey.run(&mut |_, _| calls += 1).unwrap();
+    let found = survey.run(&mut |_, _| calls += 1, &mut |_| {}).unwrap();
     (found, calls)
 }
 
@@ -107,7 +107,7 @@ fn results_depend_on_neither_threads_nor_interruptions() {
     let file = std::fs::read_dir(root.path().join("a/sensitivities")).unwrap().next().unwrap().unwrap().path();
     let mut part = once.clone();
     part.units.truncate(4);
-    std::fs::write(&file, serde_json::to_vec(&part).unwrap()).unwrap();
+    crate::results::write_checked(&file, &serde_json::to_vec(&part).unwrap()).unwrap();
     let (resumed, rest) = survey(&model, &root.path().join("a"), "gptq", &names, 2);
     assert_eq!(resumed, once);
     assert!(rest < first, "{rest} of {first} steps were left");
@@ -131,7 +131,7 @@ fn what_cannot_be_measured_is_refused() {
             threads: 1,
             cache: root.path(),
         };
-        let error = survey.run(&mut |_, _| {}).unwrap_err().to_string();
+        let error = survey.run(&mut |_, _| {}, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
     }
 }
@@ -163,7 +163,7 @@ fn searched(model: &Path, cache: &Path, budget: Budget, threads: usize) -> crate
     let Recipe::Search(asked) = &recipe else { panic!("a search") };
     let order =
         Order { model, model_sha256: "00", recipe: &recipe, import: None, calibration: Some(&learned), threads };
-    search(&order, asked, &held_out, cache, &mut |_, _| {})
+    search(&order, asked, &held_out, cache, &mut |_, _| {}, &mut |_| {})
 }
 
 fn tiny_model(root: &Path) -> PathBuf {
