@@ -2,7 +2,7 @@
 //!
 //! Every key under the architecture's name is read, or compared with the one value that is carried out, or changes nothing,
 //! or is named in a warning. Source: what llama.cpp's loader does for llama, qwen2 and qwen3 (`llama_model::load_hparams`,
-//! `src/llama-arch.cpp`, version of October 2026) and `gguf-py/gguf/constants.py` of gguf 0.19. Keys that its loader reads for
+//! `src/llama-arch.cpp`) and `gguf-py/gguf/constants.py` of gguf 0.19. Keys that its loader reads for
 //! other architectures only are compared too: a file that sets one means another network.
 
 use std::cell::RefCell;

@@ -247,7 +247,7 @@ impl<'a> Model<'a> {
 
     /// Refuses settings of a byte-level BPE that would make other tokens.
     fn refuse_other_tokenizers(&self) -> Result<()> {
-        for key in ["add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"] {
+        for key in ["add_eos_token", "add_sep_token"] {
             if self.tokenizer_flag(key)? == Some(true) {
                 let problem =
                     format!("tokenizer.ggml.{key}: true is not supported in a byte-level BPE; expected false");

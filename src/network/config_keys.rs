@@ -3,9 +3,8 @@
 //!
 //! A key of the first kind is compared with what is carried out, and any other value is refused by name. A key on neither
 //! list, which no reader asked for, is named in a warning. Sources: `configuration_utils.py`, the configuration and the
-//! modelling files of the seven families in transformers 5.24 and 4.46; for keys of other families that appear in files
-//! which call themselves Llama, the configuration files of those families (Granite, Gemma, Cohere, DBRX, GPT-NeoX,
-//! MiniCPM, SmolLM3, Qwen MoE, DeepSeek).
+//! modelling files of the seven families in transformers 5.24. Keys of other families (Granite, Gemma, Cohere, ...) are on
+//! the list because files that call themselves Llama carry them.
 
 use serde_json::Value;
 

@@ -154,7 +154,7 @@ fn lists_that_no_reader_asks_for_take_no_memory() {
 #[test]
 fn other_tokenizers_are_refused() {
     let bpe = ("tokenizer.ggml.model", text("gpt2"));
-    for key in ["add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"] {
+    for key in ["add_eos_token", "add_sep_token"] {
         let key = format!("tokenizer.ggml.{key}");
         let message = refused(&[bpe.clone(), (&key, flag(true))]);
         assert!(message.contains(&format!("{key}: true is not supported")), "{message}");
