@@ -4,7 +4,7 @@
 //!
 //! Source: `llama-model-loader.cpp` and `gguf-split.cpp` of llama.cpp.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::gguf::{self, Metadata, Tensor, Value};
 use super::map::MappedFile;

@@ -14,8 +14,6 @@ use crate::tasks::Encoder;
 
 /// Sentences of a forward pass.
 const BATCH: usize = 64;
-/// Bytes of the largest text; its vectors take many times as much.
-const LARGEST_TEXT: u64 = 1 << 30;
 
 /// Vectors of an encoder, one for each line of a text.
 ///
