@@ -56,7 +56,8 @@ fn special_files_of_a_model() {
 #[test]
 fn special_files_beside_a_model() {
     let plan = ["plan", "suite.toml"];
-    let beside: [(&str, &dyn Fn(&Path)); 5] = [
+    type Beside<'a> = (&'a str, &'a dyn Fn(&Path));
+    let beside: [Beside<'_>; 5] = [
         ("a pipe", &|folder| pipe(&folder.join("extra"))),
         ("a link to /dev/zero", &|folder| link("/dev/zero", &folder.join("extra"))),
         ("links in a circle", &|folder| link(".", &folder.join("extra"))),
