@@ -23,7 +23,7 @@ fn source(text: &str) -> Result<Source> {
     if !is_source(text) {
         return Ok(Source::Path(PathBuf::from(text)));
     }
-    Source::parse(text).map_err(|problem| Error::Usage(format!("{text:?}: {problem}")))
+    Source::parse(text).map_err(Error::Usage)
 }
 
 /// Data on the command line: a path, a pattern or a source.

@@ -157,7 +157,7 @@ pub(super) fn name<'a>(fields: &Fields<'a>, key: &'static str) -> Option<At<&'a 
     } else {
         return Some(name);
     };
-    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} visible characters"));
+    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} printable characters"));
     None
 }
 
