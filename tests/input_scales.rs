@@ -88,8 +88,8 @@ fn damaged_scales_are_refused_by_name() {
     let cases: [(&str, Damage, &str); 8] = [
         (&up, Box::new(set("intermediate.dense", 3, 0.0)), "factor 3 is 0; expected a finite number above 0"),
         (&up, Box::new(set("intermediate.dense", 0, -1.0)), "factor 0 is -1"),
-        (&down, Box::new(set("output.dense", 39, f32::NAN)), "factor 39 is NaN"),
-        (&down, Box::new(set("output.dense", 1, f32::INFINITY)), "factor 1 is inf"),
+        (&down, Box::new(set("output.dense", 39, f32::NAN)), "(39) is NaN; the file is damaged"),
+        (&down, Box::new(set("output.dense", 1, f32::INFINITY)), "(1) is inf; the file is damaged"),
         (&down, Box::new(|values| _ = values.get_mut(&scale("output.dense")).unwrap().pop()), "expected shape [40]"),
         (&key, Box::new(set("attention.self.key", 2, 3.0)), "though both layers read the same input"),
         (&key, Box::new(|values| _ = values.remove(&scale("attention.self.key"))), "is missing"),

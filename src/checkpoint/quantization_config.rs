@@ -226,6 +226,9 @@ impl QuantizationConfig {
     /// The scheme of a quantized module. A lookup has no inputs to round; where the embedding is the head too, they are
     /// the head's.
     pub(super) fn scheme_of(&self, module: &str) -> std::result::Result<Scheme, String> {
+        if self.ignores(module) {
+            return Err("is quantized, though quantization_config ignores its module; one of the two is wrong".into());
+        }
         let scheme = self.group_of(module).ok_or(
             "is quantized, but no group of quantization_config targets its module; the configuration is not complete",
         )?;

@@ -382,8 +382,11 @@ mod tests {
         for site in Site::ALL {
             through.reach(block(1).as_ref(), site).unwrap();
             let statistics = through.statistics(None).unwrap().unwrap();
-            let pairs = statistics.hessian.iter().zip(&watched[&site].hessian);
-            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5), "watching and reaching show the same inputs");
+            // The two add up in batches of their own, in 32-bit floats: a bound relative to the largest entry.
+            let largest = statistics.hessian.iter().fold(1.0, |largest: f64, entry| largest.max(entry.abs()));
+            let apart = statistics.hessian.iter().zip(&watched[&site].hessian).map(|(a, b)| (a - b).abs());
+            let apart = apart.fold(0.0, f64::max);
+            assert!(apart < 1e-5 * largest, "watching and reaching show the same inputs: {apart} apart of {largest}");
             let means = through.means(&[ActivationScheme::None]).unwrap().remove(0);
             assert_eq!(means.exact, means.rounded);
             seen.push((statistics, means.exact));

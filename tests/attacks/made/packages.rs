@@ -49,7 +49,8 @@ fn archives() {
     let zeros = vec![0; 64 << 20];
     let entries: Vec<(&str, &[u8])> = names.iter().take(4).map(|name| (name.as_str(), &zeros[..])).collect();
     check("wheel: 256 MiB out of 256 KiB", "2", true, wheel(&entries));
-    check("npm: 64 MiB out of 64 KiB", "2", false, package(&[("package/a", b'0', &zeros)]));
+    let bomb = package(&[("package/a", b'0', &zeros), ("package/b", b'0', &zeros), ("package/c", b'0', &zeros)]);
+    check("npm: 192 MiB out of 192 KiB", "2", false, bomb);
     assert!(wrong.is_empty(), "{} wrong answers\n{}", wrong.len(), wrong.join("\n"));
 }
 
