@@ -15,7 +15,7 @@ const VALUES: &str = "model.layers.1.self_attn.v_proj.weight";
 /// The tiny model with values of block 1 that f16 does not hold.
 fn beyond_f16() -> Place {
     let place = Place::new();
-    tiny_model::set_weight(place.root.path(), VALUES, 7, 5e4);
+    tiny_model::set_weight(place.root.path(), VALUES, 7, 6.4e4);
     place
 }
 

@@ -25,7 +25,7 @@ prompt = 8
 generate = 2
 threads = [1]
 iterations = 1
-blocks = 1
+blocks = 2
 [accept]
 rule = "accuracy"
 accuracy = { metric = "perplexity", max_increase_percent = 5 }
