@@ -7,6 +7,7 @@
 mod tiny_model;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use quantbench::results::{Evidence, JOURNAL};
@@ -18,7 +19,9 @@ fn killed(place: &Place, point: &str, number: usize, signal: &str, target: &str)
     // What an earlier kill has counted.
     let _ = fs::remove_file(&file);
     let crash = format!("{point}:{number}:{signal}:{target}:{}", file.display());
-    let output = place.bench(&arguments(place)).env("BENCH_CRASH_AT", crash).output().unwrap();
+    // In a process group of its own: `group` shall not end this test.
+    let mut command = place.bench(&arguments(place));
+    let output = command.env("BENCH_CRASH_AT", crash).process_group(0).output().unwrap();
     assert!(fs::read(&file).is_ok_and(|reached| reached.len() >= number), "{point} was not reached: {}", said(&output));
     output
 }
