@@ -305,11 +305,10 @@ fn an_import_that_changes_between_two_parts_of_a_run_is_noticed() {
 #[test]
 fn a_fault_of_input_that_a_worker_finds_is_exit_code_2() {
     let place = Place::new();
-    fs::write(place.path("suite.toml"), tiny_model::SUITE.replace("length = 32\nwindows = 20", "length = 9999"))
-        .unwrap();
-    let output = place.run(&["run", "suite.toml", "--out", "long", "--quiet"]);
+    fs::write(place.path("text/5.txt"), b"not UTF-8: \xff").unwrap();
+    let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("expected a document of at least 9999 tokens"), "{}", said(&output));
+    assert!(said(&output).contains("5.txt: byte 11: not UTF-8"), "{}", said(&output));
 }
 
 #[test]
