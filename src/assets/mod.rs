@@ -157,6 +157,15 @@ impl Source {
         }
     }
 
+    /// The files of [`Source::fetch`]; those that were here before are not read.
+    fn locate(&self, base: &Path) -> Result<Vec<PathBuf>> {
+        match self {
+            Source::Path(path) => files::find(&base.join(path)),
+            Source::Bundled(name) => bundled::find(name, base),
+            _ => Ok(self.fetch(base)?.paths),
+        }
+    }
+
     fn package(&self) -> Option<Package> {
         match self {
             Source::Pypi { package, version, inside } => {

@@ -140,10 +140,11 @@ fn archives_that_leave_their_folder_are_refused() {
         let (wheel_path, tgz) = (folder.path().join("p.whl"), folder.path().join("p.tgz"));
         wheel(&wheel_path, &[("p/good", "x"), (escape, "x")]);
         tarball(&tgz, &[("package/good", "x"), (escape, "x")]);
-        let into = folder.path().join("into");
-        for result in
-            [archive::unpack_wheel(&wheel_path, &|_| true, &into), archive::unpack_tarball(&tgz, &|_| true, &into)]
-        {
+        let into = folder.path().join(format!("into{}", escape.len()));
+        for result in [
+            archive::unpack_wheel(&wheel_path, &|_| true, &into),
+            archive::unpack_tarball(&tgz, &|_| true, &into.join("2")),
+        ] {
             assert!(result.unwrap_err().to_string().contains("leaves the folder"), "{escape}");
         }
     }
@@ -459,7 +460,7 @@ fn archives_have_limits_of_size_number_and_names() {
     let problem = refusal(outcome);
     assert!(problem.contains("unpacks to more than 100 times its own size"), "{problem}");
     // Of what is not wanted, too.
-    tarball(&archive, &[("package/bomb", &zeros)]);
+    tarball(&archive, &[("package/bomb", &zeros), ("package/bomb2", &zeros)]);
     let problem = refusal(archive::unpack_tarball(&archive, &|_| false, &into));
     assert!(problem.contains("unpacks to more than"), "{problem}");
 

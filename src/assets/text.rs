@@ -60,8 +60,7 @@ pub fn read_documents(source: &TextSource, base: &Path) -> Result<Documents> {
 
 /// The files of a source with their names.
 pub(super) fn found(source: &TextSource, base: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let parsed = Source::parse(&source.source).map_err(|problem| Error::input(&source.source, problem))?;
-    files::expand(&parsed.fetch(base)?.paths)
+    files::expand(&Source::parse(&source.source).map_err(Error::Usage)?.locate(base)?)
 }
 
 /// Whether a file holds arrays, not text.

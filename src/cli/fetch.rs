@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// An unknown form.
 pub(super) fn parse(suite: &Path, text: &str) -> Result<Source> {
-    Source::parse(text).map_err(|problem| Error::input(suite.display(), format!("source {text:?}: {problem}")))
+    Source::parse(text).map_err(|problem| Error::input(suite.display(), problem))
 }
 
 /// Every source of a suite once, with what it is for.

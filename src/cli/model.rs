@@ -21,11 +21,8 @@ pub(super) fn is_source(text: &str) -> bool {
 /// # Errors
 /// An unknown form, a missing file, a failed fetch.
 pub(super) fn locate(text: &str) -> Result<Local> {
-    let source = if is_source(text) {
-        Source::parse(text).map_err(|problem| Error::Usage(format!("{text:?}: {problem}")))?
-    } else {
-        Source::Path(PathBuf::from(text))
-    };
+    let source =
+        if is_source(text) { Source::parse(text).map_err(Error::Usage)? } else { Source::Path(PathBuf::from(text)) };
     source.fetch(Path::new("."))
 }
 

@@ -122,10 +122,12 @@ mod limits {
         };
         replace(&MEMORY, takes(format!("{} of memory", units::bytes(allowance.bytes))));
         replace(&TIME, takes(format!("{} s of processor time", allowance.seconds)));
-        let handlers = [handle(libc::SIGABRT, answer_abort), handle(libc::SIGVTALRM, answer_timer)];
+        let address_space = limit_address_space(allowance.bytes);
+        // Where the limit is not this one, the input is not at fault.
+        let on_abort = if address_space.is_some() { answer_abort } else { answer_own_abort };
+        let handlers = [handle(libc::SIGABRT, on_abort), handle(libc::SIGVTALRM, answer_timer)];
         start_timer(allowance.seconds);
-        let _quiet = Quiet::new();
-        Some(Limits { address_space: limit_address_space(allowance.bytes), handlers, _quiet, _alone: alone })
+        Some(Limits { address_space, handlers, _quiet: Quiet::new(), _alone: alone })
     }
 
     impl Drop for Limits {

@@ -4,7 +4,7 @@
 //! while writing leaves a last line without its newline: that line is dropped, and the reader is told. Any other
 //! damage is an error, because it means that somebody or something changed the record.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -115,6 +115,8 @@ pub fn read_journal(folder: &Path) -> Result<Recorded> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn warning(text: &str) -> Event {

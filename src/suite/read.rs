@@ -30,7 +30,7 @@ use std::path::Path;
 use super::fields::{At, Faults, Fields, TOP, parse};
 use super::schema::{Calibration, Recipe, Suite, Task, TaskKind, TextSource, Variant, Workload};
 use super::{accept, variants};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::DenseFormat;
 use crate::{files, machine, text};
 
@@ -157,7 +157,7 @@ pub(super) fn name<'a>(fields: &Fields<'a>, key: &'static str) -> Option<At<&'a 
     } else {
         return Some(name);
     };
-    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} visible characters"));
+    fields.fault_at(name.at, format!("`{key}` {problem}; expected 1 to {LONGEST_NAME} printable characters"));
     None
 }
 

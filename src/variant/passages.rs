@@ -3,7 +3,7 @@
 //! Sequences run through a block in batches, and a batch is in memory while it does: with a bound on the rest, memory does
 //! not grow with the calibration text or the width of the model.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
