@@ -37,7 +37,7 @@ pub fn open(path: &Path) -> Result<(File, Metadata)> {
     // To open a pipe waits for its other end; this flag changes nothing for a regular file.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let file = options.open(path).map_err(|e| Error::io(path, "open", e))?;
+    let file = options.open(path).map_err(|e| Error::io(path, "read", e))?;
     let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };

@@ -105,7 +105,7 @@ fn a_missing_suite_is_one_message_and_code_2() {
             .assert()
             .code(2)
             .stdout(is_empty())
-            .stderr(starts_with("error: nowhere/lm.toml: cannot open").and(contains("\n").count(1)));
+            .stderr(starts_with("error: nowhere/lm.toml: cannot read").and(contains("\n").count(1)));
     }
 }
 

@@ -422,7 +422,7 @@ fn files_that_are_no_suites_are_refused() {
     std::fs::write(&huge, vec![b'#'; (1 << 20) + 1]).unwrap();
     assert!(suite::read(&huge).unwrap_err().to_string().contains("at most 1.0 MiB"));
     let missing = suite::read(Path::new("/nowhere/suite.toml")).unwrap_err();
-    assert!(missing.to_string().starts_with("/nowhere/suite.toml: cannot open"), "{missing}");
+    assert!(missing.to_string().starts_with("/nowhere/suite.toml: cannot read"), "{missing}");
     assert!(suite::read(folder.path()).is_err());
 }
 

@@ -38,7 +38,7 @@ use crate::text;
 /// error message.
 pub fn run() -> ExitCode {
     if let Err(error) = send(&Message::Identity(Identity::own())) {
-        eprintln!("worker: cannot write: {error}");
+        text::to_stderr(&format!("worker: cannot write: {error}"));
         return ExitCode::FAILURE;
     }
     crash_point("worker-start");
