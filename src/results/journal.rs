@@ -172,8 +172,6 @@ fn refuse_another_schema(line: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn warning(text: &str) -> Event {
