@@ -192,16 +192,27 @@ fn to_encode(bytes: usize) -> Allowance {
 /// Most added tokens: speech models add 65,536, and the library's search for them takes time by the square of their number.
 const MOST_ADDED: usize = 70_000;
 
-/// Checks the number of added tokens; whatever else is wrong with the file is for the library to say.
+/// Bytes of the longest added token: the library builds an automaton with a state for each.
+const LONGEST_ADDED: usize = 4096;
+
+/// Checks number and length of added tokens; whatever else is wrong with the file is for the library to say.
 fn check_added(json: &[u8]) -> std::result::Result<(), String> {
     #[derive(serde::Deserialize)]
-    struct Added {
+    struct File {
         #[serde(default)]
-        added_tokens: Vec<serde::de::IgnoredAny>,
+        added_tokens: Vec<Added>,
     }
-    match serde_json::from_slice::<Added>(json) {
-        Ok(found) if found.added_tokens.len() > MOST_ADDED => {
-            Err(format!("{} added tokens, expected at most {MOST_ADDED}", found.added_tokens.len()))
+    #[derive(serde::Deserialize)]
+    struct Added {
+        content: String,
+    }
+    let Ok(File { added_tokens }) = serde_json::from_slice::<File>(json) else { return Ok(()) };
+    if added_tokens.len() > MOST_ADDED {
+        return Err(format!("{} added tokens, expected at most {MOST_ADDED}", added_tokens.len()));
+    }
+    match added_tokens.iter().map(|token| token.content.len()).max() {
+        Some(longest) if longest > LONGEST_ADDED => {
+            Err(format!("an added token of {longest} bytes, expected at most {LONGEST_ADDED}"))
         }
         _ => Ok(()),
     }

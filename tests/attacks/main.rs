@@ -142,7 +142,8 @@ fn texts() {
 fn choices() {
     attack("choices", |place, items| {
         fs::copy(items, place.path("items.jsonl")).unwrap();
-        let suite = tiny_model::SUITE.replace("[workload]", CHOICE).replace("{ metric", "{ task = \"choice\", metric");
+        let suite =
+            tiny_model::SUITE.replace("[workload]", CHOICE).replace("accuracy = {", "accuracy = { task = \"choice\",");
         let suite = suite.replace("perplexity\", max_increase_percent", "accuracy\", max_drop_points");
         fs::write(place.path("suite.toml"), suite).unwrap();
         words(&["run", "suite.toml", "--out", "run", "--quiet"])
