@@ -251,7 +251,7 @@ fn each_wrong_value_is_one_fault_with_its_remedy() {
         ("[[variant]]", "memory = { metric = \"weights\", max = \"80\" }\n[[variant]]", "such as \"80 MiB\""),
         ("[[variant]]", "memory = { metric = \"ram\", max = \"80 MiB\" }\n[[variant]]", "`metric` is \"ram\""),
         ("name = \"int4\"", "name = \"\"", "1 to 64 printable characters"),
-        ("name = \"int4\"", "name = \"a\\nb\"", "control characters"),
+        ("name = \"int4\"", "name = \"a\\nb\"", "not visible"),
         ("name = \"int4\"", "", "`name` is missing"),
         (", group_size = 64", "", "`group_size` is missing"),
         ("granularity = \"group\"", "granularity = \"channel\"", "only for granularity = \"group\""),
