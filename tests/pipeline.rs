@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use quantbench::results::{Built, Evidence, JOURNAL};
-use tiny_model::{Place, said};
+use tiny_model::{Place, ended, said};
 
 /// All slots as (variant, control, block, position).
 fn slots(evidence: &Evidence) -> BTreeSet<(String, bool, usize, usize)> {
@@ -75,7 +75,7 @@ fn a_suite_runs_from_its_file_to_its_report() {
 
     // A second run takes everything from the cache and measures the same accuracy to the last bit.
     let output = place.run(&["run", "suite.toml", "--out", "again", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let again = place.evidence("again");
     for (name, found) in &again.variants {
         let Built::Ready(artefact) = &found.built else { panic!("{name} was not built") };
@@ -90,7 +90,7 @@ fn further_draws_of_calibration_windows_show_what_the_draw_changes() {
     fs::write(place.path("suite.toml"), tiny_model::SUITE.replace("length = 32 }", "length = 32, seeds = 3 }"))
         .unwrap();
     let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let evidence = place.evidence("run");
     for (name, found) in &evidence.variants {
         let draws: Vec<usize> = found.redrawn.keys().copied().collect();
@@ -131,7 +131,7 @@ fn a_limit_of_memory_is_tried_and_costs_nothing_where_it_does_not_hold() {
 fn a_run_is_judged_again_from_its_journal_alone() {
     let place = Place::new();
     let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet", "--only", "int8"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let before = fs::read(place.path("run/run.json")).unwrap();
     assert_eq!(place.judged("run").variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["fp16", "int8"]);
     for name in ["run.json", "samples.csv", "scores.csv"] {
@@ -180,7 +180,7 @@ fn a_run_is_judged_again_from_its_journal_alone() {
 fn a_run_goes_on_from_any_line_of_its_journal() {
     let place = Place::new();
     let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let whole = place.evidence("run");
     let journal = fs::read_to_string(place.path("run").join(JOURNAL)).unwrap();
     let lines: Vec<&str> = journal.lines().collect();
@@ -190,7 +190,7 @@ fn a_run_goes_on_from_any_line_of_its_journal() {
         let cut = format!("{}\n{}", lines[..kept].join("\n"), &lines[kept][..lines[kept].len() / 2]);
         fs::write(place.path("run").join(JOURNAL), cut).unwrap();
         let output = place.run(&["run", "suite.toml", "--resume", "run", "--quiet"]);
-        assert!(output.status.code().is_some_and(|c| c <= 3), "{kept}: {}", said(&output));
+        assert!(ended(&output), "{kept}: {}", said(&output));
         assert_complete(&place, "run");
         let evidence = place.evidence("run");
         assert_eq!(slots(&evidence), slots(&whole), "{kept}");
@@ -240,7 +240,7 @@ fn a_killed_run_loses_the_slot_in_flight_at_most_and_leaves_no_worker() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = place.run(&["run", "suite.toml", "--resume", "run", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     assert_complete(&place, "run");
     assert!(slots(&place.evidence("run")).is_superset(&kept));
 }
@@ -257,7 +257,7 @@ fn workers_of(place: &Place) -> usize {
 fn a_damaged_artefact_is_noticed_and_made_again() {
     let place = Place::new();
     let output = place.run(&["run", "suite.toml", "--out", "run", "--quiet"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let whole = place.evidence("run");
     let Built::Ready(artefact) = &whole.variants["fp16"].built else { panic!("fp16 was not built") };
     // Same size, same shape: signs of the reference's last weights.
@@ -268,7 +268,7 @@ fn a_damaged_artefact_is_noticed_and_made_again() {
     fs::write(&weights, bytes).unwrap();
 
     let output = place.run(&["run", "suite.toml", "--out", "second"]);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let second = place.evidence("second");
     assert!(second.warnings.iter().any(|text| text.contains("not as it was made")), "{:?}", second.warnings);
     for (name, found) in &second.variants {
@@ -288,7 +288,7 @@ fn an_import_that_changes_between_two_parts_of_a_run_is_noticed() {
     }
     let run = ["run", "suite.toml", "--out", "run", "--quiet", "--only", "imported"];
     let output = place.run(&run);
-    assert!(output.status.code().is_some_and(|c| c <= 3), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let journal = fs::read_to_string(place.path("run").join(JOURNAL)).unwrap();
     let lines: Vec<&str> = journal.lines().collect();
     let scored = lines.iter().position(|line| line.contains("\"event\":\"scored\"")).unwrap();

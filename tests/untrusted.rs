@@ -168,6 +168,8 @@ fn texts_of_a_model_cannot_steer_the_terminal() {
     let text = error(&place.eval(&[]), 2);
     assert!(text.lines().count() == 1 && text.len() < 1500 && !text.contains('\u{202e}'), "{text}");
     place.suite("bundled:\\u001b[31mx", "int8");
+    error(&place.bench(&["plan", "suite.toml"]).output().unwrap(), 2);
+    place.suite("bundled:nosuch", "int8");
     let text = error(&place.bench(&["plan", "suite.toml"]).output().unwrap(), 2);
     assert!(text.contains("a clone of the repository"), "{text}");
     place.suite("hf:org/name", "int8");
