@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use tiny_model::{Place, said};
+use tiny_model::{Place, ended, said};
 
 const VALUES: &str = "model.layers.1.self_attn.v_proj.weight";
 
@@ -89,7 +89,7 @@ fn a_run_whose_reference_overflows_ends_with_code_5() {
         + "[[variant]]\nname = \"bf16\"\nmethod = \"cast\"\ndtype = \"bf16\"\n";
     fs::write(place.path("bf16.toml"), suite).unwrap();
     let output = place.run(&["run", "bf16.toml", "--out", "second", "--quiet"]);
-    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{}", said(&output));
+    assert!(ended(&output), "{}", said(&output));
     let run = place.judged("second");
     let failed = |name: &str| run.variants.iter().find(|v| v.name == name).unwrap().failures.join("; ");
     assert!(failed("int4-gptq").contains("values of block 1 reach"), "{}", failed("int4-gptq"));
