@@ -1,7 +1,7 @@
 //! Run folder to HTML, SVG, Markdown, CSV, JUnit XML and terminal table.
 //!
 //! All of them show the same [`view`] of a judged run. Names and reasons come from suite files, workers and machines: they
-//! are made harmless in one place each ([`text`] for every output, then the escaping of the format).
+//! are made harmless in one place each ([`crate::text`] for every output, then the escaping of the format).
 
 mod charts;
 mod compare;
