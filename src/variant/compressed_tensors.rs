@@ -159,23 +159,31 @@ pub(super) fn quantization_config(quantized: &[(String, Quantization)], dense: &
             (format!("group_{at}"), group)
         })
         .collect();
-    json!({
+    let mut config = json!({
         "quant_method": "compressed-tensors",
-        "version": VERSION,
         "quantization_status": "compressed",
         "format": if one_format { groups.first().map_or("dense", |(_, layout, _)| layout.name()) } else { "mixed-precision" },
         "config_groups": config_groups,
         "ignore": dense,
-    })
+    });
+    // Where releases pack alike there is nothing to say.
+    if !odd_bits(&config).is_empty() {
+        config["version"] = VERSION.into();
+    }
+    config
+}
+
+/// Widths of packed weights that do not fill words: releases before 0.18 pack them in another layout.
+fn odd_bits(quantization_config: &Value) -> BTreeSet<String> {
+    let groups = quantization_config["config_groups"].as_object().into_iter().flat_map(serde_json::Map::values);
+    let packed = groups.filter(|group| group["format"] == Layout::Packed.name());
+    let bits = |group: &Value| group["weights"]["num_bits"].as_u64().filter(|bits| *bits > 0 && 32 % bits != 0);
+    packed.filter_map(bits).map(|bits| bits.to_string()).collect()
 }
 
 /// What other programs need to read an artefact with this `config.json`; `None` where any release does.
 pub fn packing_note(config: &Value) -> Option<String> {
-    let groups = config["quantization_config"]["config_groups"].as_object()?;
-    let bits = |group: &Value| group["weights"]["num_bits"].as_u64().filter(|bits| *bits > 0 && 32 % bits != 0);
-    let packed = groups.values().filter(|group| group["format"] == Layout::Packed.name());
-    let bits: BTreeSet<String> = packed.filter_map(bits).map(|bits| bits.to_string()).collect();
-    let bits = Vec::from_iter(bits).join(", ");
+    let bits = Vec::from_iter(odd_bits(&config["quantization_config"])).join(", ");
     (!bits.is_empty()).then(|| {
         format!("weights of {bits} bits are packed as compressed-tensors 0.18 and later does; older releases cannot read them")
     })
