@@ -204,6 +204,7 @@ fn check_added(json: &[u8]) -> std::result::Result<(), String> {
     }
     #[derive(serde::Deserialize)]
     struct Added {
+        #[serde(default)]
         content: String,
     }
     let Ok(File { added_tokens }) = serde_json::from_slice::<File>(json) else { return Ok(()) };
@@ -402,6 +403,8 @@ mod tests {
         let problem = check_added(json(MOST_ADDED + 1).as_bytes()).unwrap_err();
         assert!(problem.contains("70001 added tokens"), "{problem}");
         assert_eq!(check_added(b"not JSON"), Ok(()));
+        let long = format!("{{\"added_tokens\": [{{\"content\": \"{}\"}}]}}", "a".repeat(LONGEST_ADDED + 1));
+        assert!(check_added(long.as_bytes()).unwrap_err().contains("an added token of 4097 bytes"));
     }
 
     #[test]
