@@ -213,8 +213,9 @@ fn name(old: &str, input: &mut Input, words: &[String]) -> String {
         0 => input.text(),
         1 => format!("{old}.{}", edits::word(input, words)),
         2 => edits::word(input, words),
-        _ => old
-            .rsplit_once('.')
-            .map_or_else(|| edits::word(input, words), |(module, _)| format!("{module}.{}", edits::word(input, words))),
+        _ => match (old.rsplit_once('.'), edits::word(input, words)) {
+            (Some((module, _)), word) => format!("{module}.{word}"),
+            (None, word) => word,
+        },
     }
 }

@@ -176,7 +176,7 @@ pub fn record(data: &[u8]) {
     });
     // First half of the SHA-256 of `m`, the selection inside the package.
     static PLACE: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
-        let place = assets::cache_dir().join("pypi/x-1/62c66a7a5dd70c31");
+        let place = assets::cache_dir().expect("the cache is a folder of this user").join("pypi/x-1/62c66a7a5dd70c31");
         std::fs::create_dir_all(place.join("files/m")).expect("a folder can be made");
         std::fs::write(place.join("files/m/a"), "ab").expect("a file can be written");
         place

@@ -38,7 +38,7 @@ static GPTQ: LazyLock<Bases> = bases![
 ];
 static AWQ: LazyLock<Bases> = bases!["awq/gemm", "awq/gemm_channel", "awq/gemv", "awq/gemv_64"];
 static TORCHAO: LazyLock<Bases> =
-    bases!["torchao/converted", "torchao/converted_bf16", "torchao/flattened", "torchao/published"];
+    bases!["torchao/converted", "torchao/converted_bf16", "torchao/flattened"];
 static FAKE: LazyLock<Bases> = bases![
     "fake_quantize/channel_affine",
     "fake_quantize/channel_symmetric",

@@ -19,7 +19,7 @@ pub fn suite(data: &[u8]) {
 pub fn recipe(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(recipe) = suite::recipe_from_text("--recipe", text) {
-        let _ = recipe.describe();
+        let _ = recipe.to_string();
     }
 }
 
